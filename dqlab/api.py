@@ -206,8 +206,8 @@ def train(
     """
     files = _gin_files(gin)
     folder = expanded(out) if out is not None else new_run_folder(Path(files[-1]).stem)
-    chosen = _chosen({"Experiment.seeds": seeds, "Experiment.device": device, "Training.steps": steps})
-    bindings = [*as_bindings(set or {}), *chosen]
+    chosen = {"Experiment.seeds": seeds, "Experiment.device": device, "Training.steps": steps}
+    bindings = _bindings(set, chosen)
     with isolated(OtherConfiguration()), interrupts_as_event() as stop:
         load_plugins()
         loaded = gin_files.load_gin(files, bindings, plugins, stored=resume)
@@ -226,10 +226,10 @@ def _gin_files(gin: Gin) -> list[str | Path]:
     return named
 
 
-def _chosen(values: Mapping[str, Any]) -> list[str]:
-    """Bindings of the arguments that were given."""
-    given = {name: value for name, value in values.items() if value is not None}
-    return as_bindings({name: v if isinstance(v, (str, int)) else tuple(v) for name, v in given.items()})
+def _bindings(set: Mapping[str, Any] | None, chosen: Mapping[str, Any]) -> list[str]:
+    """Bindings of `set`, and of the other arguments that were given."""
+    given = {name: v if isinstance(v, (str, int)) else tuple(v) for name, v in chosen.items() if v is not None}
+    return [*as_bindings(set or {}), *as_bindings(given)]
 
 
 @in_python
@@ -352,8 +352,7 @@ def ablate(
     folder = expanded(out) if out is not None else Path("runs") / Path(files[0]).stem
     chosen: dict[str, Any] = {"Grid.engine": engine, "Grid.seeds": seeds, "Grid.tasks": tasks}
     chosen |= {"Training.steps": steps, "Experiment.device": device}
-    bindings = [*as_bindings(set or {}), *_chosen(chosen)]
-    request = GridRequest(files, bindings, plugins, folder, command="dqlab.ablate", **options)
+    request = GridRequest(files, _bindings(set, chosen), plugins, folder, command="dqlab.ablate", **options)
     if threading.current_thread() is not threading.main_thread():
         raise ConfigError("dqlab.ablate works in the main thread only: it is there that Ctrl-C arrives.")
     with isolated(OtherConfiguration()):

@@ -9,7 +9,6 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import wraps
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -45,11 +44,7 @@ class EnvError(DqlabError):
 
 
 class NotFiniteError(EnvError):
-    """An environment has given a NaN or infinite number.
-
-    Attributes:
-        given: what it gave: of a reset the observation; of a step (observation, reward, terminated, truncated, info).
-    """
+    """An environment has given a NaN or infinite number, in an observation or (observation, reward, ...): `given`."""
 
     def __init__(self, message: str, given: Any) -> None:
         super().__init__(message)
@@ -137,13 +132,10 @@ def error_place(error: BaseException) -> str:
     """`file:line` of the innermost frame outside of libraries: of code that dqlab called, if there is any."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not {"site-packages", "lib"} & set(Path(frame.filename).parts)]
-    called = list(dropwhile(lambda frame: not _is_dqlab(frame), own))
-    last = ([frame for frame in called if not _is_dqlab(frame)] or own or frames)[-1]
+    in_dqlab = [PACKAGE in Path(frame.filename).parents for frame in own]
+    called = [frame for place, frame in enumerate(own) if any(in_dqlab[:place]) and not in_dqlab[place]]
+    last = (called or own or frames)[-1]
     return f"{last.filename}:{last.lineno}"
-
-
-def _is_dqlab(frame: traceback.FrameSummary) -> bool:
-    return PACKAGE in Path(frame.filename).parents
 
 
 LONGEST = 4_000
@@ -162,18 +154,12 @@ def masked(text: str) -> str:
 
 
 def printable(text: object, most: int = LONGEST, keep: str = "\n\t") -> str:
-    """A text that a terminal shows and does not obey: control characters as escapes, its middle left out if it is long.
-
-    Args:
-        text: what others may have written.
-        most: characters, of which the first and the last ones are kept.
-        keep: control characters that stay.
+    """A text that a terminal shows and does not obey: control characters but those to `keep` as escapes, and its middle
+    left out if it has more than `most`.
     """
-    whole = str(text)
-    shown = whole
+    shown = whole = str(text)
     if len(whole) > most:
-        half = most // 2
-        shown = f"{whole[:half]} ... {whole[-half:]} ({len(whole):,} characters)"
+        shown = f"{whole[: most // 2]} ... {whole[-(most // 2) :]} ({len(whole):,} characters)"
     if shown.isascii() and shown.isprintable():
         return shown
     return "".join(c if c in keep or unicodedata.category(c) not in HIDDEN else ascii(c)[1:-1] for c in shown)

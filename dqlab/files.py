@@ -46,10 +46,8 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return True
 
 
@@ -60,11 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_user_text(path: Path) -> str:
-    """Text that somebody has written, in UTF-8 or UTF-16, whatever the locale; a byte order mark is no part of it.
-
-    Raises:
-        OSError: the file cannot be read. UnicodeDecodeError: it is no text.
-    """
+    """Text that somebody has written, in UTF-8 or UTF-16, whatever the locale; a byte order mark is no part of it."""
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return path.read_text(encoding="utf-16" if wide else "utf-8-sig")
@@ -76,30 +70,20 @@ def expanded(path: str | Path) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        OSError: it cannot be read, or is no ordinary file.
-    """
+    """A file's bytes; an OSError where it cannot be read, or is no ordinary file."""
     check_ordinary(path)
     return path.read_bytes()
 
 
 def check_ordinary(path: Path) -> None:
-    """See that something is a file in fact: a pipe, or a device, may have no end.
-
-    Raises:
-        OSError: it is not, or is not there.
-    """
+    """Raise an OSError unless something is a file in fact: a pipe, or a device, may have no end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a file")
 
 
 def open_lock(path: Path) -> TextIO:
-    """Open a file that processes lock, made if it is not there.
-
-    Raises:
-        RunError: it cannot be written, or is a link, a pipe or the like, which another may have put there.
+    """Open a file that processes lock, made if it is not there; a RunError where it cannot be written, or is a link, a
+    pipe or the like, which another may have put there.
     """
     try:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "r+")
@@ -110,11 +94,7 @@ def open_lock(path: Path) -> TextIO:
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8.
-
-    Raises:
-        RunError: it cannot be read, or is something else.
-    """
+    """A text in UTF-8; a RunError where it cannot be read, or is something else."""
     try:
         return read_bytes(path).decode()
     except (OSError, ValueError) as error:
@@ -122,11 +102,7 @@ def read_text(path: Path) -> str:
 
 
 def path_within(path: Path, folder: Path) -> Path:
-    """A path in a folder, which lies there in fact: no link on the way, and no `..`, leads to another place.
-
-    Raises:
-        RunError: one does.
-    """
+    """A path in a folder; a RunError where a link on the way, or a `..`, leads to another place."""
     if os.path.realpath(path) != os.path.join(os.path.realpath(folder), path.relative_to(folder)):
         raise RunError(f"{path} is a link to another place, which is not followed. Put a copy there.")
     return path
@@ -144,11 +120,7 @@ def size_of(place: Path) -> int:
 
 
 def check_replaceable(folder: Path, is_own: Callable[[Path], bool], what: str) -> None:
-    """See that a folder is not there, is empty, or is one of the same making, as `new_folder` takes it.
-
-    Raises:
-        RunError: it holds something else.
-    """
+    """Raise a RunError unless a folder is not there, is empty, or is of the same making, as `new_folder` takes it."""
     if folder.exists() and not (folder.is_dir() and (is_own(folder) or not any(folder.iterdir()))):
         raise RunError(f"{folder} holds something else than {what}: it is not replaced. Move it away.")
 
@@ -157,13 +129,8 @@ def check_replaceable(folder: Path, is_own: Callable[[Path], bool], what: str) -
 def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a report") -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
 
-    Args:
-        folder: what is replaced, if it is there.
-        is_own: whether an existing folder may be replaced: it is of the same making.
-        what: what it holds then.
-
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder is there, and holds something else than `what` is made here, as `is_own` tells.
     """
     check_replaceable(folder, is_own, what)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ LAST = 200
 
 @dataclass(frozen=True)
 class IsolatedOutcome:
-    """How a process ended.
-
-    Attributes:
-        output: its standard output.
-        trouble: what went wrong, in one line; empty where nothing did.
-    """
+    """How a process ended: its standard output, and what went wrong, in one line; empty where nothing did."""
 
     output: str
     trouble: str
@@ -53,39 +48,27 @@ class IsolatedOutcome:
 
 
 def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | None] | None = None) -> IsolatedOutcome:
-    """Run Python code in a process of its own.
-
-    Args:
-        code: the program.
-        args: its `sys.argv[1:]`.
-        timeout: seconds after which it is killed, with whatever it started.
-        env: changes of the environment; None unsets a variable.
-    """
+    """Run Python code in a process of its own, `args` its `sys.argv[1:]`; the rest as `attempt_command` takes it."""
     return attempt_command([sys.executable, "-c", GUARD, code, *args], timeout=timeout, env=env)
 
 
 def attempt_command(
     command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] | None = None
 ) -> IsolatedOutcome:
-    """Run a command; arguments as in `run_isolated`."""
+    """Run a command; after so many seconds it is killed, with whatever it started. `env` changes the environment, None
+    unsets a variable.
+    """
     changed = {**os.environ, **(env or {})}
     given = {name: value for name, value in changed.items() if value is not None}
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=given,
-            text=True,
-            errors="replace",
-            start_new_session=True,
+        process = Popen(
+            command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=given, errors="replace", start_new_session=True
         )
     except OSError as error:
         return IsolatedOutcome("", f"{command[0]}: {error.strerror}")
     try:
         output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return IsolatedOutcome("", f"no answer within {timeout:.0f} s")
     finally:
         if process.poll() is None:
@@ -182,12 +165,9 @@ SECONDS = 8.0
 
 @dataclass
 class StopRequest:
-    """Whether a signal has asked to stop.
+    """Whether a signal has asked to stop: its `number`, 0 for none.
 
-    Attributes:
-        event: set by a signal, once there is something to save.
-        saves: whether there is: until then a signal ends the command as Ctrl-C does.
-        number: of the first signal; 0 for none.
+    Once there is something to save, `saves`, a signal sets the event; until then it ends the command as Ctrl-C does.
     """
 
     event: threading.Event = field(default_factory=threading.Event)
@@ -205,9 +185,6 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
     """Within this, a signal asks to stop; a second one ends the process at once, and so does the time.
 
     A signal that is ignored (nohup) stays so.
-
-    Args:
-        seconds: how long whoever is asked may take.
     """
     asked = StopRequest()
     terminals = [number for number in (1, 2) if os.isatty(number)]
@@ -222,9 +199,15 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
         if not asked.saves:
             raise KeyboardInterrupt
         asked.event.set()
-        timer = threading.Timer(seconds, _exit_unheeded, [asked.code])
+        timer = threading.Timer(seconds, end_unheeded)
         timer.daemon = True
         timer.start()
+
+    def end_unheeded() -> None:
+        with suppress(OSError):
+            said = "not done in time: ended as it is; the last checkpoint is at most a minute old"
+            print(f"dqlab: {said}", file=sys.stderr)
+        os._exit(asked.code)
 
     before = {number: signal.getsignal(number) for number in NUMBERS}
     before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
@@ -252,12 +235,6 @@ def interrupts_as_event() -> Iterator[threading.Event]:
     finally:
         if alone:
             signal.signal(signal.SIGINT, before)
-
-
-def _exit_unheeded(code: int) -> None:
-    with suppress(OSError):
-        print("dqlab: not done in time: ended as it is; the last checkpoint is at most a minute old", file=sys.stderr)
-    os._exit(code)
 
 
 ROWS_A_THREAD = 1024

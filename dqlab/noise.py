@@ -21,13 +21,7 @@ Noise = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """One random tensor.
-
-    Attributes:
-        law: a name in `LAWS`.
-        shape: the tensor's.
-        parameter: the law's, where it has one.
-    """
+    """One random tensor: its law, a name in `LAWS`, its shape, and the law's parameter, where it has one."""
 
     law: str
     shape: tuple[int, ...]
@@ -126,11 +120,8 @@ class NoiseStream:
         return {name: values[:, offset] for name, values in self._drawn.items()}
 
     def draw_chunk(self, position: int, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The noise of steps position * chunk to (position + 1) * chunk - 1: name -> (K, chunk, *shape).
-
-        Args:
-            position: number of the chunk.
-            into: tensors of those shapes to be overwritten; new ones by default.
+        """The noise of steps position * chunk to (position + 1) * chunk - 1: name -> (K, chunk, *shape), in new tensors
+        or in those that are given.
         """
         for row, seed in enumerate(self._seeds):
             generator = generator_for(seed, self._stream, position, self._device)

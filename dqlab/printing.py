@@ -24,7 +24,8 @@ class Console(rich.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        if _in_notebook():
+        ipython: Any = sys.modules.get("IPython")  # that its package was imported says nothing: is there a kernel?
+        if ipython is not None and hasattr(ipython.get_ipython(), "kernel"):
             options["force_terminal"] = False
         super().__init__(markup=False, emoji=False, force_jupyter=False, **options)
 
@@ -39,22 +40,15 @@ class Console(rich.Console):
     def render(self, renderable: Any, options: rich.ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, without control characters but rich's own."""
         for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable():
-                yield segment
-            else:
-                yield segment._replace(text=printable(segment.text, len(segment.text)))
-
-
-def _in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this process; that its package was imported says nothing."""
-    ipython: Any = sys.modules.get("IPython")
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+            text = segment.text
+            yield (
+                segment if segment.control or text.isprintable() else segment._replace(text=printable(text, len(text)))
+            )
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:
     """A Markdown table; `numbers` are the columns that are set to the right."""
-    rule = ["--:" if index in numbers else "---" for index in range(len(heads))]
-    lines = [heads, rule, *rows]
+    lines = [heads, ["--:" if index in numbers else "---" for index in range(len(heads))], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 

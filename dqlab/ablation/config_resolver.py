@@ -30,7 +30,7 @@ from dqlab.config.gin_state import (
     parameters_read,
     wrapped_configurable,
 )
-from dqlab.config.gin_syntax import format_bindings
+from dqlab.config.gin_syntax import bound_names, format_bindings
 from dqlab.config.identity import OF_GRIDS, SOURCES, TASK, belongs_to_cell
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import absolute_source, find_dataset
@@ -84,7 +84,7 @@ class ConfigResolver:
         """A binding's complete name."""
         self.not_fetched: list[str] | None = None
         """Addresses of datasets that only a run fetches; None where they are fetched."""
-        single = {self.name(name): name for name in self.loaded.single}
+        single = {self.name(name): name for binding in bindings for name in bound_names(binding)}
         for axis, parameters in self.grid.parameters.items():
             for parameter in parameters:
                 if self.name(parameter) in single:

@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from dqlab import __version__
 from dqlab.cli.ablate import FIGURE, ablate, compare
@@ -40,8 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing half-written stays; train and ablate save
     quiet_threads()
     gc.set_threshold(10_000)  # 8% of a start: with Python's 700 it looks for garbage all along PyTorch's import
-    if "_ARGCOMPLETE" in os.environ:
-        _complete()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next (docs/howto/train.md)
+        with suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(build_parser())
     try:
         args = build_parser().parse_args(argv)
         if "plugin" in args:
@@ -49,17 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             load_plugins(args.plugin)
         return int(args.command(args) or 0)
-    except DqlabError as error:
-        _show_traceback()
-        print(f"dqlab: error: {printable(masked(message_of(error)))}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of a pipe has gone
         return 1
-    except (MemoryError, RuntimeError, OSError) as error:  # torch's allocators raise RuntimeErrors
-        if not (lacks_memory(error) or isinstance(error, OSError)):
+    except (DqlabError, MemoryError, RuntimeError, OSError) as error:  # torch's allocators raise RuntimeErrors
+        if isinstance(error, DqlabError):
+            said = printable(masked(message_of(error)))
+        elif lacks_memory(error):
+            said = f"not enough memory ({first_line(error)}). Use a smaller batch (Training.batch_size), fewer seeds "
+            said += "together or a smaller dataset, or free some memory."
+        elif isinstance(error, OSError):
+            said = f"{error.filename or 'a file'}: {error.strerror or first_line(error)}."
+        else:
             raise
-        _show_traceback()
-        print(f"dqlab: error: {_about_memory(error) if lacks_memory(error) else _about_file(error)}", file=sys.stderr)
+        if os.environ.get("DQLAB_DEBUG"):  # for whoever looks for a mistake in a component of her own
+            traceback.print_exc()
+        print(f"dqlab: error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dqlab: interrupted; the same command continues (dqlab train: with --resume)", file=sys.stderr)
@@ -78,25 +84,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def _complete() -> None:
-    """Tell a shell what could be typed next, and end, where argcomplete is installed (docs/howto/train.md)."""
-    with suppress(ImportError):
-        import argcomplete
-
-        argcomplete.autocomplete(build_parser())
-
-
-def _about_memory(error: BaseException) -> str:
-    advice = (
-        "Use a smaller batch (Training.batch_size), fewer seeds together or a smaller dataset, or free some memory."
-    )
-    return f"not enough memory ({first_line(error)}). {advice}"
-
-
-def _about_file(error: Any) -> str:
-    return f"{error.filename or 'a file'}: {error.strerror or first_line(error)}."
-
-
 def _use_utf8() -> None:
     """Files are UTF-8 in every locale, here and in what is started from here; what a terminal lacks is escaped.
 
@@ -108,9 +95,3 @@ def _use_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _show_traceback() -> None:
-    """With $DQLAB_DEBUG set, for whoever looks for a mistake in a component of her own."""
-    if os.environ.get("DQLAB_DEBUG"):
-        traceback.print_exc()

@@ -7,24 +7,10 @@ import shlex
 import sys
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dqlab.cli.parser import (
-    PLUGIN,
-    SET,
-    Command,
-    bindings_of,
-    command,
-    complete_gin_file,
-    one_of,
-    option,
-    setting,
-    switch,
-)
+from dqlab.cli import parser
+from dqlab.cli.parser import PLUGIN, SET, Command, bindings_of, command, one_of, option, setting, switch
 from dqlab.files import expanded
-
-if TYPE_CHECKING:
-    from dqlab.ablation import GridRequest
 
 
 @command(
@@ -34,7 +20,7 @@ if TYPE_CHECKING:
     dqlab ablate --grid ablations/steps.gin --seeds 0 1 2 --out runs/steps
     dqlab ablate --grid ablations/steps.gin --out runs/steps --report-only
     """,
-    option("--grid", "gin file with Grid.axes", required=True, metavar="FILE", completer=complete_gin_file),
+    option("--grid", "gin file with Grid.axes", required=True, metavar="FILE", completer=parser.complete_gin_file),
     option("--gin", "more gin files, which override the grid's", action="append", default=[], metavar="FILE"),
     SET,
     PLUGIN,
@@ -56,25 +42,12 @@ if TYPE_CHECKING:
 )
 def ablate(args: argparse.Namespace) -> int:
     """Run a grid of experiments, and report what it says; the same command continues what was killed."""
-    from dqlab.ablation import ablate
+    from dqlab.ablation import GridRequest, ablate
     from dqlab.ablation.driver import dry_run
     from dqlab.ablation.report import report_grid
     from dqlab.printing import Console
 
-    request = _request_of(args)
-    if args.report_only:
-        report_grid(request, Console(quiet=args.quiet))
-    elif args.dry_run:
-        dry_run(request, Console())
-    else:
-        return ablate(request, Console(quiet=args.quiet))
-    return 0
-
-
-def _request_of(args: argparse.Namespace) -> GridRequest:
-    from dqlab.ablation import GridRequest
-
-    return GridRequest(
+    request = GridRequest(
         files=[args.grid, *args.gin],
         bindings=[*args.set, *bindings_of(args)],
         imports=args.plugin,
@@ -84,6 +57,13 @@ def _request_of(args: argparse.Namespace) -> GridRequest:
         retry=args.retry,
         command=shlex.join(["dqlab", *sys.argv[1:]]),
     )
+    if args.report_only:
+        report_grid(request, Console(quiet=args.quiet))
+    elif args.dry_run:
+        dry_run(request, Console())
+    else:
+        return ablate(request, Console(quiet=args.quiet))
+    return 0
 
 
 @command(

@@ -9,19 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.parser import (
-    GIN,
-    JSON,
-    PLUGIN,
-    SET,
-    Command,
-    bindings_of,
-    command,
-    load_configuration,
-    option,
-    setting,
-    switch,
-)
+from dqlab.cli import parser
+from dqlab.cli.parser import GIN, JSON, PLUGIN, SET, Command, bindings_of, command, option, setting, switch
 from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.files import expanded
 
@@ -31,12 +20,7 @@ FROM = "as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; the task
 TASK = option("--task", "whose data it is, where its name does not say so", metavar="TASK")
 
 
-@command(
-    "list",
-    "dqlab data list --json",
-    JSON,
-    PLUGIN,
-)
+@command("list", "dqlab data list --json", JSON, PLUGIN)
 def _list(args: argparse.Namespace) -> None:
     """List the tasks with a dataset, and the datasets on this machine."""
     from dqlab.data import locate
@@ -90,14 +74,7 @@ def _verify(args: argparse.Namespace) -> int:
     return 2 if any(damaged) else 0
 
 
-@command(
-    "info",
-    "dqlab data info mine.npz --json",
-    option("dataset", DATASET, metavar="DATASET"),
-    TASK,
-    JSON,
-    PLUGIN,
-)
+@command("info", "dqlab data info mine.npz --json", option("dataset", DATASET, metavar="DATASET"), TASK, JSON, PLUGIN)
 def _info(args: argparse.Namespace) -> None:
     """Describe a dataset: rows, episodes, returns, actions, where it is from."""
     from dqlab.data.describe import print_info
@@ -139,7 +116,7 @@ def collect(args: argparse.Namespace) -> None:
 
     if not args.gin:
         raise ConfigError("Name a gin file, for example --gin gin/collect/random.gin (dqlab collect --help).")
-    load_configuration(args, bindings_of(args))
+    parser.load_configuration(args, bindings_of(args))
     for place in Collection().run(args.out, typed=args.set):
         print(place)
 
@@ -162,22 +139,18 @@ def new_task(args: argparse.Namespace) -> None:
     from dqlab.data.locate import reading_status
     from dqlab.tools.scaffold import new_task
 
+    try:
+        env_kwargs: Any = ast.literal_eval(args.env_kwargs)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        env_kwargs = None
+    if not isinstance(env_kwargs, dict) or not all(isinstance(name, str) for name in env_kwargs):
+        wanted = "a dictionary, such as \"{'gravity': 9.8}\""
+        raise ConfigError(f"--env-kwargs must be {wanted}, not {args.env_kwargs!r}.")
     given = {name: getattr(args, name) for name in ("out", "episode_limit", "episodes", "force")}
-    given |= {"rule": args.action_bounds, "env_kwargs": _dict(args.env_kwargs)}
+    given |= {"rule": args.action_bounds, "env_kwargs": env_kwargs}
     with reading_status(args.data):
         lines = new_task(args.data, args.env_id, **given)
     print(*lines, sep="\n")
-
-
-def _dict(text: str) -> dict[str, Any]:
-    """A dictionary as Python writes it."""
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ConfigError(f"--env-kwargs must be a dictionary, such as \"{{'gravity': 9.8}}\", not {text!r}.")
-    return found
 
 
 @command(

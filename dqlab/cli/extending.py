@@ -55,12 +55,11 @@ def check_plugin(args: argparse.Namespace) -> bool:
     failed = False
     try:
         for kind, name, trouble, skipped in examine(args.name):
-            verdict = trouble or (f"not checked: {skipped}" if skipped else "ok")
-            print(f"{kind} '{name}': {verdict}", flush=True)
+            print(f"{kind} '{name}': {trouble or (f'not checked: {skipped}' if skipped else 'ok')}", flush=True)
             failed |= bool(trouble)
     except AssertionError as error:  # it registers nothing
         print(f"dqlab: {error}", file=sys.stderr)
-        return True
+        failed = True
     return failed
 
 
@@ -85,8 +84,5 @@ def doctor(args: argparse.Namespace) -> bool:
     except ImportError as error:
         raise ConfigError(f"dqlab train cannot work here yet: {error}. Fix: pip install dqlab") from error
     findings = examine_machine()
-    if args.json:
-        print(findings_as_json(findings))
-    else:
-        print_findings(findings)
+    print(findings_as_json(findings)) if args.json else print_findings(findings)
     return not can_train(findings)

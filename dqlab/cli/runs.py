@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from dqlab.cli.parser import Command, command, option, switch
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
+from dqlab.machine import in_words
+from dqlab.tracking.run_folder import RunFolder, claim_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from dqlab.tracking.run_folder import RunFolder
 
 A_RUN = "folder of a run, or of a grid"
 RUN = option("run", A_RUN, type=expanded, metavar="RUN")
@@ -51,7 +51,8 @@ def _list(args: argparse.Namespace) -> None:
         justify: Any = "right" if column == "last" else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "tags")
     for path, rows in found.assign(owner=owners).groupby("owner"):
-        what = ", ".join(_one_of(rows[name], f"{name}s") for name in ("task", "algorithm"))
+        known = {name: rows[name].unique() for name in ("task", "algorithm")}
+        what = ", ".join(each[0] if len(each) == 1 else f"{len(each)} {name}s" for name, each in known.items())
         with leaving.damaged():
             table.add_row(f"{path.relative_to(args.folder)}\n  {what}", *_row(path, rows))
     for text in (*(str(each.message) for each in told), *leaving.out):
@@ -60,12 +61,6 @@ def _list(args: argparse.Namespace) -> None:
         print(f"There are no runs in '{args.folder}'.")
     else:
         Console().print(table)
-
-
-def _one_of(names: Iterable[str], kind: str) -> str:
-    """The only one of them, or how many there are."""
-    known = set(names)
-    return next(iter(known)) if len(known) == 1 else f"{len(known)} {kind}"
 
 
 def _row(path: Path, rows: Any) -> Sequence[str]:
@@ -96,8 +91,6 @@ def _state(path: Path) -> str:
 
 def _in_use(path: Path) -> bool:
     """Whether a process has a run, a grid, or one of a grid's packs."""
-    from dqlab.tracking.run_folder import RunFolder
-
     return any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
 
 
@@ -109,44 +102,40 @@ def _show(args: argparse.Namespace) -> None:
     from dqlab.printing import Console
     from dqlab.tracking.folders import is_grid, read_facts, read_notes
 
-    facts: Mapping[str, Any] = read_facts(args.run)
-    notes, console = read_notes(args.run), Console()
-    about = {"state": _state(args.run), **(_of_grid(args.run, facts) if is_grid(args.run) else _of_run(facts))}
-    about |= {"tags": _in_words(notes["tags"]), "note": notes["note"]}
+    path, facts, notes, console = args.run, read_facts(args.run), read_notes(args.run), Console()
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in about.items():
+    about = {"state": _state(path), **(_of_grid if is_grid(path) else _of_run)(path, facts)}
+    for name, text in {**about, "tags": _in_words(notes["tags"]), "note": notes["note"]}.items():
         if text:
             table.add_row(name, str(text))
-    console.print(f"{args.run}", soft_wrap=True)
+    console.print(f"{path}", soft_wrap=True)
     console.print(table)
-    if not is_grid(args.run):
-        console.print(_scores(args.run, facts))
+    if not is_grid(path):
+        console.print(_scores(path, facts))
 
 
-def _of_run(facts: Mapping[str, Any]) -> Mapping[str, str]:
+def _of_run(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
     data = facts["data"]
-    versions = (f"{name} {version}" for name, version in facts["versions"].items())
     return {
-        **{name: str(facts.get(name, "")) for name in ("reason", "task", "algorithm", "cell", "physics")},
+        **{name: facts.get(name, "") for name in ("reason", "task", "algorithm", "cell", "physics")},
         "seeds": " ".join(map(str, facts["seeds"])),
         "data": f"{data['source']}, SHA-256 {data['digest'][:12]}",
         "caveat": facts["caveat"],
         "device": f"{facts['device']} ({facts['device_name']})",
-        "versions": ", ".join(versions),
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "commit": facts["git_commit"],
     }
 
 
 def _of_grid(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
-    axes = (f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items())
     return {
         "grid": facts["name"],
-        "axes": "; ".join(axes),
+        "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
         "tasks": ", ".join(facts.get("tasks", ())),
         "seeds": " ".join(map(str, facts.get("seeds", ()))),
-        "cells": str(facts.get("cells", "")),
+        "cells": facts.get("cells", ""),
         "caveat": facts.get("caveat", ""),
         "report": str(page) if (page := path / "report" / "index.html").exists() else "",
     }
@@ -155,13 +144,14 @@ def _of_grid(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
 def _scores(path: Path, facts: Mapping[str, Any]) -> Table | str:
     """The table that the run ended with, of the replicas that have finished."""
     from dqlab.tracking.display import summary_table
-    from dqlab.tracking.run_folder import RunFolder
 
     folder = RunFolder(path)
-    replicas = folder.replicas()
-    failed = {replica.title: known.get("step") or 0 for replica in replicas if (known := folder.failure(replica))}
-    ended = [each for each in replicas if (folder.replica(each.name) / "summary.json").exists()]
-    summaries: dict[str, Any] = {each.title: folder.summary(each) for each in ended if each.title not in failed}
+    failed, summaries = {}, {}
+    for replica in folder.replicas():
+        if known := folder.failure(replica):
+            failed[replica.title] = known.get("step") or 0
+        elif (folder.replica(replica.name) / "summary.json").exists():
+            summaries[replica.title] = folder.summary(replica)
     if not (summaries or failed):
         return f"No scores yet: dqlab runs tail {path}"
     data = {"score_mean": math.nan, "return_mean": math.nan, **facts["data"]}  # not in records of earlier versions
@@ -179,7 +169,6 @@ def _tail(args: argparse.Namespace) -> None:
     from rich.live import Live
 
     from dqlab.printing import Console
-    from dqlab.tracking.run_folder import RunFolder
 
     if not 0.1 <= args.every <= 3600:
         raise ConfigError(f"--every is {args.every:g}: between 0.1 and 3600 seconds.")
@@ -226,7 +215,7 @@ def sparkline(values: Iterable[float]) -> str:
     finite = [value for value in values if math.isfinite(value)]
     count = min(WIDTH, len(finite))
     shown = [finite[-1 - (len(finite) - 1) * back // max(1, count - 1)] for back in reversed(range(count))]
-    low, high = (min(shown), max(shown)) if shown else (0.0, 0.0)
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] for value in shown)
 
@@ -245,13 +234,10 @@ def _tag(args: argparse.Namespace) -> None:
     given = dict(tag.partition("=")[::2] for tag in args.tags)
     _check_own(args.run)
     tags = read_notes(args.run)["tags"]
-    if args.remove:
-        if unknown := [name for name in given if name not in tags]:
-            raise RunError(f"{args.run} has no tag '{unknown[0]}'. It has {_in_words(tags) or 'none'}.")
-        tags = {name: value for name, value in tags.items() if name not in given}
-    else:
-        tags = {**tags, **given}
-    _write_notes(args.run, tags=tags)
+    if args.remove and (unknown := [name for name in given if name not in tags]):
+        raise RunError(f"{args.run} has no tag '{unknown[0]}'. It has {_in_words(tags) or 'none'}.")
+    left = {name: value for name, value in tags.items() if name not in given}
+    _write_notes(args.run, tags=left if args.remove else {**tags, **given})
 
 
 @command(
@@ -300,14 +286,20 @@ def _write_notes(path: Path, **changed: Any) -> None:
 )
 def _rm(args: argparse.Namespace) -> None:
     """Delete runs, or grids as a whole."""
+    from dqlab.tracking.mlflow.mirror import is_tracked
+
     for path in args.runs:
         _check_own(path)
         _check_unused(path)
     for path in args.runs:
-        if args.yes or _agreed(path):
-            _delete(path)
-        else:
+        if not (args.yes or _agreed(path)):
             print(f"{path} is kept.")
+            continue
+        _check_unused(path)  # the question may have stood for hours
+        tracked = is_tracked(path)
+        with claim_folder(path):
+            shutil.rmtree(path)
+        print(f"{path} is deleted.{' What MLflow has of it stays there.' if tracked else ''}")
 
 
 def _check_unused(path: Path) -> None:
@@ -316,8 +308,6 @@ def _check_unused(path: Path) -> None:
 
 
 def _agreed(path: Path) -> bool:
-    from dqlab.machine import in_words
-
     files = [file for file in path.rglob("*") if file.is_file()]
     size = in_words(sum(file.lstat().st_size for file in files))
     try:
@@ -325,17 +315,6 @@ def _agreed(path: Path) -> bool:
     except EOFError as error:
         raise RunError(f"Nobody has answered: {path} is kept. --yes deletes without asking.") from error
     return answer.strip().lower() in ("y", "yes")
-
-
-def _delete(path: Path) -> None:
-    from dqlab.tracking.mlflow.mirror import is_tracked
-    from dqlab.tracking.run_folder import claim_folder
-
-    _check_unused(path)  # the question may have stood for hours
-    tracked = is_tracked(path)
-    with claim_folder(path):
-        shutil.rmtree(path)
-    print(f"{path} is deleted.{' What MLflow has of it stays there.' if tracked else ''}")
 
 
 RUNS = Command(

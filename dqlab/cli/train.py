@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
@@ -60,10 +59,13 @@ def train(args: argparse.Namespace) -> int:
         args.set = [*_cell(args), *args.set]
     loaded = load_configuration(args, bindings_of(args), stored)
     with asked_to_stop() as asked:
+
+        def note_start(event: Mapping[str, Any]) -> None:
+            asked.saves |= event["event"] == "started"  # from the first update on there is something to save
+
         try:
-            tell = partial(_note_start, asked)
             options = {"resume": args.resume, "quiet": args.quiet, "profile": args.profile}
-            finished = train(loaded, folder, **options, tell=tell, stop=asked.event, typed=typed)
+            finished = train(loaded, folder, **options, tell=note_start, stop=asked.event, typed=typed)
         except (StoppedError, KeyboardInterrupt, DqlabError) as error:
             return _say_stopped(asked, error, folder)
     if not args.quiet:
@@ -72,12 +74,6 @@ def train(args: argparse.Namespace) -> int:
         warn_unsent(folder)
     finished.check_complete()
     return 0
-
-
-def _note_start(asked: StopRequest, event: Mapping[str, Any]) -> None:
-    """From the first update on there is something to save."""
-    if event["event"] == "started":
-        asked.saves = True
 
 
 def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
@@ -93,9 +89,8 @@ def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
     elif asked.saves:
         what = "interrupted; the last checkpoint is at most a minute old"
     with suppress(OSError):
-        again = (
-            f"dqlab train --resume --out {folder} continues" if (folder / "run.json").exists() else "Nothing is kept"
-        )
+        kept = (folder / "run.json").exists()
+        again = f"dqlab train --resume --out {folder} continues" if kept else "Nothing is kept"
         print(f"dqlab: {name}: {what}. {again}.", file=sys.stderr, flush=True)
     return asked.code
 

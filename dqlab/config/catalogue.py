@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from rich.table import Table
@@ -22,11 +21,7 @@ PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 
 
 def registries_of(kind: str | None) -> list[Registry[Any]]:
-    """The registry of one kind, or all of them in the order of their names; so do all functions here take a kind.
-
-    Raises:
-        ConfigError: unknown kind; the message names the nearest ones.
-    """
+    """The registry of one kind, or all of them in the order of their names; so do all functions here take a kind."""
     return [registry_of(kind)] if kind else [registry for _, registry in sorted(Registry.kinds.items())]
 
 
@@ -42,7 +37,7 @@ def gin_parameters(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[s
     """The parameters that gin files set, with their defaults: all but those that whoever calls the component gives."""
     own = entry.signature()[registry.arguments :]
     given = {parameter.name: parameter.default for parameter in own if parameter.default is not parameter.empty}
-    return {**entry.example, **{name: value for name, value in given.items() if name not in entry.example}}
+    return {**entry.example, **given, **entry.example}
 
 
 def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
@@ -57,9 +52,8 @@ def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]
 
 def choosers(registry: Registry[Any]) -> list[str]:
     """Every gin parameter that chooses a component of this kind: those called as the one that the registry names."""
-    parameter = registry.chosen_by.rpartition(".")[2]
-    dataclasses = [(name, item) for name, item in configurables().items() if is_dataclass(item)]
-    choosing = [name for name, item in dataclasses if parameter in {field.name for field in fields(item)}]
+    parameter, known = registry.chosen_by.rpartition(".")[2], configurables().items()
+    choosing = [name for name, item in known if parameter in getattr(item, "__dataclass_fields__", ())]
     return sorted(f"{shortest_name(name)}.{parameter}" for name in choosing)
 
 
@@ -95,8 +89,7 @@ def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[
 
 def components_as_json(kind: str | None) -> str:
     """Every component of one kind or of all, as a JSON list of objects."""
-    found = [component_record(registry, entry) for registry in registries_of(kind) for entry in registry]
-    return json.dumps(found, indent=2)
+    return json.dumps([component_record(each, entry) for each in registries_of(kind) for entry in each], indent=2)
 
 
 def print_components(kind: str | None) -> None:
@@ -104,26 +97,17 @@ def print_components(kind: str | None) -> None:
     console = Console()
     for registry in registries_of(kind):
         console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(width=26, no_wrap=True)
+        lines.add_column(overflow="fold")
         for entry, *others in registry.families():
-            if others:
-                console.print(_line(f"{len(others) + 1} names", entry.family))
-                console.print(_line("", f"such as {entry.name}: {entry.summary}", "dim"))
-            else:
-                console.print(_line(entry.name, entry.summary))
+            lines.add_row(f"  {len(others) + 1} names" if others else f"  {entry.name}", entry.family or entry.summary)
             details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
             details += [f"{key}={_default(value)}" for key, value in gin_parameters(registry, entry).items()]
-            for line in (", ".join(details), entry.source):
-                if line:
-                    console.print(_line("", line, "dim"))
-
-
-def _line(name: str, text: str, style: str = "") -> Table:
-    """A name column and a text column that wraps within itself."""
-    line = Table.grid(padding=(0, 1))
-    line.add_column(width=26, no_wrap=True)
-    line.add_column(overflow="fold")
-    line.add_row(Text(f"  {name}"), Text(text, style=style))
-    return line
+            such = f"such as {entry.name}: {entry.summary}" if others else ""
+            for line in filter(None, (such, ", ".join(details), entry.source)):
+                lines.add_row("", Text(line, style="dim"))
+        console.print(lines)
 
 
 def _default(value: Any) -> str:

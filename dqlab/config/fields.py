@@ -30,18 +30,9 @@ NonNegativeFloat = Annotated[float, Bound("float", lambda value: value >= 0, "at
 UnitFloat = Annotated[float, Bound("float", lambda value: 0 <= value <= 1, "between 0 and 1")]
 
 
-BOUNDED: dict[str, Any] = {
-    "PositiveInt": PositiveInt,
-    "NonNegativeInt": NonNegativeInt,
-    "PositiveFloat": PositiveFloat,
-    "NonNegativeFloat": NonNegativeFloat,
-    "UnitFloat": UnitFloat,
-}
-
-
 def bound_of(annotation: Any) -> Bound | None:
-    """The bounds in an annotation, which is a string where annotations are postponed."""
-    kind = BOUNDED.get(annotation) if isinstance(annotation, str) else annotation
+    """The bounds in an annotation: one of those above, or its name where annotations are postponed."""
+    kind = globals().get(annotation) if isinstance(annotation, str) else annotation
     return next((each for each in getattr(kind, "__metadata__", ()) if isinstance(each, Bound)), None)
 
 
@@ -60,17 +51,14 @@ def check_fields(instance: Any) -> None:
         ConfigError: a value has the wrong type, is not finite, or is outside of its bounds.
     """
     for field in fields(instance):
-        plain = plain_type(field)
-        value = getattr(instance, field.name)
+        plain, value = plain_type(field), getattr(instance, field.name)
         if plain not in PLAIN_TYPES:
             continue
-        wrong_bool = isinstance(value, bool) and plain != "bool"
-        if wrong_bool or not isinstance(value, PLAIN_TYPES[plain]):
-            raise ConfigError(f"{type(instance).__name__}.{field.name} must be of type {plain}, not {value!r}.")
+        fits = isinstance(value, PLAIN_TYPES[plain]) and (plain == "bool" or not isinstance(value, bool))
+        check_field(fits, instance, field.name, f"of type {plain}")
         if plain == "float":
-            number: Any = value
-            check_field(isfinite(number), instance, field.name, "finite")
-            object.__setattr__(instance, field.name, float(number))
+            check_field(isfinite(value), instance, field.name, "finite")
+            object.__setattr__(instance, field.name, float(value))
     kind: Any = type(instance)
     for name, bound in _bounds(kind).items():
         check_field(bound.holds(getattr(instance, name)), instance, name, bound.wanted)
@@ -84,15 +72,10 @@ def _bounds(kind: Any) -> dict[str, Bound]:
 
 
 def check_counts(component: str, least: int = 1, **values: Any) -> None:
-    """Check sizes and counts of a component that is no dataclass.
-
-    Args:
-        component: its name in gin files.
-        least: of each of them.
-        values: parameter -> value.
+    """Check sizes and counts, parameter -> value, of a component that is no dataclass, by its name in gin files.
 
     Raises:
-        ConfigError: one is no whole number, or smaller.
+        ConfigError: one is no whole number, or smaller than `least`.
     """
     for name, value in values.items():
         wanted = "of type int" if type(value) is not int else f"at least {least}"

@@ -19,25 +19,14 @@ from typing import Any
 import gin
 from gin import config_parser
 
-from dqlab.config.gin_state import (
-    check_calls,
-    complete_name,
-    configurables,
-    nearest_parameter_read,
-    shortest_name,
-)
-from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
+from dqlab.config.gin_state import check_calls, complete_name, configurables, nearest_parameter_read, shortest_name
+from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, written_name
 from dqlab.config.identity import RETIRED
 from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
-from dqlab.files import expanded
+from dqlab.files import expanded, read_user_text
 
-CONFIGURABLE = (
-    "dqlab.envs.custom",
-    "dqlab.runs.experiment",
-    "dqlab.ablation.grid",
-    "dqlab.tools.collect.recipe",
-)
+CONFIGURABLE = ("dqlab.envs.custom", "dqlab.runs.experiment", "dqlab.ablation.grid", "dqlab.tools.collect.recipe")
 """Importing these registers what gin files can set beside components."""
 SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("gin", "ablations")]
 """Where dqlab's own gin files lie: in an installed package, and in a checkout."""
@@ -47,9 +36,8 @@ SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("g
 def import_path(folders: tuple[str, ...] = ()) -> None:
     """Where modules of the user's are found, beside Python's own places: `load_gin` reads it, wherever it is bound.
 
-    Args:
-        folders: absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere,
-            names those of the gin files that it came from.
+    Absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere, names those of
+    the gin files that it came from.
     """
 
 
@@ -60,7 +48,6 @@ class LoadedConfig:
     Attributes:
         files: in order.
         imports: modules, imported by gin files or as plugins.
-        single: names of the single bindings.
         own: name -> file and line of what is bound in gin files other than dqlab's.
         folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
         stored: whether a run has stored what is read.
@@ -68,25 +55,15 @@ class LoadedConfig:
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
-    single: list[str] = field(default_factory=list)
     own: dict[str, str] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
     stored: bool = False
 
     def header(self) -> str:
         """The gin statements that come first, so that the others can be read from anywhere."""
-        folders = tuple(str(folder) for folder in self.folders if _has_modules(folder))
+        folders = tuple(str(each) for each in self.folders if {*each.glob("*.py"), *each.glob("*/__init__.py")})
         found = f"import_path.folders = {folders!r}\n" if folders else ""
         return found + "".join(f"import {module}\n" for module in self.imports)
-
-
-def load_stored(config: Path, bindings: Sequence[str] = ()) -> LoadedConfig:
-    """`load_gin` of the configuration that a run has stored, and single bindings.
-
-    The folder may be somebody else's: nothing is imported from it, and the folders that it names for modules are looked
-    into only where Python looks anyway, or works now. Others wait for `import_path.folders` among the bindings.
-    """
-    return load_gin([config], bindings, stored=True)
 
 
 def load_gin(
@@ -98,7 +75,9 @@ def load_gin(
         files: gin files, later ones overriding earlier ones.
         bindings: `Configurable.parameter=value` strings, overriding the files.
         imports: modules (plugins) to import first.
-        stored: whether the files are a run's, as `load_stored` says.
+        stored: whether the files are a run's. Its folder may be somebody else's: nothing is imported from it, and the
+            folders that it names for modules are looked into only where Python looks anyway, or works now. Others wait
+            for `import_path.folders` among the bindings.
 
     Raises:
         ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
@@ -109,27 +88,27 @@ def load_gin(
     gin.clear_config()
     loaded, found = LoadedConfig(stored=stored), [find_gin_file(path) for path in files]
     for binding in (binding for binding in bindings if binding.startswith("import_path.")):
-        _load_text(binding, f"--set {binding}", loaded)
+        _apply(_with_included(binding, f"--set {binding}", loaded), loaded)
     if not stored:
         _import_from((path.parent for path in found), loaded)
     for module in imports:
         _import(module, "--plugin", loaded)
     for path in found:
-        _load_file(path, loaded)
+        _apply(_of_file(path, loaded), loaded)
     for binding in bindings:
-        _load_text(quote_value(binding), f"--set {binding}", loaded)
-        loaded.single += bound_names(binding)
-    _check_macros()
+        _apply(_with_included(quote_value(binding), f"--set {binding}", loaded), loaded)
+    try:
+        gin.finalize()
+    except ValueError as error:  # a macro without a value
+        macro = re.search(r"'(.*)/gin.macro'", str(error))
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"%{macro[1]} is used but has no value: add {macro[1]} = ..." if macro else text) from error
     check_calls()
     return loaded
 
 
 def find_gin_file(path: str | Path) -> Path:
-    """A gin file where it is named, or among those that ship with dqlab; its `.gin` may be left off.
-
-    Raises:
-        ConfigError: it is in neither place.
-    """
+    """A gin file where it is named, or among those that ship with dqlab; its `.gin` may be left off."""
     path = expanded(path)
     for named in (path, path.with_name(f"{path.name}.gin")) if path.name else (path,):
         beside = [folder.parent for folder in SHIPPED if named.parts[:1] == (folder.name,)]
@@ -157,12 +136,8 @@ def operative_text(loaded: LoadedConfig) -> str:
 def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> None:
     """See that what the command line binds is read; without effect it would leave the user with other results.
 
-    Args:
-        bindings: as `load_gin` takes them.
-        known: what is read, as `parameters_read` gives it.
-
     Raises:
-        ConfigError: nothing reads one of them; the message names the nearest parameter that is read.
+        ConfigError: a binding is none of `parameters_read`; the message names the nearest one.
     """
     for name in (name for binding in bindings for name in bound_names(binding)):
         if complete_name(name) not in known and not complete_name(name).startswith(READ_HERE):
@@ -182,19 +157,6 @@ def unread_warnings(loaded: LoadedConfig, known: Collection[str]) -> list[str]:
 
 READ_HERE = "configuration."
 READ_ELSEWHERE = ("ablation.", "collection.", READ_HERE)
-
-
-def _load_file(path: Path, loaded: LoadedConfig) -> None:
-    for statement, place in _of_file(path, loaded):
-        _apply(statement, place, loaded)
-
-
-def _load_text(text: str, name: str, loaded: LoadedConfig) -> None:
-    for statement, place in parse_statements(text, name):
-        if isinstance(statement, config_parser.IncludeStatement):
-            _load_file(_included(statement.filename, Path("."), place), loaded)
-        else:
-            _apply(statement, place, loaded)
 
 
 def _import_from(folders: Iterable[Path], loaded: LoadedConfig) -> None:
@@ -222,51 +184,48 @@ def _add_folders(given: Any, place: str, loaded: LoadedConfig) -> None:
             )
 
 
-def _has_modules(folder: Path) -> bool:
-    return any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))
-
-
-def _apply(statement: Any, place: str, loaded: LoadedConfig) -> None:
-    if isinstance(statement, config_parser.ImportStatement):
-        _import(statement.module, place, loaded)
-    elif isinstance(statement, config_parser.BindingStatement):
-        if written_name(statement).endswith(RETIRED) and not place.startswith("--"):
-            return
-        _bind(statement, place)
-        if not place.startswith("--") and not _ships(place):
-            loaded.own[written_name(statement)] = place
-        if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
-            _add_folders(statement.value, place, loaded)
-
-
-def _ships(place: str) -> bool:
-    """Whether it is a place in one of dqlab's own files, by whatever path: in a checkout they are named relatively."""
-    return os.path.realpath(place).startswith(tuple(os.path.realpath(root) + os.sep for root in SHIPPED))
+def _apply(statements: Iterable[tuple[Any, str]], loaded: LoadedConfig) -> None:
+    shipped = tuple(os.path.realpath(root) + os.sep for root in SHIPPED)  # in a checkout files are named relatively
+    for statement, place in statements:
+        typed = place.startswith("--")
+        if isinstance(statement, config_parser.ImportStatement):
+            _import(statement.module, place, loaded)
+        elif isinstance(statement, config_parser.BindingStatement):
+            if written_name(statement).endswith(RETIRED) and not typed:
+                continue
+            _bind(statement, place)
+            if not typed and not os.path.realpath(place).startswith(shipped):
+                loaded.own[written_name(statement)] = place
+            if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
+                _add_folders(statement.value, place, loaded)
 
 
 def _of_file(path: Path, loaded: LoadedConfig) -> Iterator[tuple[Any, str]]:
-    """The statements of a file, with those of what it includes in their place, and where each stands.
-
-    A file is read once, so that files may share a base, or include each other.
-    """
+    """The statements of a file, which is read once, so that files may share a base, or include each other."""
     if path.resolve() in (file.resolve() for file in loaded.files):
         return
     loaded.files.append(path)
     if not loaded.stored:
         _import_from([path.parent], loaded)
-    for statement, place in parse_statements(text_of(path), str(path)):
-        if isinstance(statement, config_parser.IncludeStatement):
-            yield from _of_file(_included(statement.filename, path.parent, place), loaded)
-        else:
-            yield statement, place
-
-
-def _included(filename: str, folder: Path, place: str) -> Path:
     try:
-        beside = folder / expanded(filename)
-        return beside if os.path.isfile(beside) else find_gin_file(filename)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
+        text = read_user_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}") from error
+    yield from _with_included(text, str(path), loaded, path.parent)
+
+
+def _with_included(text: str, name: str, loaded: LoadedConfig, folder: Path = Path(".")) -> Iterator[tuple[Any, str]]:
+    """A text's statements, with those of what it includes in their place, and where each stands."""
+    for statement, place in parse_statements(text, name):
+        if not isinstance(statement, config_parser.IncludeStatement):
+            yield statement, place
+            continue
+        try:
+            beside = folder / expanded(statement.filename)
+            included = beside if os.path.isfile(beside) else find_gin_file(statement.filename)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
+        yield from _of_file(included, loaded)
 
 
 def _import(module: str, place: str, loaded: LoadedConfig) -> None:
@@ -306,11 +265,7 @@ def _bind(statement: Any, place: str) -> None:
 
 
 def check_binding(name: Any, place: str) -> None:
-    """Check that gin could bind `Configurable.parameter`.
-
-    Raises:
-        ConfigError: there is no such configurable or parameter; the message names `place` and the nearest names.
-    """
+    """Raise a ConfigError with the place and the nearest names, unless gin could bind `Configurable.parameter`."""
     if not isinstance(name, str) or not all(name.rpartition(".")):
         raise ConfigError(f"{place}: {name!r} is no parameter's name. Write it as Configurable.parameter.")
     (selector, _, parameter), registered = name.rpartition("."), configurables()
@@ -334,13 +289,3 @@ def _parameters(item: Any) -> tuple[list[str], bool]:
     found = {} if inspect.unwrap(item.__init__) is object.__init__ else inspect.signature(item).parameters
     names = [name for name, known in found.items() if known.kind is not known.VAR_POSITIONAL]
     return names, any(known.kind is known.VAR_KEYWORD for known in found.values())
-
-
-def _check_macros() -> None:
-    """Every `%macro` that is used must have a value."""
-    try:
-        gin.finalize()
-    except ValueError as error:
-        macro = re.search(r"'(.*)/gin.macro'", str(error))
-        text = str(error).splitlines()[0]
-        raise ConfigError(f"%{macro[1]} is used but has no value: add {macro[1]} = ..." if macro else text) from error

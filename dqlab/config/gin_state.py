@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
 from difflib import SequenceMatcher, get_close_matches
 from graphlib import CycleError, TopologicalSorter
+from itertools import accumulate
 from typing import Any
 
 import gin
@@ -39,7 +39,8 @@ def bind_parameter(name: str, value: Any) -> None:
 
 def operative_parameters() -> dict[str, Any]:
     """What has been read since `load_gin`, by complete name, defaults included: the operative configuration."""
-    return {name: value for name, value in _by_name(gin_config._OPERATIVE_CONFIG).items() if _written(value)}
+    read, reference = _by_name(gin_config._OPERATIVE_CONFIG), gin_config.ConfigurableReference
+    return {name: value for name, value in read.items() if plain_value(value) is value or isinstance(value, reference)}
 
 
 def _by_name(config: Any) -> dict[str, Any]:
@@ -51,11 +52,6 @@ def _by_name(config: Any) -> dict[str, Any]:
             prefix = f"{scope}/{selector}" if scope else selector
             named |= {f"{prefix}.{name}": value for name, value in parameters.items()}
     return named
-
-
-def _written(value: Any) -> bool:
-    """Whether a gin file can say this value."""
-    return plain_value(value) is value or isinstance(value, gin_config.ConfigurableReference)
 
 
 def abbreviate_names(bindings: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +120,7 @@ STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_
 """gin's variables that make up the current configuration."""
 
 
-class OtherConfiguration(AbstractContextManager[None]):
+class OtherConfiguration:
     """A configuration of its own, empty at first; the current one stands aside while the context lasts.
 
     The context may be entered again, and finds its configuration as it was left.
@@ -133,17 +129,13 @@ class OtherConfiguration(AbstractContextManager[None]):
     def __init__(self) -> None:
         self._aside: dict[str, Any] = {name: type(getattr(gin_config, name))() for name in STATE}
 
-    def __enter__(self) -> None:
-        self._exchange()
-
-    def __exit__(self, *_: object) -> None:
-        self._exchange()
-
-    def _exchange(self) -> None:
+    def _exchange(self, *_: object) -> None:
         for name in STATE:
             current = getattr(gin_config, name)
             setattr(gin_config, name, self._aside[name])
             self._aside[name] = current
+
+    __enter__ = __exit__ = _exchange
 
 
 Config = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -151,18 +143,16 @@ Config = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 def check_calls() -> None:
-    """See that gin can make every call that the current configuration binds, before it is building something.
-
-    Raises:
-        ConfigError: a call lacks an argument, or is made of itself.
-    """
+    """Raise a ConfigError where a call that the current configuration binds lacks an argument, or is made of itself."""
     config, graph, left = gin_config._CONFIG, {}, [*gin_config._CONFIG]
     while left:
         key = left.pop()
         if key not in graph:
             calls = [*_calls(config, key)]
             for name, reference, (_, selector) in calls:
-                if lacking := [other for other in _required(reference) if not _is_bound(config, selector, other)]:
+                # which scope a call is made in is known only then: what any scope binds will do
+                bound = {each for (_, other), given in config.items() if other == selector for each in given}
+                if lacking := [each for each in _required(reference) if each not in bound]:
                     add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
                     raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
             graph[key] = [child for _, _, child in calls]
@@ -176,9 +166,8 @@ def check_calls() -> None:
 def _calls(config: Config, key: tuple[str, str]) -> Iterator[tuple[str, Any, tuple[str, str]]]:
     """The calls that arguments of something consist of: the parameter, gin's reference, and what is called."""
     scope, selector = key
-    scopes = ["", *("/".join(scope.split("/")[: end + 1]) for end in range(scope.count("/") + 1))]
-    bound: dict[str, Any] = {}
-    for outer in scopes:  # inner scopes override
+    bound = dict(config.get(("", selector), {}))
+    for outer in accumulate(scope.split("/"), "{}/{}".format):  # inner scopes override
         bound |= config.get((outer, selector), {})
     for name, value in bound.items():
         for reference in gin_config.iterate_references({key: {name: value}}):
@@ -190,11 +179,6 @@ def _required(reference: Any) -> list[str]:
     parameters = inspect.signature(reference.configurable.wrapped).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [item.name for item in parameters if item.default is item.empty and item.kind in named]
-
-
-def _is_bound(config: Config, selector: str, name: str) -> bool:
-    """Whether it is bound in any scope: which one a call is made in is known only then."""
-    return any(other == selector and name in parameters for (_, other), parameters in config.items())
 
 
 def _called(key: tuple[str, str]) -> str:

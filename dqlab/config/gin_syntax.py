@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tokenize
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from gin import config as gin_config
@@ -14,7 +13,6 @@ from gin import config_parser
 from dqlab.config.gin_state import complete_name, plain_value
 from dqlab.config.registry import unknown_name
 from dqlab.errors import ConfigError, first_line, odd_character
-from dqlab.files import read_user_text
 
 
 def format_bindings(bindings: Mapping[str, Any]) -> str:
@@ -63,12 +61,8 @@ class _AsText(config_parser.ParserDelegate):  # type: ignore[misc]
 def parse_bindings(text: str, name: str = "config.gin") -> dict[str, Any]:
     """A gin text's bindings as `configurable.parameter` -> value; references are texts, such as `@gymnasium_task()`.
 
-    Args:
-        text: of a gin file.
-        name: what messages call it.
-
     Raises:
-        ConfigError: it is no gin text.
+        ConfigError: it is no gin text; the message calls it by `name`.
     """
     read = (statement for statement, _ in parse_statements(text, name, _AsText()))
     found = (statement for statement in read if isinstance(statement, config_parser.BindingStatement))
@@ -84,21 +78,13 @@ def quote_value(binding: str) -> str:
     return f"{name}='{value}'"
 
 
-def text_of(path: Path) -> str:
-    """A gin file's text; a ConfigError where it cannot be read, or is no text."""
-    try:
-        return read_user_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read {path}: {error}") from error
-
-
 def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tuple[Any, str]]:
     """What a text says, and where: `name` with the line, or alone where it begins with `--`.
 
     Raises:
         ConfigError: gin's parser cannot read it, or a reference is to nothing.
     """
-    parser = None
+    parser, numbered = None, "{}" if name.startswith("--") else "{}:{}"
     while True:
         try:
             parser = parser or config_parser.ConfigParser(text, delegate or gin_config.ParserDelegate())
@@ -106,11 +92,10 @@ def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tup
         except Exception as error:  # gin lets through what Python's tokenizer and parser raise, MemoryError included
             line, lines = _line_of(error, parser), text.split("\n")
             odd = odd_character(lines[min(line, len(lines)) - 1])
-            place = name if name.startswith("--") else f"{name}:{line}"
-            raise ConfigError(f"{place}: {_unparsed(error)} {odd}".rstrip()) from error
+            raise ConfigError(f"{numbered.format(name, line)}: {_unparsed(error)} {odd}".rstrip()) from error
         if statement is None:
             return
-        yield statement, name if name.startswith("--") else f"{name}:{statement.location.line_num}"
+        yield statement, numbered.format(name, statement.location.line_num)
 
 
 def _line_of(error: Exception, parser: Any) -> int:
@@ -126,16 +111,10 @@ def _unparsed(error: Exception) -> str:
     """gin's complaint about a statement; an unknown reference gets the nearest names."""
     if isinstance(error, (RecursionError, MemoryError)):
         return "brackets are nested too deeply to be read."
-    unknown = re.search(r"reference '@([\w./]+)", str(error))
-    if not unknown:
-        token = re.search(r"Failed to parse token '(.*)'", str(error))
-        fault = f"cannot read the value {token[1]}" if token else _complaint(error)
-        return f"{fault}. Write Name.parameter = value, one a line, strings in quotes."
-    return unknown_name(unknown[1], "@")
-
-
-def _complaint(error: Exception) -> str:
-    if "EOF in multi-line string" in str(error):
-        return "the quotes that open here are never closed"
-    text = str(error.args[0] if error.args else error).split("\n  In bindings string", 1)[0]
-    return next(iter(text.strip().splitlines()), first_line(error)).rstrip(".")
+    if unknown := re.search(r"reference '@([\w./]+)", str(error)):
+        return unknown_name(unknown[1], "@")
+    text = str(error.args[0] if error.args else error).strip().partition("\n")[0]
+    fault = "the quotes that open here are never closed" if "EOF in multi-line string" in text else text.rstrip(".")
+    if token := re.search(r"Failed to parse token '(.*)'", str(error)):
+        fault = f"cannot read the value {token[1]}"
+    return f"{fault or first_line(error)}. Write Name.parameter = value, one a line, strings in quotes."

@@ -64,46 +64,29 @@ WITHOUT_EFFECT = (
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
 instead of where the dataset comes from, its digest is compared)."""
 
-_ENSEMBLES = (
-    "LowerBoundEnsemble",
-    "MeanEnsemble",
-    "MinimumEnsemble",
-    "REDQ",
-    "SoftClippedEnsemble",
-    "TQC",
-    "TwinCritic",
-)
+_SWITCHES = """
+FQL.joint_update EDP.joint_update QSM.joint_update ReBRAC.joint_update DAC.linear_eta DTQL.joint_values
+EDP.clips_members QSM.raw_score QAM.joint_grad_norm QSM.joint_grad_norm QAMEdit.joint_grad_norm
+MLPDenoiser.time_active ChainValueNetwork.time_active
+"""
+_CRITICS = ("LowerBoundEnsemble", "MeanEnsemble", "MinimumEnsemble", "REDQ", "SoftClippedEnsemble", "TQC", "TwinCritic")
 LATER: Mapping[str, Any] = {
+    **dict.fromkeys(_SWITCHES.split(), False),
+    **{f"{network}.norm_after": False for network in (*_CRITICS, "ValueNetwork")},
+    **{f"{network}.norm_eps": 1e-5 for network in (*_CRITICS, "ValueNetwork", "LNResnet", "ChainValueNetwork")},
     "Experiment.env_backend": "gymnasium",
     "Experiment.action_chunk": 1,
     "load_dataset.action_bounds": "unit",
     "DPMSolverPP.quadratic_weight": 1.0,
     "EDAC.slope_floor": 0.0,
-    "FQL.joint_update": False,
-    "EDP.joint_update": False,
     "MeanFlowQL.targets_lag": True,
-    "ReBRAC.joint_update": False,
-    "DAC.linear_eta": False,
-    "DTQL.joint_values": False,
     "DTQL.pretrain_decays": True,
-    "EDP.clips_members": False,
-    "QAM.joint_grad_norm": False,
-    "QSM.raw_score": False,
-    "QSM.joint_update": False,
-    "QSM.joint_grad_norm": False,
     "QAMEdit.bounded_multiplier": True,
-    "QAMEdit.joint_grad_norm": False,
     "IDQL.weight_decay": 0.0,
-    "LNResnet.norm_eps": 1e-5,
     "MLPDenoiser.time_endpoint": True,
-    "MLPDenoiser.time_active": False,
-    "ChainValueNetwork.norm_eps": 1e-5,
-    "ChainValueNetwork.time_active": False,
     "MMDQL.match_noise_clip": 0.0,
     "MMDQL.multiplier_spread": 0.0,
     "Perturbation.activation": "mish",
-    **{f"{network}.norm_after": False for network in (*_ENSEMBLES, "ValueNetwork")},
-    **{f"{network}.norm_eps": 1e-5 for network in (*_ENSEMBLES, "ValueNetwork")},
 }
 """Parameters that were added after runs had been stored, with the value at which those ran."""
 
@@ -135,7 +118,7 @@ def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
 def belongs_to_cell(name: str) -> bool:
     """Whether a parameter that is read, by its complete name, is part of what a cell of a grid is known by."""
-    role = EXPERIMENT_FIELDS.get(name.removeprefix("experiment.Experiment."), Role.COMPUTED)
+    role = EXPERIMENT_FIELDS.get(name.removeprefix("experiment.Experiment."))
     apart = role in (Role.REPLICA, Role.MACHINE) or name.startswith(_NOT_OF_RUNS) or short_name(name) in WITHOUT_EFFECT
     return not apart or name == SOURCES  # by which the dataset is found, whose digest then stands for them
 
@@ -157,4 +140,4 @@ def describes_setting(name: str, value: Any) -> bool:
 
 def short_name(name: str) -> str:
     """A complete name without its module."""
-    return name.split(".", 1)[1] if "." in name else name
+    return name.partition(".")[2] or name

@@ -45,10 +45,8 @@ def installed_plugins() -> list[EntryPoint]:
 
 
 def load_one(name: str) -> str:
-    """Load all plugins and make sure that one of them is: by its entry point, its distribution, or as a module.
-
-    Returns:
-        The package that its components come from.
+    """Load all plugins and make sure that one of them is: by its entry point, its distribution, or as a module; returns
+    the package that its components come from.
 
     Raises:
         ConfigError: there is none of that name, or it fails; the message says why.
@@ -110,10 +108,8 @@ def _package(module: str) -> str:
 
 @contextmanager
 def all_or_nothing(package: str) -> Iterator[None]:
-    """What is imported inside is registered entirely, or, where it fails, not at all: dqlab's own modules excepted.
-
-    Args:
-        package: the top-level package that is imported.
+    """What is imported inside, a top-level package, is registered entirely, or, where it fails, not at all: dqlab's own
+    modules excepted.
     """
     kinds, names = dict(Registry.kinds), {kind: set(registry.entries) for kind, registry in Registry.kinds.items()}
     selectors, modules = set(configurables()), set(sys.modules)

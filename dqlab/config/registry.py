@@ -80,20 +80,12 @@ class NameTakenError(ConfigError):
         self.kind, self.name = kind, name
 
 
-def docstring_of(item: Any) -> str:
-    """An item's own docstring; that of a base class, or a dataclass's list of fields, says nothing of it."""
-    text = item.__doc__ if isinstance(item.__doc__, str) else ""
-    return "" if text.startswith(f"{item.__name__}(") else inspect.cleandoc(text)
-
-
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def configurable(module: str) -> Callable[[Decorated], Decorated]:
-    """Typed `gin.configurable`: gin files may set the parameters of the decorated function or class.
-
-    Args:
-        module: qualifies the name where two configurables share it: `module.name.parameter = value`.
+    """Typed `gin.configurable`: gin files may set the parameters of the decorated function or class; where two share a
+    name, the module qualifies it: `module.name.parameter = value`.
     """
 
     def decorate(item: Decorated) -> Decorated:
@@ -121,11 +113,8 @@ class Registry(Generic[T]):
     def __init__(
         self, kind: str, summary: str, chosen_by: str = "", *, chosen_as: str = "'{}'", arguments: int = 0
     ) -> None:
-        self.kind = kind
-        self.summary = summary
-        self.chosen_by = chosen_by
-        self.chosen_as = chosen_as
-        self.arguments = arguments
+        self.kind, self.summary, self.arguments = kind, summary, arguments
+        self.chosen_by, self.chosen_as = chosen_by, chosen_as
         self.module, _ = _caller()
         self.entries: dict[str, RegistryEntry[T]] = {}
         Registry.kinds[kind] = self
@@ -148,7 +137,9 @@ class Registry(Generic[T]):
         module, line = _caller()
 
         def decorate(item: Decorated) -> Decorated:
-            facts = (source, f"{module}:{line}", module, docstring_of(item), item.__name__)
+            text = item.__doc__ if isinstance(item.__doc__, str) else ""
+            docstring = "" if text.startswith(f"{item.__name__}(") else inspect.cleandoc(text)  # a list of fields
+            facts = (source, f"{module}:{line}", module, docstring, item.__name__)
             entry = RegistryEntry(name, cast(T, item), *facts, dict(example or {}), tuple(cites))
             self._check_names(entry)
             component = configurable(self.kind)(item)
@@ -162,9 +153,8 @@ class Registry(Generic[T]):
     ) -> None:
         """File a plain value (a task's facts, say) under `name`; not a gin configurable."""
         module, line = _caller()
-        entry = RegistryEntry(
-            name, item, source, f"{module}:{line}", module, summary, cites=tuple(cites), family=family
-        )
+        facts = (source, f"{module}:{line}", module, summary)
+        entry = RegistryEntry(name, item, *facts, cites=tuple(cites), family=family)
         self._check_names(entry)
         self.entries[name] = entry
 
@@ -243,16 +233,10 @@ class Registry(Generic[T]):
 
 
 def registry_of(kind: str) -> Registry[Any]:
-    """The registry of a kind.
-
-    Raises:
-        ConfigError: unknown kind; the message names the nearest ones.
-    """
+    """The registry of a kind; a ConfigError with the nearest ones where it is unknown."""
     fill_registries()
     if kind not in Registry.kinds:
-        entries = [
-            (each, registry.entry(name)) for each, registry in Registry.kinds.items() for name in registry.names()
-        ]
+        entries = [(each, entry) for each, registry in Registry.kinds.items() for entry in registry]
         meant = [f"'{each} {entry.name}'" for each, entry in entries if kind in (entry.name, entry.gin_name)]
         hint = f"Did you mean {' or '.join(meant)}?" if meant else nearest(kind, Registry.kinds)
         raise ConfigError(f"Unknown kind '{kind}'. {hint}")

@@ -32,14 +32,14 @@ class Replica:
 
     def __post_init__(self) -> None:
         mapped = isinstance(self.points, Mapping) and isinstance(self.bindings, Mapping)
-        self._require(bool(re.fullmatch(r"\w[\w.=+-]*", self.name)), "its name must be letters, digits and ._=+- only")
-        self._require(is_seed(self.seed), f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}")
-        self._require(isinstance(self.cell, str), f"cell must be a text, not {self.cell!r}")
-        self._require(mapped, "points and set must be dictionaries")
-
-    def _require(self, condition: bool, wanted: str) -> None:
-        if not condition:
-            raise ConfigError(f"Experiment.replicas['{self.name}']: {wanted}.")
+        for fine, wanted in (
+            (re.fullmatch(r"\w[\w.=+-]*", self.name), "its name must be letters, digits and ._=+- only"),
+            (is_seed(self.seed), f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}"),
+            (isinstance(self.cell, str), f"cell must be a text, not {self.cell!r}"),
+            (mapped, "points and set must be dictionaries"),
+        ):
+            if not fine:
+                raise ConfigError(f"Experiment.replicas['{self.name}']: {wanted}.")
 
     @classmethod
     def plain(cls, seed: int, cell: str = "") -> Replica:
@@ -48,19 +48,13 @@ class Replica:
 
     @classmethod
     def read(cls, name: str, given: Any) -> Replica:
-        """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`.
-
-        Raises:
-            ConfigError: a key is unknown, or a value of the wrong type; the message names the replica.
-        """
+        """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`."""
         place = f"Experiment.replicas['{name}']"
         if not isinstance(given, Mapping) or "seed" not in given:
-            raise ConfigError(
-                f"{place} must be {{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}}, not {given!r}."
-            )
-        for key in given:
-            if key not in KEYS:
-                raise ConfigError(f"{place} has no '{key}'. {nearest(str(key), KEYS)}")
+            wanted = "{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}"
+            raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
+        if unknown := [str(key) for key in given if key not in KEYS]:
+            raise ConfigError(f"{place} has no '{unknown[0]}'. {nearest(unknown[0], KEYS)}")
         return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
 
     def as_dict(self) -> dict[str, Any]:

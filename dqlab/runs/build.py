@@ -45,10 +45,8 @@ def check_experiment(experiment: Experiment) -> None:
     env_backends.get(experiment.env_backend)(experiment.resolved_task, experiment.physics)
     task = experiment.resolved_task
     task.arguments()
-    fits = experiment.action_chunk <= task.episode_limit
-    check_field(
-        fits, experiment, "action_chunk", f"at most {task.episode_limit:,}, the steps of {task.name}'s episodes"
-    )
+    wanted = f"at most {task.episode_limit:,}, the steps of {task.name}'s episodes"
+    check_field(experiment.action_chunk <= task.episode_limit, experiment, "action_chunk", wanted)
     each = [experiment.algorithm_of(replica) for replica in experiment.resolved_replicas]
     check_phases(each[0], experiment.dims, experiment.plan.steps)
     try:
@@ -64,20 +62,15 @@ def check_experiment(experiment: Experiment) -> None:
         raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.") from error
 
 
-def build_evaluator(experiment: Experiment, episodes: int | None = None) -> Evaluator:
+def build_evaluator(run: Experiment, episodes: int | None = None) -> Evaluator:
     """Roll-outs on the task's environment."""
-    wanted = experiment.plan.eval_episodes if episodes is None else episodes
-    task, chunk = experiment.resolved_task, experiment.action_chunk
-    return Evaluator(task, experiment.physics, wanted, experiment.env_backend, chunk)
+    wanted = run.plan.eval_episodes if episodes is None else episodes
+    return Evaluator(run.resolved_task, run.physics, wanted, run.env_backend, run.action_chunk)
 
 
 class WatchedEnvironments(Environments):
-    """Other environments, whose episodes are watched.
-
-    Args:
-        watched: what is stepped.
-        on_reset: told of the first states (n, S).
-        on_step: told which were stepped, with what actions (m, A), and what that gave.
+    """Other environments, whose episodes are watched: `on_reset` is told of the first states (n, S), `on_step` which
+    were stepped, with what actions (m, A), and what that gave.
     """
 
     def __init__(
@@ -118,10 +111,8 @@ def view_of(experiment: Experiment) -> Callable[..., Transitions]:
 
 
 def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None) -> Pack:
-    """Freshly initialised replicas, the experiment's or others; computed together where they fit.
-
-    Raises:
-        ConfigError: they do not fit into the device's memory, not even computed one by one.
+    """Freshly initialised replicas, the experiment's or others; computed together where they fit, a ConfigError where
+    they do not even one by one.
     """
     replicas = experiment.resolved_replicas if replicas is None else replicas
     fits = experiment.probe.memory.width(len(replicas), free_bytes(experiment.resolved_device))
@@ -138,25 +129,19 @@ def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None
 
 
 def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> ExecutionMode:
-    """The execution mode: as configured; or what a run settled on before, so that it repeats to the last bit.
-
-    Args:
-        before: run.json of the run that is continued or repeated; empty for a new one.
+    """The execution mode: as configured; or, so that it repeats to the last bit, what a run settled on `before`, by its
+    run.json; that is empty for a new one.
     """
-    unchanged = "execution" in before and before.get("execution_configured") == experiment.plan.execution
-    if not unchanged:
-        return execution_modes.get(experiment.plan.execution)()
-    mode = execution_modes.get(before["execution"])()
-    mode.reason = before.get("execution_reason", mode.reason)
+    configured = experiment.plan.execution
+    unchanged = before.get("execution_configured") == configured
+    mode = execution_modes.get(before.get("execution", configured) if unchanged else configured)()
+    if unchanged:
+        mode.reason = before.get("execution_reason", mode.reason)
     return mode
 
 
 def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
-    """See that the scalars in which algorithms differ reach their losses as a replica's own.
-
-    Raises:
-        ConfigError: one is read from the algorithm itself, which all replicas of a pack share.
-    """
+    """Raise a ConfigError where algorithms differ in a scalar that losses read from the algorithm, which they share."""
     first = each[0].hyper()
     differing = {name for other in each for name, value in other.hyper().items() if value != first[name]}
     if differing and (shared := sorted(differing & Probe(each[0], dims).shared_hyperparameters)):
@@ -168,10 +153,8 @@ def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
 
 
 def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
-    """See that a run of so many steps reaches every phase of training, and ends in that of the selection loss.
-
-    Raises:
-        ConfigError: it does not: its evaluations would be of what is not trained.
+    """Raise a ConfigError unless a run of so many steps reaches every phase of training, and ends in that of the
+    selection loss: its evaluations would be of what is not trained.
     """
     kind, wanted = type(algorithm).__name__, algorithm.selection_loss.partition("/")[0]
     for name, trained in algorithm.trained(dims).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
@@ -21,12 +21,8 @@ from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.video import VideoRecorder
 from dqlab.training.model_selection import EvaluationEpisodes
 
-
-class PolicyEvaluation(NamedTuple):
-    """The episodes of a policy."""
-
-    policy: LoadedPolicy
-    episodes: EvaluationEpisodes
+Evaluation = tuple[LoadedPolicy, EvaluationEpisodes]
+"""A policy and its episodes."""
 
 
 def evaluate_run(
@@ -38,13 +34,8 @@ def evaluate_run(
     video: Path | None = None,
     task: str | None = None,
 ) -> None:
-    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table.
-
-    A video goes to the replica's folder and to MLflow, too.
-
-    Args:
-        source, which, seed, task: as `load_policy` takes them.
-        episodes, bindings, video: as `evaluate_policies` takes them.
+    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table; arguments as `load_policy` and
+    `evaluate_policies` take them. A video goes to the replica's folder and to MLflow, too.
 
     Raises:
         RunError: no such run, replica or checkpoint; or an evaluation has failed, once the others are printed.
@@ -68,14 +59,13 @@ def evaluate_policies(
     env: Any = None,
     bindings: Sequence[str] = (),
     video: Path | None = None,
-) -> tuple[list[PolicyEvaluation], list[RunError]]:
+) -> tuple[list[Evaluation], list[RunError]]:
     """The episodes of policies that `load_policies` has loaded, and why others gave none.
 
     With the run's number of episodes an evaluation repeats the recorded one: same initial states, same noise.
 
     Args:
-        policies: at least one.
-        episodes, env: as `LoadedPolicy.evaluate` takes them.
+        policies, episodes, env: at least one; as `LoadedPolicy.evaluate` takes them.
         bindings: of the command line, which something must have read.
         video: the file of the first episode's; one a policy where there are several.
 
@@ -83,7 +73,7 @@ def evaluate_policies(
         ConfigError: an environment cannot be made, a video cannot be made here, or nothing reads a binding.
     """
     if env is not None:
-        return [PolicyEvaluation(policy, policy.evaluate(episodes, env)) for policy in policies], []
+        return [(policy, policy.evaluate(episodes, env)) for policy in policies], []
     first, rows, failed = policies[0], [], []
     with first.ready(), closing(build_evaluator(first.experiment, episodes)) as evaluator:
         evaluator.environments.prepare(evaluator.episodes)
@@ -93,7 +83,7 @@ def evaluate_policies(
         for policy in policies:
             try:
                 with recorder.film(policy.replica.name, policy.source.step) if recorder else nullcontext():
-                    rows.append(PolicyEvaluation(policy, policy.evaluate_by(evaluator, mode)))
+                    rows.append((policy, policy.evaluate_by(evaluator, mode)))
             except RunError as error:
                 failed.append(error)
     if recorder and first.source.facts:
@@ -101,29 +91,21 @@ def evaluate_policies(
     return rows, failed
 
 
-def episodes_table(rows: Sequence[PolicyEvaluation], scored: bool = True) -> pd.DataFrame:
+def episodes_table(rows: Sequence[Evaluation], scored: bool = True) -> pd.DataFrame:
     """A row an episode, with scores where the task has them; `.attrs['caveat']` says what must stand beside those."""
     tables = []
     for policy, episodes in rows:
-        replica, returns = policy.replica, episodes.returns
-        columns = {
-            "task": policy.task.name,
-            "algorithm": policy.experiment.algorithm,
-            "replica": replica.name,
-            "seed": replica.seed,
-            "step": policy.source.step,
-            "episode": range(len(returns)),
-            "return": returns,
-            "length": episodes.lengths,
-        }
-        scores = {"score": policy.task.score(returns)} if scored and policy.task.scored else {}
-        tables.append(pd.DataFrame({**columns, **scores}))
+        task, returns = policy.task, episodes.returns
+        about: dict[str, Any] = {"task": task.name, "algorithm": policy.experiment.algorithm}
+        about |= {"replica": policy.replica.name, "seed": policy.replica.seed, "step": policy.source.step}
+        table = pd.DataFrame({**about, "episode": range(len(returns)), "return": returns, "length": episodes.lengths})
+        tables.append(table.assign(score=task.score(returns)) if scored and task.scored else table)
     table = pd.concat(tables, ignore_index=True)
-    table.attrs["caveat"] = rows[0].policy.caveat if scored else ""
+    table.attrs["caveat"] = rows[0][0].caveat if scored else ""
     return table
 
 
-def _print_table(title: str, caveat: str, rows: Sequence[PolicyEvaluation]) -> None:
+def _print_table(title: str, caveat: str, rows: Sequence[Evaluation]) -> None:
     """A row a checkpoint, by its replica's name and its step."""
     table = Table(title=title)
     score = f"score ({caveat})" if caveat else "score"
@@ -132,8 +114,8 @@ def _print_table(title: str, caveat: str, rows: Sequence[PolicyEvaluation]) -> N
         words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
         table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
     for policy, episodes in rows:
-        returns = episodes.returns
-        measured = [returns, *([policy.task.score(returns)] if policy.task.scored else [])]
+        returns, task = episodes.returns, policy.task
+        measured = [returns, task.score(returns)] if task.scored else [returns]
         values = [*(number for each in measured for number in (each.mean(), each.std())), episodes.lengths.mean()]
         name = policy.replica.title if policy.source.facts else policy.source.file.name
         table.add_row(name, f"{policy.source.step:,}", str(len(returns)), *(f"{value:.1f}" for value in values))

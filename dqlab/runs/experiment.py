@@ -73,17 +73,12 @@ class Experiment:
 
     @cached_property
     def resolved_replicas(self) -> tuple[Replica, ...]:
-        """What is trained together.
-
-        Raises:
-            ConfigError: a replica's settings are malformed.
-        """
+        """What is trained together; a ConfigError where a replica's settings are malformed."""
         named = tuple(Replica.read(name, given) for name, given in self.replicas.items())
         return named or tuple(Replica.plain(seed, self.cell) for seed in self.seeds)
 
     @cached_property
     def resolved_task(self) -> Task:
-        """The task's facts."""
         return tasks.get(self.task)
 
     @property
@@ -93,15 +88,10 @@ class Experiment:
 
     @cached_property
     def resolved_algorithm(self) -> Algorithm:
-        """The algorithm, configured."""
         return algorithms.get(self.algorithm)()
 
     def algorithm_of(self, replica: Replica) -> Algorithm:
-        """The algorithm with a replica's own scalars.
-
-        Raises:
-            ConfigError: it sets what cannot differ within a pack, or what the algorithm refuses.
-        """
+        """The algorithm with a replica's own scalars; a ConfigError where those cannot differ, or it refuses them."""
         algorithm, place = self.resolved_algorithm, f"Experiment.replicas['{replica.name}']"
         own, fields = algorithms.selector(algorithms.entry(self.algorithm)), {}
         for binding, value in replica.bindings.items():
@@ -120,12 +110,11 @@ class Experiment:
     @cached_property
     def probe(self) -> Probe:
         """What is found out about the algorithm before step 0."""
-        dtype, precision = DTYPES[self.dtype], self.resolved_precision
-        return Probe(self.resolved_algorithm, self.dims, self.plan.batch_size, dtype, precision)
+        numbers = DTYPES[self.dtype], self.resolved_precision
+        return Probe(self.resolved_algorithm, self.dims, self.plan.batch_size, *numbers)
 
     @cached_property
     def plan(self) -> Training:
-        """The budget."""
         return Training()
 
     @property
@@ -136,11 +125,7 @@ class Experiment:
 
     @cached_property
     def resolved_device(self) -> torch.device:
-        """The device that is used.
-
-        Raises:
-            ConfigError: CUDA is asked for and there is none.
-        """
+        """The device that is used; a ConfigError where CUDA is asked for and there is none."""
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
         name = {"auto": "cuda" if there else "cpu"}.get(self.device, self.device)
         try:
@@ -157,11 +142,7 @@ class Experiment:
 
     @cached_property
     def resolved_precision(self) -> Precision:
-        """The precision of matrix products.
-
-        Raises:
-            ConfigError: the device does not have it.
-        """
+        """The precision of matrix products; a ConfigError where the device does not have it."""
         precision = precisions.get(self.precision)()
         if lacking := precision.unavailable_reason(self.resolved_device):
             raise ConfigError(f"Experiment.precision='{self.precision}' needs {lacking}. Use 'full'.")

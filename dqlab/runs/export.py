@@ -11,8 +11,8 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,7 @@ TOLERANCE = 1e-5
 
 
 def export_policy(
-    run: str | Path,
-    out: Path,
-    form: str = "onnx",
-    checkpoint: str = "best",
-    seed: int | None = None,
-    push: str = "",
+    run: str | Path, out: Path, form: str = "onnx", checkpoint: str = "best", seed: int | None = None, push: str = ""
 ) -> list[Path]:
     """Write a policy's models, its card, an example, and what `load_policy` needs; returns the files.
 
@@ -93,10 +88,14 @@ def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPo
         sizes["noise"] = {name: {} if at is None else {at + 1: batch} for name, at in module.batch_dims.items()}
         names += [f"noise_{name}" for name in inputs[1]]
     try:
-        with warnings.catch_warnings(), _without_logs():
+        with warnings.catch_warnings(), ExitStack() as end:  # the exporter is not to say what it is doing
             warnings.simplefilter("ignore")
+            end.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.WARNING)
             program = torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
-            _forget_places(program)
+            for part in program.graph_module.modules():
+                for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+                    node.meta.pop("stack_trace", None)  # where in the sources it is from: files of this machine
             if form == "torch":
                 return program
             return torch.onnx.export(program, input_names=names, output_names=["action"], dynamo=True, verbose=False)
@@ -105,24 +104,6 @@ def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPo
     except Exception as error:  # a component, perhaps a plugin's, may do what no program can hold
         name = policy.experiment.algorithm
         raise ConfigError(f"'{name}' with these components cannot be exported: {first_line(error)}") from error
-
-
-def _forget_places(program: Any) -> None:
-    """Where in the sources a program's operations are from: files of this machine."""
-    for part in program.graph_module.modules():
-        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
-            node.meta.pop("stack_trace", None)
-
-
-@contextmanager
-def _without_logs() -> Iterator[None]:
-    """Within this, the exporter does not say what it is doing."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _check(policy: LoadedPolicy, module: PolicyModule, program: Any, form: str) -> None:
@@ -210,10 +191,9 @@ LAWS: Mapping[str, Any] = {
 
 def model_card(policy: LoadedPolicy, suffix: str) -> str:
     """The model card, as the Hugging Face Hub reads it."""
-    facts = portable_facts(policy.source.facts)
+    facts, chunk = portable_facts(policy.source.facts), policy.experiment.action_chunk
     data = facts["data"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    chunk = policy.experiment.action_chunk
     played = f"\nActions are {chunk} in a row, to be played one after the other before it is asked again."
     played = played if chunk > 1 else ""
     caveat = f"\n**{facts['caveat']}**\n" if facts["caveat"] else ""
@@ -244,9 +224,8 @@ def _scores(policy: LoadedPolicy, what: str) -> str:
         return "The run has not finished."
     rows, selection = [], read_record(summary, dict[str, Any])["selection"]
     for rule, meaning in SELECTION_RULES.items():
-        row = selection[rule]
-        step = "" if row["step"] is None else f"{row['step']:,}"
-        rows.append((rule.replace("_", "-"), f"{row['score_mean']:.1f}", step, meaning))
+        score, step = selection[rule]["score_mean"], selection[rule]["step"]
+        rows.append((rule.replace("_", "-"), f"{score:.1f}", "" if step is None else f"{step:,}", meaning))
     return markdown_table(("rule", what, "step", ""), rows)
 
 

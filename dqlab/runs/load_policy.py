@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -20,7 +21,7 @@ from dqlab.errors import ConfigError, RunError, nearest_of_few, one_line, printa
 from dqlab.files import expanded
 from dqlab.runs.build import check_experiment
 from dqlab.runs.experiment import Experiment
-from dqlab.runs.official import OfficialCheckpoint, load_checkpoint
+from dqlab.runs.official import OfficialCheckpoint, load_checkpoint, same_betas
 from dqlab.runs.policy import LoadedPolicy, PolicySource, isolated
 from dqlab.tracking import RunFolder
 from dqlab.tracking.records import read_record
@@ -32,15 +33,11 @@ SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
 
 
 class ExportRecord(TypedDict):
-    """policy.json, which makes a folder an exported policy: of its weights the file, and what its models take.
-
-    Attributes:
-        noise: name -> shape, with B for the number of states.
-    """
+    """policy.json, which makes a folder an exported policy: of its weights the file, and what its models take."""
 
     weights: Annotated[str, Field(pattern=r"^\w[\w.=+-]*/checkpoints/step-\d+\.safetensors$")]
     task: str
-    noise: dict[str, list[int | str]]
+    noise: dict[str, list[int | str]]  # name -> shape, with B for the number of states
 
 
 def load_policy(
@@ -89,15 +86,7 @@ def load_policies(
     bindings: Sequence[str] = (),
     compiled: bool = False,
 ) -> list[LoadedPolicy]:
-    """The same of each of a run's replicas, or of one: with one configuration, as gin's bindings change it.
-
-    Args:
-        source, checkpoint, seed, task, compiled: as `load_policy` takes them.
-        bindings: over the run's configuration.
-
-    Raises:
-        RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
-    """
+    """The same of each of a run's replicas, or of one: with the run's configuration, as gin's bindings change it."""
     path, configuration = source_folder(source), OtherConfiguration()
     with isolated(configuration):
         if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
@@ -106,7 +95,7 @@ def load_policies(
             folder, files = _find(path, checkpoint, seed)
             name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
-            gin_files.load_stored(folder.config, bindings)
+            gin_files.load_gin([folder.config], bindings, stored=True)
             experiment, found = Experiment(), [_read_weights(folder, file, name) for file in files]
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
@@ -127,25 +116,19 @@ def _read_weights(folder: RunFolder, file: Path, name: str) -> Read:
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
-    """Gin names and Python values as single bindings.
-
-    Raises:
-        ConfigError: a value is none that a gin file can say.
-    """
+    """Gin names and Python values as single bindings; a ConfigError where a gin file cannot say one."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"`set` is a dictionary, such as {{'DiffusionQL.eta': 0.5}}, not {values!r}.")
-    return [f"{name}={_literal(name, value)}" for name, value in values.items()]
-
-
-def _literal(name: str, value: Any) -> str:
-    plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
-    text = repr(str(plain) if isinstance(plain, Path) else plain)
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        kinds = "a number, a text, True or False, or a tuple, list or dictionary of those"
-        raise ConfigError(f"{name} is {printable_name(text)}: a gin parameter is {kinds}.") from error
-    return text
+    texts = {}
+    for name, value in values.items():
+        plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+        texts[name] = text = repr(str(plain) if isinstance(plain, Path) else plain)
+        try:
+            ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            kinds = "a number, a text, True or False, or a tuple, list or dictionary of those"
+            raise ConfigError(f"{name} is {printable_name(text)}: a gin parameter is {kinds}.") from error
+    return [f"{name}={text}" for name, text in texts.items()]
 
 
 HUB, PRETRAINED = "hf:", "pretrained:"
@@ -159,11 +142,7 @@ def pretrained_policies() -> dict[str, Path]:
 
 
 def source_folder(source: str | PathLike[str]) -> Path:
-    """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it has changed.
-
-    Raises:
-        RunError: it is not to be had.
-    """
+    """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it changed."""
     kind, _, name = str(source).partition(":")
     if f"{kind}:" == PRETRAINED:
         known = pretrained_policies()
@@ -195,20 +174,17 @@ def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, lis
 
 def checkpoint_files(folder: RunFolder, seed: int | None, which: str, name: str = "") -> list[Path]:
     """The files of a selection rule, one a replica; of those with a seed, or a name; or the one file that is named."""
-    known = folder.replicas()
+    known = {replica.name: replica for replica in folder.replicas()}
     if which not in CHECKPOINT_RULES:
-        if not Path(which).is_file():
-            raise RunError(
-                f"There is no checkpoint '{which}'. Use {', '.join(CHECKPOINT_RULES)}, or a .safetensors file's path."
-            )
-        return [Path(which)]
-    wanted = [replica for replica in known if seed in (None, replica.seed) and name in ("", replica.name)]
+        if Path(which).is_file():
+            return [Path(which)]
+        rules = ", ".join(CHECKPOINT_RULES)
+        raise RunError(f"There is no checkpoint '{which}'. Use {rules}, or a .safetensors file's path.")
+    if name and name not in known:
+        raise RunError(f"{folder.path} has no replica '{name}'. {nearest_of_few(name, known)}")
+    wanted = [each for each in known.values() if seed in (None, each.seed) and name in ("", each.name)]
     if not wanted:
-        if name not in ("", *(replica.name for replica in known)):
-            raise RunError(
-                f"{folder.path} has no replica '{name}'. {nearest_of_few(name, [each.name for each in known])}"
-            )
-        raise RunError(f"{folder.path} has no seed {seed}; it has {sorted({replica.seed for replica in known})}.")
+        raise RunError(f"{folder.path} has no seed {seed}; it has {sorted({each.seed for each in known.values()})}.")
     return [_selected(folder, replica, which) for replica in wanted]
 
 
@@ -223,18 +199,13 @@ def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
 def _read_official(
     path: Path, checkpoint: str, task: str | None, bindings: Sequence[str]
 ) -> tuple[Experiment, list[Read]]:
-    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics.
-
-    The official code does not save its target critics; the critics stand in for them, as after loading there.
-
-    Raises:
-        RunError: no readable checkpoint, or one of another task's sizes. ConfigError: a binding contradicts it.
+    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics, which stand in for the
+    target critics, as after loading there: it does not save those.
     """
     if task is None:
         raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'walker2d-medium-expert-v2'.")
     trained = load_checkpoint(path, None if checkpoint in ("best", "last") else checkpoint)
-    told = [f"{name}={value!r}" for name, value in trained.settings.items()]
-    gin_files.load_gin([], [*told, f"Experiment.task={task!r}", *bindings])
+    gin_files.load_gin([], [*as_bindings({**trained.settings, "Experiment.task": task}), *bindings])
     experiment = Experiment()
     _check_official(trained, experiment)
     source = PolicySource(f"official checkpoint {trained.stem} ({trained.schedule})", 0, {}, path / trained.stem)
@@ -261,7 +232,7 @@ def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None
             f"{trained.stem} does not tell its noise schedule. Say it: --set DiffusionPolicy.n_timesteps=N "
             "DiffusionPolicy.schedule=NAME."
         )
-    if len(trained.betas) and not trained.has_betas(process.betas):
+    if len(trained.betas) and not same_betas(torch.tensor(process.betas, dtype=torch.float64), trained.betas):
         raise ConfigError(
             f"The noise schedule that --set makes contradicts {trained.stem}, which has {trained.schedule}."
         )

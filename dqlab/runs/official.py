@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,7 @@ ACTOR: Rules = [
     (re.compile(r"^(?:model\.)?time_mlp\.3\."), "time_mlp.2."),
     (re.compile(r"^(?:model\.)?(mid_layer\.\d+|final_layer)\."), r"\1."),
 ]
-CRITIC: Rules = [
-    (re.compile(r"^q1_model\."), "members.0.layers."),
-    (re.compile(r"^q2_model\."), "members.1.layers."),
-]
+CRITIC: Rules = [(re.compile(r"^q1_model\."), "members.0.layers."), (re.compile(r"^q2_model\."), "members.1.layers.")]
 WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
 """What DataParallel and torch.compile put before the names of what they wrap."""
 
@@ -67,17 +65,9 @@ class OfficialCheckpoint:
         name = "betas of its own" if OWN in self.settings else self.settings["DiffusionPolicy.schedule"]
         return f"N = {len(self.betas)}, {name}"
 
-    def has_betas(self, betas: Sequence[float]) -> bool:
-        """Whether a schedule is that of the file."""
-        return _same(torch.tensor(betas, dtype=torch.float64), self.betas)
-
 
 def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoint:
-    """Read `actor[_EPOCH].pth` and `critic[_EPOCH].pth` of a folder, without running anything in them.
-
-    Args:
-        folder: where the official code saved them.
-        epoch: which ones; the latest by default, by its number.
+    """Read `actor[_EPOCH].pth` and `critic[_EPOCH].pth`, the latest by default, without running anything in them.
 
     Raises:
         RunError: no such files; or they cannot be read, or hold something else.
@@ -106,14 +96,11 @@ def _pair(folder: Path, epoch: str | None) -> tuple[Path, Path]:
         raise RunError(f"There is no folder {folder}: --official wants the one with the official actor[_EPOCH].pth.")
     epochs = {path: re.fullmatch(r"actor(?:_(\d+))?", path.stem) for path in folder.glob("actor*.pth")}
     numbered = {path: int(found[1] or -1) for path, found in epochs.items() if found}
-    actor = (
-        folder / f"actor_{epoch}.pth" if epoch is not None else max(numbered, key=numbered.__getitem__, default=None)
-    )
-    if actor is None or not actor.exists():
-        there = sorted(path.name for path in folder.glob("*.pth"))
-        named = f"There is {printable_names(there)}." if there else "There is no .pth file at all."
-        name = f"actor_{epoch}.pth" if epoch is not None else "actor[_EPOCH].pth"
-        raise RunError(f"No official checkpoint ({name}) in {folder}. {named}")
+    name = "actor[_EPOCH].pth" if epoch is None else f"actor_{epoch}.pth"
+    actor = max(numbered, key=numbered.__getitem__, default=folder / name) if epoch is None else folder / name
+    if not actor.exists():
+        there = printable_names(path.name for path in folder.glob("*.pth")) or "no .pth file at all"
+        raise RunError(f"No official checkpoint ({name}) in {folder}. There is {there}.")
     critic = actor.with_name(actor.name.replace("actor", "critic", 1))
     if not critic.exists():
         raise RunError(f"{critic} is missing: an official checkpoint has an actor and a critic file.")
@@ -150,45 +137,38 @@ def renamed(name: str, rules: Rules) -> str:
 
 def _renamed(path: Path, official: Weights, rules: Rules) -> Weights:
     """The weights under dqlab's names."""
-    if strange := [name for name in official if not renamed(name, rules)]:
-        kind, names = "actor" if rules is ACTOR else "critic", printable_names(strange[:4])
+    names = {name: renamed(name, rules) for name in official}
+    if strange := [name for name, own in names.items() if not own]:
+        kind, told = "actor" if rules is ACTOR else "critic", printable_names(strange[:4])
         raise RunError(
-            f"{path} has {names}: no names of the official {kind}'s. Is it another network's, or are the two swapped?"
+            f"{path} has {told}: no names of the official {kind}'s. Is it another network's, or are the two swapped?"
         )
-    return {renamed(name, rules): value for name, value in official.items()}
+    return {names[name]: value for name, value in official.items()}
 
 
 def _sizes(actor: Weights, critic: Weights) -> tuple[tuple[int, int], dict[str, dict[str, Any]]]:
     """S and A, and the parameters of the networks, by their gin names."""
     action_dim, hidden = actor["final_layer.weight"].shape
     width, inputs = critic["members.0.layers.0.weight"].shape
-    depth, layers = (
-        sum(name.startswith(prefix) and name.endswith(".weight") for name in weights)
-        for prefix, weights in (("mid_layer.", actor), ("members.0.", critic))
-    )
+    depth = sum(name.startswith("mid_layer.") and name.endswith(".weight") for name in actor)
+    layers = sum(name.startswith("members.0.") and name.endswith(".weight") for name in critic)
     denoiser = {"hidden_dim": hidden, "time_dim": len(actor["time_mlp.2.bias"]), "depth": depth}
-    return (inputs - action_dim, action_dim), {
-        "MLPDenoiser": denoiser,
-        "TwinCritic": {"hidden_dim": width, "depth": layers - 1},
-    }
+    twin = {"hidden_dim": width, "depth": layers - 1}
+    return (inputs - action_dim, action_dim), {"MLPDenoiser": denoiser, "TwinCritic": twin}
 
 
 def _as_settings(betas: Tensor) -> dict[str, Any]:
     """A schedule as gin parameters: by its name, or its betas where it is none of the official code's."""
     if not len(betas):
         return {}
-    known = next((name for name in OFFICIAL_SCHEDULES if _is(name, betas)), "")
-    own = {} if known else {OWN: tuple(betas.tolist())}
-    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed", **own}
+    name = "listed"
+    for known in reversed(OFFICIAL_SCHEDULES):
+        with suppress(ConfigError):  # gin files may set its parameters, and wrongly
+            name = known if same_betas(build_betas(known, len(betas)), betas) else name
+    own = {OWN: tuple(betas.tolist())} if name not in OFFICIAL_SCHEDULES else {}
+    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": name, **own}
 
 
-def _is(schedule: str, betas: Tensor) -> bool:
-    try:
-        return _same(build_betas(schedule, len(betas)), betas)
-    except ConfigError:  # gin files may set its parameters, and wrongly
-        return False
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
+def same_betas(first: Tensor, second: Tensor) -> bool:
     """Whether two schedules are one, but for the official code's single precision."""
     return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-6)

@@ -54,8 +54,7 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
             yield False
             return
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        device = torch.cuda.current_device() if _uses_cuda() else 0
-        own = _configured_tasks()
+        device, own = torch.cuda.current_device() if _uses_cuda() else 0, set(tasks.entries)
         _entered.append(configuration)
         with configuration:
             try:
@@ -64,8 +63,9 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
                 raise _plain(error) from error.__cause__
             finally:
                 _entered.pop()
-                for name in _configured_tasks() - own:
-                    tasks.remove(name)
+                for name in set(tasks.entries) - own:
+                    if tasks.entries[name].source == SOURCE:
+                        tasks.remove(name)
                 torch.set_num_threads(threads)
                 torch.set_float32_matmul_precision(precision)
                 if _uses_cuda():
@@ -74,29 +74,20 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
 
 def _plain(error: DqlabError) -> DqlabError:
     """One like it without a password, and without the calls that gin names in a class of its own; or it itself."""
-    message = masked(message_of(error))
+    message, kinds = masked(message_of(error)), type(error).__mro__
     if message == str(error):
         return error
-    kinds: list[type[DqlabError]] = [kind for kind in type(error).__mro__ if kind is getattr(errors, kind.__name__, 0)]
-    return kinds[0](message).with_traceback(error.__traceback__)
+    kind: type[DqlabError] = next(kind for kind in kinds if kind is getattr(errors, kind.__name__, 0))
+    return kind(message).with_traceback(error.__traceback__)
 
 
 def _uses_cuda() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _configured_tasks() -> set[str]:
-    return {entry.name for entry in tasks if entry.source == SOURCE}
-
-
 class PolicySource(NamedTuple):
-    """Where a policy is from.
-
-    Attributes:
-        name: the run's and the checkpoint's, in words.
-        step: updates that made it.
-        facts: run.json of its run; empty for one of the official code's.
-        file: its weights.
+    """Where a policy is from: the run and the checkpoint in words, the updates that made it, its weights' file, and
+    run.json of its run, which is empty for one of the official code's.
     """
 
     name: str
@@ -152,12 +143,10 @@ class LoadedPolicy:
 
     @property
     def task(self) -> Task:
-        """What it was trained for."""
         return self.experiment.resolved_task
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
         return self.pack.device
 
     def __repr__(self) -> str:
@@ -195,11 +184,10 @@ class LoadedPolicy:
             return states.new_zeros(0, self.pack.dims.action).cpu()
         drawn = self.draw(len(states)) if noise is None else noise
         own = {name: value.to(self.device) for name, value in drawn.items()}
-        if self._compiled:
-            with _threads(self.experiment.resolved_threads):
-                return self._compiled(states.to(self.device, self.pack.dtype), own).cpu()
-        own = {name: value.unsqueeze(0) for name, value in own.items()}
         with self.ready():
+            if self._compiled:
+                return self._compiled(states.to(self.device, self.pack.dtype), own).cpu()
+            own = {name: value.unsqueeze(0) for name, value in own.items()}
             unit = self.pack.act(self.standardise(states).unsqueeze(0), own)[0]
         actions = from_unit(unit.cpu().double().numpy(), self.action_low, self.action_high)
         return torch.from_numpy(np.clip(actions, self.action_low, self.action_high)).to(unit.dtype)
@@ -229,15 +217,13 @@ class LoadedPolicy:
             raise ConfigError(f"There are states of shape {tuple(given.shape)} and actions of {tuple(taken.shape)}.")
         if not given.numel():
             return _like(states, given.new_zeros(0))
-        algorithm = self.pack.algorithm
+        algorithm, rows = self.pack.algorithm, {**self.pack.state.parameters, **self.pack.state.targets}
         if not isinstance(algorithm, ActorCritic):
             raise ConfigError(f"The algorithm '{self.experiment.algorithm}' has no critics: there is no Q to ask for.")
         unit = to_unit(taken.double().cpu().numpy(), self.action_low, self.action_high)
         with self.ready(), torch.no_grad():
             seen = self.standardise(given.reshape(-1, self.task.state_dim))
             action = torch.from_numpy(unit).reshape(len(seen), -1).to(seen)
-            state = self.pack.state
-            rows = {**state.parameters, **state.targets}
             values: Tensor = self.pack.map(algorithm.ranking, rows, seen.unsqueeze(0), action.unsqueeze(0))
         return _like(states, values.cpu().reshape(given.shape[:-1]))
 
@@ -329,11 +315,7 @@ class LoadedPolicy:
             yield
 
     def _checked(self, values: ArrayLike | Tensor, width: int = 0, what: str = "states") -> Tensor:
-        """Rows as a tensor, of states where no width is given.
-
-        Raises:
-            ConfigError: they have another shape, or are not finite.
-        """
+        """Rows as a tensor, of states where no width is given; a ConfigError where they are none, or not finite."""
         try:
             given = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, np.float64))
         except (TypeError, ValueError) as error:
@@ -346,21 +328,6 @@ class LoadedPolicy:
         if not given.isfinite().all():
             raise ConfigError(f"The {what} hold a NaN or infinite number.")
         return given
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Within this, alone, PyTorch computes with so many threads."""
-    with _ONE_AT_A_TIME:
-        before = torch.get_num_threads()
-        if before == count:
-            yield
-            return
-        torch.set_num_threads(count)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _like(example: States, values: Tensor) -> States:

@@ -46,12 +46,14 @@ class PolicyModule(nn.Module):
                 self.register_buffer(self._places[network][name], value)
         self.register_buffer("state_mean", policy.state_mean)
         self.register_buffer("state_std", policy.state_std)
-        low, high = torch.from_numpy(policy.action_low), torch.from_numpy(policy.action_high)
-        self.register_buffer("low", low.double())
-        self.register_buffer("high", high.double())
+        self.register_buffer("low", torch.from_numpy(policy.action_low).double())
+        self.register_buffer("high", torch.from_numpy(policy.action_high).double())
         self.specs = pack.algorithm.act_noise(pack.dims, 1)
         twice = pack.algorithm.act_noise(pack.dims, 2)
-        self.batch_dims = {name: _grown(spec.shape, twice[name].shape) for name, spec in self.specs.items()}
+        self.batch_dims: dict[str, int | None] = {}  # which counts states; None where noise does not depend on them
+        for name, spec in self.specs.items():
+            pairs = zip(spec.shape, twice[name].shape, strict=True)
+            self.batch_dims[name] = next((place for place, (one, two) in enumerate(pairs) if one != two), None)
 
     def shapes(self, count: int | str = "B") -> dict[str, list[Any]]:
         """What noise it takes for so many states."""
@@ -63,11 +65,11 @@ class PolicyModule(nn.Module):
 
     def flat(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Noise as the policy draws it, of what the module takes."""
-        places = self.batch_dims
-        return {
-            name: value if (place := places[name]) is None else value.flatten(place, place + 1)
-            for name, value in noise.items()
-        }
+        flat = dict(noise)
+        for name, place in self.batch_dims.items():
+            if place is not None:
+                flat[name] = flat[name].flatten(place, place + 1)
+        return flat
 
     def example_inputs(self, count: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
         """States of zeros, so many, and noise for them."""
@@ -80,22 +82,13 @@ class PolicyModule(nn.Module):
         seen = state.double()
         if len(self.state_mean):
             seen = (seen - self.state_mean) / self.state_std
-        flat = self.flat(noise)
-        nets = {
-            name: Network(
-                self._layouts[self._sources.get(name, name)].module,
-                {own: getattr(self, place) for own, place in places.items()},
-            )
-            for name, places in self._places.items()
-        }
-        unit = self._algorithm.act(self._dims, nets, seen.to(self.dtype), flat).double()
+        nets = {}
+        for name, places in self._places.items():
+            weights = {own: getattr(self, place) for own, place in places.items()}
+            nets[name] = Network(self._layouts[self._sources.get(name, name)].module, weights)
+        unit = self._algorithm.act(self._dims, nets, seen.to(self.dtype), self.flat(noise)).double()
         action = unit * (0.5 * (self.high - self.low)) + 0.5 * (self.high + self.low)
         return torch.maximum(torch.minimum(action, self.high), self.low).to(self.dtype)
-
-
-def _grown(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:
-    """The dimension that counts states; None where the noise does not depend on how many there are."""
-    return next((place for place, (first, second) in enumerate(zip(one, two, strict=True)) if first != second), None)
 
 
 class CompiledPolicy:

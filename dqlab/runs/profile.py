@@ -31,14 +31,7 @@ SHOWN, WIDEST = 15, 60
 class ProfileRecorder:
     """Records some updates of a loop, once it has warmed up; never across a log or an evaluation.
 
-    Args:
-        pack: what is updated.
-        plan: the run's.
-        execution: name of the execution mode.
-        folder: where `trace.json.gz` and `summary.md` go, each written whole or not at all.
-
-    Attributes:
-        steps: those whose updates are recorded.
+    `trace.json.gz` and `summary.md` go into the folder, each written whole or not at all; `steps` are those recorded.
     """
 
     def __init__(self, pack: Pack, plan: Training, execution: str, folder: Path) -> None:
@@ -47,12 +40,10 @@ class ProfileRecorder:
         first = done + min(WARM_UP, (plan.steps - done) // 2)
         self.steps = range(first, min(first + MOST, plan.next_stop(first)))
         self._on_gpu = pack.device.type == "cuda"
-        warm_up = min(1, first - done)
+        warm_up, skipped = min(1, first - done), max(0, first - done - 1)
         self._profiler = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_gpu else [])],
-            schedule=schedule(
-                skip_first=first - done - warm_up, wait=0, warmup=warm_up, active=len(self.steps), repeat=1
-            ),
+            schedule=schedule(skip_first=skipped, wait=0, warmup=warm_up, active=len(self.steps), repeat=1),
             on_trace_ready=self._write,
         )
         self._began = self._seconds = 0.0

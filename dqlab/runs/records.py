@@ -43,9 +43,15 @@ def write_record(
     sources = (sources,) if isinstance(sources, str) else sources
     absolute = {SOURCES: tuple(map(absolute_source, sources))} if sources else {}  # as it does from any folder
     text = rebind_text(gin_files.operative_text(loaded), absolute)
-    _check_config(folder, text, data.provenance.digest)
+    parameters, digest = parse_bindings(text), data.provenance.digest
+    if folder.config.exists():  # what is resumed must be the same experiment on the same data
+        found = changed_results(parse_bindings(read_text(folder.config)), parameters)
+        before = folder.facts()["data"]["digest"]
+        found += [f"dataset: SHA-256 {before} before, {digest} now"] if before != digest else []
+        if found:
+            raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
     known = experiment_facts(experiment, data, loaded)
-    known |= {"parameters": parse_bindings(text), "mlflow_experiment": tracking.experiment or experiment.task}
+    known |= {"parameters": parameters, "mlflow_experiment": tracking.experiment or experiment.task}
     if tracking.mlflow:
         known |= {"mlflow_uri": masked(tracking_uri(folder.path))}
     folder.write_facts(**known, state="running", reason="")
@@ -73,6 +79,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
     """What the record of a run says about it: tags, not parameters."""
     provenance, task, device = data.provenance, experiment.resolved_task, experiment.resolved_device
     score = None if task.measures_success else task.score(provenance.return_mean)
+    name = platform.processor() or platform.machine()
     return {
         "task": experiment.task,
         "algorithm": experiment.algorithm,
@@ -84,9 +91,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
         "device": str(device),
         "threads": experiment.resolved_threads,
         "precision": experiment.precision,
-        "device_name": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        "device_name": name if device.type == "cpu" else torch.cuda.get_device_name(device),
         "variants": {
             "lr_schedule": experiment.resolved_algorithm.lr_schedule,
             "offline_rule": experiment.plan.offline_rule,
@@ -117,29 +122,10 @@ def _git_commit() -> str:
     return commit.output.strip() + ("+changes" if changes.output else "")
 
 
-def _check_config(folder: RunFolder, text: str, digest: str) -> None:
-    """A resumed run must be the same experiment on the same data."""
-    if not folder.config.exists():
-        return
-    found = changed_results(parse_bindings(read_text(folder.config)), parse_bindings(text))
-    before = folder.facts()["data"]["digest"]
-    if before != digest:
-        found.append(f"dataset: SHA-256 {before} before, {digest} now")
-    if found:
-        raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
-
-
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run.
-
-    Attributes:
-        folder: where everything is.
-        summaries: of the replicas that were trained to their end, by name.
-        failures: of the others.
-        facts: what run.json says.
-        sent: whether MLflow has all of it; None where it was not asked to.
-        profile: what there is to say about a profile, in lines.
+    """A finished run: summaries of the replicas that were trained to their end, by name, and failures of the others;
+    what run.json says; whether MLflow has all of it, None where it was not asked to; lines on a profile.
     """
 
     folder: RunFolder
@@ -150,17 +136,10 @@ class TrainingResult:
     profile: Sequence[str] = ()
 
     def check_complete(self) -> None:
-        """See that no replica has failed.
-
-        Raises:
-            RunError: some have; the message names them, and the first one's reason.
-        """
-        titles = [replica.title for replica in self.folder.replicas() if replica.name in self.failures]
-        if titles:
-            first = next(iter(self.failures.values())).reason
-            raise RunError(
-                f"{len(titles)} of {len(titles) + len(self.summaries)} replicas failed ({'; '.join(titles)}). {first}"
-            )
+        """Raise a RunError if replicas have failed, which names them, and the first one's reason."""
+        if titles := [replica.title for replica in self.folder.replicas() if replica.name in self.failures]:
+            first, several = next(iter(self.failures.values())).reason, len(titles) + len(self.summaries)
+            raise RunError(f"{len(titles)} of {several} replicas failed ({'; '.join(titles)}). {first}")
 
 
 def write_replica_results(
@@ -171,11 +150,8 @@ def write_replica_results(
     failed: list[FailedEvaluation],
     known: dict[str, Any],
 ) -> dict[str, Any]:
-    """Summary, learning curve and the official code's result files of one replica.
-
-    Args:
-        evaluations, failed: those with a score, of which there is a last one, and those without.
-        known: what run.json says.
+    """Summary, learning curve and the official code's result files of one replica, by its evaluations with a score, of
+    which there is a last one, those without, and what run.json says.
     """
     chosen = select_checkpoints(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
     by_step = {evaluation.step: evaluation for evaluation in evaluations}
@@ -220,15 +196,12 @@ def print_finished(finished: TrainingResult) -> None:
     summaries = {titles[name]: summary for name, summary in finished.summaries.items()}
     failures = {titles[name]: failure.step for name, failure in finished.failures.items()}
     console.print(summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
-    for name in finished.summaries:
-        console.print(f"Learning curve: {folder.replica(name) / 'curve.png'}", soft_wrap=True)
-    console.print(f"Run:            {folder.path}", soft_wrap=True)
-    for line in finished.profile:
+    lines = [f"Learning curve: {folder.replica(name) / 'curve.png'}" for name in finished.summaries]
+    lines += [f"Run:            {folder.path}", *finished.profile]
+    if finished.sent is not None:
+        uri = masked(tracking_uri(folder.path))
+        local, beside = store_path(uri), store_path(beside_uri(folder.path))
+        command = f"dqlab ui {shlex.quote(str(folder.path) if local == beside else uri)}"
+        lines.append(f"MLflow:         {command if local else uri}")
+    for line in lines:
         console.print(line, soft_wrap=True)
-    if finished.sent is None:
-        return
-    uri = masked(tracking_uri(folder.path))
-    local, place = store_path(uri), str(folder.path)
-    if local and local != store_path(beside_uri(folder.path)):
-        place = uri
-    console.print(f"MLflow:         {f'dqlab ui {shlex.quote(place)}' if local else uri}", soft_wrap=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
-from dqlab.data.transitions import Transitions
 from dqlab.errors import RunError, message_of
 from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
@@ -103,7 +102,13 @@ class _RunUnderWay(RunCallbacks):
         self.evaluator.stop = stop
         self.evaluator.environments.prepare(len(self.experiment.resolved_replicas) * self.evaluator.episodes)
         self.folder.check(resume)
-        self.data = _load_data(self.experiment, self.console)
+        loud = Console(stderr=True) if self.console.quiet else self.console
+        with download_progress(loud) as progress:
+            self.data = load_data(self.experiment, progress)
+        if self.data.provenance.stand_in:
+            announce_fallback(loud, self.experiment.task, self.data.provenance)
+        else:
+            self.console.print(about_data(self.data.provenance), soft_wrap=True, highlight=False)
         self.evaluator.standardised_by = (self.data.provenance.state_mean, self.data.provenance.state_std)
         self.pack = build_pack(self.experiment)
 
@@ -157,19 +162,14 @@ class _RunUnderWay(RunCallbacks):
         return loop
 
     def finish(self, loop: Loop) -> TrainingResult:
-        """Results of the replicas that were trained to their end; weights that no rule chose go, MLflow gets the rest.
-
-        Raises:
-            RunError: there are none.
+        """Results of the replicas that were trained to their end, a RunError where there are none; weights that no rule
+        chose go, MLflow gets the rest.
         """
         states, folder, summaries = loop.states, self.folder, {}
         for replica in self.experiment.resolved_replicas:
-            name = replica.name
-            if name not in states.failed:
-                evaluations, failed = states.evaluations[name], states.failed_evaluations[name]
-                summaries[name] = write_replica_results(
-                    self.experiment, folder, replica, evaluations, failed, self.facts
-                )
+            if (name := replica.name) not in states.failed:
+                scored = states.evaluations[name], states.failed_evaluations[name]
+                summaries[name] = write_replica_results(self.experiment, folder, replica, *scored, self.facts)
         if not self.tracking.keep_checkpoints:
             prune(folder, summaries)
         folder.write_facts(state="finished" if summaries else "failed")
@@ -207,15 +207,3 @@ class _RunUnderWay(RunCallbacks):
     def on_replica_failure(self, name: str, reason: str) -> None:
         self.display.say(f"failed: {reason}")
         self.tell({"event": "cell_failed", "replica": name, "reason": reason})
-
-
-def _load_data(experiment: Experiment, console: Console) -> Transitions:
-    """The dataset; where it is the one that ships with dqlab, that is said so that it can't be missed."""
-    loud = Console(stderr=True) if console.quiet else console
-    with download_progress(loud) as progress:
-        data = load_data(experiment, progress)
-    if data.provenance.stand_in:
-        announce_fallback(loud, experiment.task, data.provenance)
-    else:
-        console.print(about_data(data.provenance), soft_wrap=True, highlight=False)
-    return data

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -73,32 +73,21 @@ GL_BACKENDS = (
 
 
 def choose_gl() -> str:
-    """Set $MUJOCO_GL to what works: the user's own, or the first of EGL, OSMesa and GLFW that draws a picture.
-
-    Call it before mujoco is imported.
-
-    Returns:
-        The value: gymnasium knows those of `GL_BACKENDS` only, for other words of MuJoCo's it stands for GLFW.
-
-    Raises:
-        ConfigError: none works, or the user's own does not.
+    """Set $MUJOCO_GL to what works: the user's own, or the first of EGL, OSMesa and GLFW that draws a picture, before
+    mujoco is imported; a ConfigError where none works, or the user's own does not.
     """
     if chosen := os.environ.get(VARIABLE):
-        tried = run_isolated(DRAW, timeout=SECONDS)
-        if not tried.fine:
-            raise ConfigError(
-                f"Nothing can be drawn with {VARIABLE}={chosen} ({tried.trouble}). Unset it: dqlab chooses."
-            )
-        word = chosen.lower().strip()
-        os.environ[VARIABLE] = word if word in {way.value for way in GL_BACKENDS} else "glfw"
-        return os.environ[VARIABLE]
-    for way in GL_BACKENDS:
-        if way.draws().fine:
-            os.environ[VARIABLE] = way.value
-            return way.value
-    raise ConfigError(
-        f"Nothing can be drawn here: {GL_BACKENDS[1].fix}, or {GL_BACKENDS[0].fix}. `dqlab doctor` says more."
-    )
+        if trouble := run_isolated(DRAW, timeout=SECONDS).trouble:
+            raise ConfigError(f"Nothing can be drawn with {VARIABLE}={chosen} ({trouble}). Unset it: dqlab chooses.")
+        word = chosen.lower().strip()  # gymnasium knows those of `GL_BACKENDS` only; GLFW stands for others
+        works = word if word in {way.value for way in GL_BACKENDS} else "glfw"
+    else:
+        works = next((way.value for way in GL_BACKENDS if way.draws().fine), "")
+    if not works:
+        egl, osmesa, _ = (way.fix for way in GL_BACKENDS)
+        raise ConfigError(f"Nothing can be drawn here: {osmesa}, or {egl}. `dqlab doctor` says more.")
+    os.environ[VARIABLE] = works
+    return works
 
 
 Frame = NDArray[np.uint8]
@@ -113,12 +102,8 @@ USUAL_FPS = 30.0
 
 
 class VideoRecorder:
-    """Films the first episode of each of an evaluator's evaluations.
-
-    Args:
-        evaluator: whose first environment is drawn at each state from now on.
-        path: the file, .mp4 or .gif.
-        replicas: how many will be evaluated; each of several gets a file of its own.
+    """Films the first episode of each of an evaluator's evaluations, into an .mp4 or .gif; for each replica of several
+    into one of its own.
 
     Raises:
         ConfigError: the environments cannot be drawn, or the video not be encoded, here.
@@ -130,29 +115,25 @@ class VideoRecorder:
         self._filmed: list[tuple[str, int, Path]] = []
         self._show: Callable[[Frame], None] = lambda frame: None
         _check_path(path)
-        environments = evaluator.environments
+        environments, task = evaluator.environments, evaluator.task
         if not isinstance(environments, GymnasiumEnvironments):
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
-        self._env, self._name = drawn_env(evaluator.task, evaluator.physics), evaluator.task.name
+        env = drawn_env(task, evaluator.physics)
         environments.prepare(1)
         environments.envs[0].close()
-        environments.envs[0] = self._env
-        self._fps = float(self._env.metadata.get("render_fps") or USUAL_FPS)
-        evaluator.environments = WatchedEnvironments(
-            environments, lambda states: self._draw(), lambda which, *_: self._draw() if 0 in which else None
-        )
+        environments.envs[0] = env
+        self._fps = float(env.metadata.get("render_fps") or USUAL_FPS)
 
-    def _draw(self) -> None:
-        self._show(picture_of(self._env, self._name))
+        def draw(which: Sequence[int] = (0,), *_: object) -> None:
+            if 0 in which:
+                self._show(picture_of(env, task.name))
+
+        evaluator.environments = WatchedEnvironments(environments, lambda states: draw(), draw)
 
     @contextmanager
     def film(self, name: str, step: int) -> Iterator[None]:
-        """Within this, a replica is evaluated, after so many updates; at its end there is a video.
-
-        Raises:
-            RunError: the video could not be written.
-        """
+        """Within this, a replica is evaluated, after so many updates; at its end there is a video."""
         path = self._path if self._alone else self._path.with_stem(f"{self._path.stem}-{name}")
         with write_video(path, self._fps) as self._show:
             yield
@@ -160,10 +141,7 @@ class VideoRecorder:
         Console().print(f"Video: {path}", soft_wrap=True)
 
     def keep(self, folder: RunFolder) -> None:
-        """Copy the videos into a run's folder, and send them to MLflow if it is recorded there.
-
-        A dead server costs a warning.
-        """
+        """Copy the videos into a run's folder, and send them to MLflow; a dead server costs a warning."""
         if not is_tracked(folder.path):
             return
         for name, step, path in self._filmed:
@@ -199,10 +177,8 @@ def keep_video(video: Path, replica: Path, step: int) -> Path:
 
 @contextmanager
 def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
-    """What takes the frames (height, width, 3) of an .mp4 (H.264), or of a .gif that repeats.
-
-    Raises:
-        RunError: the file could not be written; there is none then, or the one that was there.
+    """What takes the frames (height, width, 3) of an .mp4 (H.264), or of a .gif that repeats; a RunError where the file
+    could not be written: there is none then, or the one that was there.
     """
     import imageio.v2
 
@@ -244,10 +220,9 @@ def _check_frames(path: Path, expected: int) -> None:
 
 
 def drawn_env(task: Task, physics: str) -> Any:
-    """A task's environment that draws, tried out.
+    """A task's environment that draws, tried out; a ConfigError where it cannot.
 
-    Raises:
-        ConfigError: it cannot.
+    Its camera is the model's own one that goes with the robot, unless the environment names another.
     """
     nothing = f"--render: {task.name} has nothing to draw."
     try:
@@ -260,18 +235,19 @@ def drawn_env(task: Task, physics: str) -> Any:
         raise
     if MODE not in env.metadata.get("render_modes", ()):
         raise ConfigError(nothing)
-    _follow(env)
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.camera_id in (None, FREE):  # it would stand still, and lose the robot
+        import mujoco
+
+        tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, TRACKING)
+        renderer.camera_id = tracking if tracking >= 0 else renderer.camera_id
     env.reset(seed=0)
     picture_of(env, task.name)
     return env
 
 
 def picture_of(env: Any, name: str) -> Frame:
-    """What an environment's camera sees, (height, width, 3); messages call it by its name.
-
-    Raises:
-        ConfigError: it cannot be drawn, or gives no picture.
-    """
+    """What an environment's camera sees, (height, width, 3); a ConfigError by its name where that is no picture."""
     try:
         picture = np.asarray(env.render())
     except (Exception, SystemExit) as error:  # somebody's environment
@@ -280,17 +256,3 @@ def picture_of(env: Any, name: str) -> Frame:
         given = f"{picture.dtype} of shape {picture.shape}"
         raise ConfigError(f"--render: {name} gives no picture: uint8 of shape (height, width, 3), not {given}.")
     return picture
-
-
-def _follow(env: Any) -> None:
-    """Let the model's own camera go with the robot, where the environment's would stand still and lose it.
-
-    An environment that names a camera, or whose model has none that tracks, draws as it does.
-    """
-    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer is None or renderer.camera_id not in (None, FREE):
-        return
-    import mujoco
-
-    tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, TRACKING)
-    renderer.camera_id = tracking if tracking >= 0 else renderer.camera_id

@@ -195,7 +195,7 @@ def policy_samples(path: Path, count: int) -> Array:
     """
     folder = RunFolder(path)
     replica = folder.replicas()[0]
-    gin_files.load_stored(folder.config)
+    gin_files.load_gin([folder.config], stored=True)
     pack = build_pack(Experiment(), [replica])
     weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, _last_step(folder)))
     pack.load(0, weights)
