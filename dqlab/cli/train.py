@@ -184,6 +184,9 @@ def evaluate(args: argparse.Namespace) -> None:
 )
 def export(args: argparse.Namespace) -> None:
     """Write a policy as one ONNX or PyTorch model, with a card and an example."""
+    from dqlab.printing import Console
     from dqlab.runs.export import export_policy
 
-    print(*export_policy(args.run, args.out, args.format, args.checkpoint, args.seed, args.push), sep="\n")
+    with Console(stderr=True).status(f"writing and checking {args.out}: a minute or so"):
+        written = export_policy(args.run, args.out, args.format, args.checkpoint, args.seed, args.push)
+    print(*written, sep="\n")
