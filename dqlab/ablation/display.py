@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +26,7 @@ if TYPE_CHECKING:
 
 
 class GridProgress:
-    """How far every cell is.
-
-    Args:
-        cells: by their ids; kept up to date.
-        packs: that are to be run.
-    """
+    """How far every cell is: keeps cells, by their ids, up to date while packs are run."""
 
     def __init__(self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack]) -> None:
         self.cells = cells
@@ -42,28 +36,21 @@ class GridProgress:
 
     def on_event(self, job: Job, event: Mapping[str, Any]) -> list[CellStatus]:
         """Follow an event of a pack; returns the cells whose state changed."""
-        with self._changes(job) as changed:
-            if "steps" in event:
-                self._steps[job.id] = float(event["steps"])
-            for status in [self.cells[cell] for cell in self._packs[job.id] if self.cells[cell].state != FAILED]:
-                _follow(status, event, self._steps.get(job.id, 0.0))
-        return changed
+        steps = self._steps.setdefault(job.id, 0.0)
+        steps = self._steps[job.id] = float(event.get("steps", steps))
+        return self._changed(job, lambda status: _follow(status, event, steps))
 
     def on_end(self, ended: Ended) -> list[CellStatus]:
         """Read what a pack that has ended left of its cells; returns those whose state changed."""
-        with self._changes(ended.job) as changed:
-            for cell in self._packs[ended.job.id]:
-                _read_outcome(self.cells[cell], ended)
-        return changed
+        return self._changed(ended.job, lambda status: _read_outcome(status, ended))
 
-    @contextmanager
-    def _changes(self, job: Job) -> Iterator[list[CellStatus]]:
-        """Collects the cells of a pack whose state changes within this."""
-        changed: list[CellStatus] = []
+    def _changed(self, job: Job, change: Callable[[CellStatus], None]) -> list[CellStatus]:
+        """Change the cells of a pack; returns those whose state is another one then."""
         with self._lock:
-            before = {cell: self.cells[cell].state for cell in self._packs[job.id]}
-            yield changed
-            changed += [self.cells[cell] for cell, state in before.items() if self.cells[cell].state != state]
+            before = [(self.cells[cell], self.cells[cell].state) for cell in self._packs[job.id]]
+            for status, _ in before:
+                change(status)
+            return [status for status, state in before if status.state != state]
 
     def done(self) -> float:
         """How many cells' worth of updates are done; a failed one counts as done."""
@@ -71,8 +58,10 @@ class GridProgress:
 
 
 def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
-    """What an event means for one of the cells of its pack, which takes so many updates."""
+    """What an event means for one of the cells of its pack, which takes so many updates; a failed one has ended."""
     match event.get("event"):
+        case _ if status.state == FAILED:
+            pass
         case "starting":
             status.state = STARTING
         case "started" | "progress":
@@ -166,27 +155,19 @@ def _sums(session: GridSession) -> list[str]:
         f"About {readable_duration(max(work / slots, longest))} at most with "
         f"{counted(min(slots, len(found)), 'pack')} at a time "
         f"({readable_duration(work)} of computing; episodes are counted at full length, which a bad policy's are not).",
-        f"About {_bytes(sum(sorted((cost.memory for cost in found), reverse=True)[:slots]))} of memory.",
+        f"About {sum(sorted((cost.memory for cost in found), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
     ]
     if any(cost.gpu_memory for cost in found) and not torch.cuda.is_available():
         lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     if on_gpu := max(cost.gpu_memory for cost in found):
-        lines.append(f"About {_bytes(on_gpu)} on a GPU, for the largest pack.")
+        lines.append(f"About {on_gpu / 2**30:.1f} GiB on a GPU, for the largest pack.")
     return [*lines, *unfetched]
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
 
 
 class GridDisplay(Progress):
     """Shows how far a grid is: a bar on a terminal, and a line for every cell that begins or ends.
 
-    Args:
-        progress: how far every cell is.
-        console: where to.
-        title: of the bar.
-        note: what must stand beside every score ("not D4RL").
+    `note` is what must stand beside every score ("not D4RL").
     """
 
     def __init__(self, progress: GridProgress, console: Console, title: str, note: str = "") -> None:
@@ -212,10 +193,9 @@ class GridDisplay(Progress):
         for status in statuses:
             if status.state == WAITING:
                 continue
-            cell, every = status.cell, self.progress.cells.values()
+            cell, states = status.cell, [each.state for each in self.progress.cells.values()]
             scored = status.last_score is not None and status.state != FAILED
             score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
             why = f"  {status.reason}" if status.reason else ""
-            finished = sum(each.state == FINISHED for each in every)
-            text = f"[{finished}/{len(every)}] {cell.label}  {cell.task}  seed {cell.seed}"
+            text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
             self.say(f"{text}  {status.state}{score}{why}")

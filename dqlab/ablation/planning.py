@@ -90,9 +90,8 @@ def make_plan(resolver: ConfigResolver) -> Plan:
             data = resolver.data(task, values)
             # what is read counts, not where from
             read = {name: value for name, value in canonical(values).items() if name != SOURCES}
-            runs = {name: value for name, value in read.items() if not is_as_before(name, value)} | {
-                "data": data.digest
-            }
+            runs = {name: value for name, value in read.items() if not is_as_before(name, value)}
+            runs["data"] = data.digest
             kind = _digest({name: value for name, value in runs.items() if name not in scalars})
             bindings = {resolver.name(name): value for name, value in setting.bindings.items()}
             if kind not in kinds:
@@ -114,12 +113,9 @@ def _digest(value: Any) -> str:
 
 
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
-    """Packs of the wanted cells; cells that differ only in seeds and scalars share them.
+    """Packs of the wanted cells, by their ids; cells that differ only in seeds and scalars share them.
 
-    Args:
-        plan: the plan.
-        wanted: ids of cells; one that several settings have is packed once.
-        width: cells that a pack of that kind may have, at most.
+    One that several settings have is packed once. `width` says how many cells of a kind a pack may have.
     """
     groups: dict[str, dict[str, Cell]] = {}
     for cell in plan.cells:
@@ -156,15 +152,10 @@ GPU_ELSEWHERE = 16 * 2**30
 
 
 def pack_sizes(limit: int, cells: int, slots: int) -> Callable[[PackKind], int]:
-    """How many cells of a kind are trained together, at most.
+    """How many cells of a kind are trained together, at most: as the grid says, or (0) by the device.
 
     On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
     every slot has several packs.
-
-    Args:
-        limit: as the grid's file says; 0 leaves it to the device.
-        cells: to be packed, of all kinds.
-        slots: packs that run at a time.
     """
     fitting: dict[int, int] = {}
     on_cpu = min(max(math.ceil(cells / (4 * slots)), 1), MOST_ON_CPU)

@@ -51,25 +51,25 @@ def same_settings(results: GridResults) -> list[list[str]]:
 
 def cautions_of(
     results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame, gains: pd.DataFrame
-) -> tuple[str, ...]:
-    """Every sentence that applies, what concerns all scores first.
-
-    Args:
-        results, settings: the grid, and what is shown of it.
-        scores, comparisons, gains: as Analysis has them.
-    """
+) -> Iterator[str]:
+    """Every sentence that applies, what concerns all scores first; of frames as Analysis has them."""
     last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
     complete = last.groupby(level="setting").sum().reindex(results.labels, fill_value=0)
     left_out = (~last).groupby(level="setting").any().reindex(results.labels, fill_value=False)
-    return (
-        *_caveats(results),
-        *_missing(results),
-        *_incomplete(complete, left_out),
-        *_few_seeds(results, settings, [count for count in complete.tolist() if count]),
-        *_many_comparisons(results, settings, comparisons[comparisons.rule == "last"]),
-        *_mixed(results, gains),
-        *_selection(settings),
-    )
+    yield from _caveats(results)
+    yield from _missing(results)
+    if partial := list(complete.index[left_out & (complete > 0)]):
+        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
+    if without := list(complete.index[complete == 0]):
+        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
+    yield from _few_seeds(results, settings, [count for count in complete.tolist() if count])
+    yield from _many_comparisons(results, settings, comparisons[comparisons.rule == "last"])
+    yield from _mixed(results, gains)
+    if "best_online" in settings.rules:
+        yield (
+            "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
+            "not what one gets without the environment."
+        )
 
 
 def _caveats(results: GridResults) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _caveats(results: GridResults) -> Iterator[str]:
 
 
 def _missing(results: GridResults) -> Iterator[str]:
-    every = len(results.results) + len(results.failures) + len(results.pending)
+    every = len(results.statuses)
     if results.pending:
         yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
     if results.failures:
@@ -98,13 +98,6 @@ def _missing(results: GridResults) -> Iterator[str]:
     scored = [(each.cell.label, [each.score(rule) for rule in SELECTION_RULES]) for each in results.results]
     if lost := [label for label, scores in scored if not all(map(math.isfinite, scores))]:
         yield f"{len(lost)} finished cells have a score that is no number, of {_named(lost)}: left out."
-
-
-def _incomplete(complete: pd.Series, left_out: pd.Series) -> Iterator[str]:
-    if partial := list(complete.index[left_out & (complete > 0)]):
-        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
-    if without := list(complete.index[complete == 0]):
-        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
 
 
 def _few_seeds(results: GridResults, settings: Report, counts: Sequence[int]) -> Iterator[str]:
@@ -162,14 +155,6 @@ def _mixed(results: GridResults, gains: pd.DataFrame) -> Iterator[str]:
         )
     for labels in same_settings(results)[:MANY]:
         yield f"Every run of {_named(labels)} gave the same scores: what they differ in had no effect."
-
-
-def _selection(settings: Report) -> Iterator[str]:
-    if "best_online" in settings.rules:
-        yield (
-            "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
-            "not what one gets without the environment."
-        )
 
 
 def _named(labels: Sequence[str]) -> str:

@@ -16,16 +16,7 @@ from dqlab.config.identity import describes_setting
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import ConfigError, RunError, masked, nearest, one_line
 from dqlab.files import read_text
-from dqlab.tracking.folders import (
-    GRID,
-    RUN,
-    SkippedRecords,
-    grid_facts,
-    is_grid,
-    planned_cells,
-    reused_cells,
-    run_facts,
-)
+from dqlab.tracking import folders
 from dqlab.tracking.mlflow.client import (
     KEY,
     LONGEST_VALUE,
@@ -46,9 +37,7 @@ class FinishedRun:
 
     Attributes:
         name: where it is recorded: a folder or an MLflow run's id.
-        label: of the grid's setting that it belongs to, or empty.
-        task, seed, caveat, physics: of the run.
-        digest: of its data.
+        label, digest: of the grid's setting that it belongs to, or empty; and of its data.
         config: its configuration as text, without what makes no difference.
         made_with: versions, commit and device: name -> text.
         scores: selection rule -> D4RL-normalised score.
@@ -70,11 +59,7 @@ class FinishedRun:
 class FoundRuns:
     """What there is at one place, or several: finished runs, how many are not, and why others cannot be read.
 
-    Attributes:
-        runs: finished ones.
-        failed, unfinished: numbers of others.
-        damaged: a sentence or two on each run, or pack, whose records are damaged.
-        gone: folders of reused cells that are not there any more.
+    `damaged` has a sentence or two on each run or pack, `gone` folders of reused cells that are not there any more.
     """
 
     runs: list[FinishedRun] = field(default_factory=list)
@@ -95,19 +80,19 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> FoundRuns:
-    """The runs that are named: folders, MLflow's run ids, or an MLflow experiment.
-
-    Raises:
-        ConfigError: nothing is named, or a filter without an experiment.
-        RunError: something that is named is not there, or nothing has finished.
-    """
+    """The runs that are named: folders, MLflow's run ids, or an MLflow experiment; an error where none has finished."""
     if not runs and not experiment:
         raise ConfigError("dqlab compare wants folders of runs or grids, MLflow run ids, or --experiment NAME.")
     if wanted and not experiment:
         raise ConfigError("--filter belongs to --experiment.")
     found = FoundRuns()
     for name in runs:
-        found.add(_find(name, uri))
+        if Path(name).exists():
+            found.add(read_folder(Path(name)))
+        elif RUN_ID.fullmatch(name):
+            found.add(read_run(uri, name))
+        else:
+            raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
     if experiment:
         found.add(read_experiment(uri, experiment, wanted))
     if not found.runs:
@@ -119,14 +104,6 @@ def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str
             f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in why)
         )
     return found
-
-
-def _find(name: str, uri: str) -> FoundRuns:
-    if Path(name).exists():
-        return read_folder(Path(name))
-    if RUN_ID.fullmatch(name):
-        return read_run(uri, name)
-    raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
 
 
 def _read_config(path: Path) -> dict[str, str]:
@@ -145,20 +122,20 @@ SUMMARY = "summary.json"
 
 
 def read_folder(path: Path) -> FoundRuns:
-    """All runs in a folder; of those that are damaged it is said why.
-
-    Raises:
-        RunError: it is the folder of neither a run nor a grid, or the file that says what it is is damaged.
-    """
-    return _read_grid(path, grid_facts(path)) if is_grid(path) else _read_run(path, run_facts(path))
+    """All runs in a run's or a grid's folder; of those that are damaged it is said why."""
+    return (
+        _read_grid(path, read_record(path / folders.GRID, GridRecord))
+        if folders.is_grid(path)
+        else _read_run(path, folders.run_facts(path))
+    )
 
 
 def _read_grid(path: Path, facts: GridRecord) -> FoundRuns:
-    found, lost = FoundRuns(), SkippedRecords()
+    found, lost = FoundRuns(), folders.SkippedRecords()
     for pack in (path / "packs" / name for name in facts["packs"]):
         with lost.damaged():
-            if (pack / RUN).exists():
-                found.add(_read_run(pack, run_facts(pack)))
+            if (pack / folders.RUN).exists():
+                found.add(_read_run(pack, folders.run_facts(pack)))
     found.add(_read_reused(path, facts, {Path(run.name).name for run in found.runs}))
     if lost.out:
         found.damaged += lost.out
@@ -170,14 +147,14 @@ def _read_grid(path: Path, facts: GridRecord) -> FoundRuns:
 
 def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> FoundRuns:
     """Cells that other grids have trained, except those that are finished here too."""
-    elsewhere = {cell: path for cell, path in reused_cells(facts).items() if f"cell-{cell}" not in here}
+    elsewhere = {cell: path for cell, path in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
     there = {cell: path for cell, path in elsewhere.items() if os.path.exists(path / SUMMARY)}
-    planned, pack_facts = planned_cells(grid) if there else {}, cache(run_facts)
-    lost, runs = SkippedRecords(), []
+    planned, pack_facts = folders.planned_cells(grid) if there else {}, cache(folders.run_facts)
+    lost, runs = folders.SkippedRecords(), []
     for cell, path in there.items():
         with lost.damaged():
             if cell not in planned:
-                raise RunError(f"{grid / GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
+                raise RunError(f"{grid / folders.GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
             own = Replica(path.name, planned[cell]["seed"], planned[cell]["label"])
             runs.append(_compared(RunFolder(path.parent), own, pack_facts(path.parent)))
     gone = [str(path) for cell, path in elsewhere.items() if cell not in there]
@@ -186,7 +163,7 @@ def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> FoundRun
 
 def _read_run(path: Path, facts: RunRecord) -> FoundRuns:
     """The replicas of a run or of a pack."""
-    folder, found, lost = RunFolder(path), FoundRuns(), SkippedRecords()
+    folder, found, lost = RunFolder(path), FoundRuns(), folders.SkippedRecords()
     for replica in replicas_of(facts):
         place = folder.replica(replica.name)
         if (place / FAILURE).exists():
@@ -218,11 +195,7 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
 
 
 def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
-    """The runs of an experiment that an MLflow filter lets pass.
-
-    Raises:
-        RunError: there is no such experiment, the filter cannot be read, or MLflow does not answer.
-    """
+    """The runs of an experiment that an MLflow filter lets pass."""
     with _asking(uri) as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -232,11 +205,7 @@ def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
 
 
 def read_run(uri: str, run_id: str) -> FoundRuns:
-    """A run, or, where it is a run's, a pack's or a grid's parent, those below it.
-
-    Raises:
-        RunError: there is no such run, or MLflow does not answer.
-    """
+    """A run, or, where it is a run's, a pack's or a grid's parent, those below it."""
     with _asking(uri) as client:
         return _found(client, _below(client, client.get_run(run_id)))
 
@@ -265,10 +234,13 @@ def _below(client: Any, run: Any) -> list[Any]:
 
 
 def _found(client: Any, runs: list[Any]) -> FoundRuns:
-    """Of each replica's runs; parents have no seed."""
-    replicas = sorted((run for run in runs if "seed" in run.data.tags), key=lambda run: run.info.start_time)
-    found, files = FoundRuns(), dict[str, Mapping[str, str]]()
-    for run in _latest(replicas):
+    """Of each replica's runs, and of the attempts at a grid's cell the last one; parents have no seed."""
+    found, files, latest = FoundRuns(), dict[str, Mapping[str, str]](), dict[Any, Any]()
+    for run in sorted(runs, key=lambda run: run.info.start_time):
+        tags = run.data.tags
+        if "seed" in tags:
+            latest[(tags[OWNER], tags[KEY].rpartition(" ")[2]) if KEY in tags else run.info.run_id] = run
+    for run in latest.values():
         if run.info.status == "FINISHED":
             found.runs.append(_finished(run, _configuration(client, run, files)))
         elif run.info.status == "FAILED":
@@ -276,13 +248,6 @@ def _found(client: Any, runs: list[Any]) -> FoundRuns:
         else:
             found.unfinished += 1
     return found
-
-
-def _latest(runs: list[Any]) -> list[Any]:
-    """The last of the attempts at each cell of a grid, and all runs that are no cells."""
-    tags = [run.data.tags for run in runs]
-    cells = [(tag[OWNER], tag[KEY].rpartition(" ")[2]) if KEY in tag else id(tag) for tag in tags]
-    return list(dict(zip(cells, runs, strict=True)).values())
 
 
 def _configuration(client: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:

@@ -28,12 +28,7 @@ LARGEST = 2**23  # numbers kept at a time: 64 MiB
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Percentile bootstrap over runs, stratified by task.
-
-    Attributes:
-        reps: repetitions.
-        confidence: of the intervals.
-    """
+    """Percentile bootstrap over runs, stratified by task."""
 
     reps: int
     confidence: float
@@ -106,9 +101,7 @@ class Bootstrap:
 
         def mean(first: NDArray[Any], second: NDArray[Any]) -> Array:
             places = (first // tasks)[:, None] * others * tasks + second[None]
-            weights = np.bincount(places.ravel(), minlength=len(rows)) / places.size
-            result: Array = weights @ rows
-            return result
+            return np.asarray(np.bincount(places.ravel(), minlength=len(rows)) / places.size @ rows)
 
         return self._interval([_places(ours, tasks), _places(others, tasks)], mean)
 
@@ -149,22 +142,19 @@ FULL_SCORE = 100.0
 
 def mean_score(scores: Array) -> Array:
     """The mean over runs and tasks."""
-    result: Array = scores.mean(axis=(0, 1))
-    return result
+    return np.asarray(scores.mean(axis=(0, 1)))
 
 
 def interquartile_mean(scores: Array) -> Array:
     """The interquartile mean: of the middle half of all runs on all tasks together."""
     runs = np.sort(scores.reshape(-1, *scores.shape[2:]), axis=0)
     cut = int(TRIMMED * len(runs))
-    result: Array = runs[cut : len(runs) - cut].mean(axis=0)
-    return result
+    return np.asarray(runs[cut : len(runs) - cut].mean(axis=0))
 
 
 def median_score(scores: Array) -> Array:
     """The median over tasks of the mean over runs."""
-    result: Array = np.median(scores.mean(axis=0), axis=0)
-    return result
+    return np.asarray(np.median(scores.mean(axis=0), axis=0))
 
 
 def optimality_gap(scores: Array) -> Array:
@@ -191,10 +181,7 @@ def sign_flip_tests(differences: Mapping[Key, Array]) -> dict[Key, SignFlipTest]
 
     If it does not matter which of a pair is the setting and which the base, every difference is as likely with the
     other sign. p is the share of all sign patterns whose mean is as far from 0 as the observed one, or farther: exact
-    up to 16 pairs; beyond that of 99,999 random patterns and the observed one.
-
-    Args:
-        differences: key -> (seeds, tasks).
+    up to 16 pairs; beyond that of 99,999 random patterns and the observed one. Differences are (seeds, tasks).
     """
     found: dict[Key, SignFlipTest] = {}
     for pairs in {item.size for item in differences.values()}:

@@ -22,6 +22,7 @@ from dqlab.analysis.choosing import Histories, Run, checkpoint_choices, tuning_c
 from dqlab.analysis.resampling import (
     Array,
     Bootstrap,
+    Statistic,
     interquartile_mean,
     mean_score,
     median_score,
@@ -127,7 +128,7 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     complete = _by_setting(scores.dropna(), results.labels)
     pairs = _pairs_with_base(scores.dropna(), results)
     rows = [
-        *_tidy({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
+        *tidy_rows({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
         *_task_means(scores, results, bootstrap),
         *_compared(pairs, bootstrap),
         *_checkpoint_gaps(scores.dropna(), results, bootstrap),
@@ -146,7 +147,7 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
         _references(estimates, results, settings),
         *choices,
         tuning_curves(scores, results, bootstrap),
-        cautions_of(results, settings, scores, comparisons, choices.gains),
+        tuple(cautions_of(results, settings, scores, comparisons, choices.gains)),
     )
 
 
@@ -171,13 +172,15 @@ def _by_setting(table: pd.DataFrame, labels: Sequence[str]) -> dict[Key, Array]:
     return {key: table.to_numpy()[places[key]] for key in keys if key in places}
 
 
-def aggregates_of(scores: Mapping[Any, Array], bootstrap: Bootstrap) -> dict[Any, Array]:
-    """(3, METRICS): point and bounds of each, of scores (seeds, tasks)."""
-    return bootstrap.of_each(scores, lambda drawn: np.stack([metric(drawn) for metric in METRICS.values()]))
+def aggregates_of(
+    scores: Mapping[Any, Array], bootstrap: Bootstrap, metrics: Mapping[str, Statistic] = METRICS
+) -> dict[Any, Array]:
+    """(3, metrics, ...): point and bounds of each, of scores (seeds, tasks, ...)."""
+    return bootstrap.of_each(scores, lambda drawn: np.stack([metric(drawn) for metric in metrics.values()]))
 
 
-def _tidy(found: Mapping[tuple[str, str, str], Array], metrics: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-    """Rows of estimates, of (3, metrics) by rule, setting and task."""
+def tidy_rows(found: Mapping[tuple[Any, ...], Array], metrics: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of estimates, of (3, metrics) by rule, setting and task, or another key."""
     for key, item in found.items():
         for metric, numbers in zip(metrics, item.T.tolist(), strict=True):
             yield (*key, metric, *numbers)
@@ -190,7 +193,7 @@ def _task_means(scores: pd.DataFrame, results: GridResults, bootstrap: Bootstrap
         for task, runs in zip(results.tasks, rows.T, strict=True)
         if np.isfinite(runs).any()
     }
-    return _tidy({key: item[:, None] for key, item in bootstrap.of_each(columns, mean_score).items()}, ["mean"])
+    return tidy_rows({key: item[:, None] for key, item in bootstrap.of_each(columns, mean_score).items()}, ["mean"])
 
 
 def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels: Sequence[str]) -> dict[Key, Array]:
@@ -210,7 +213,7 @@ def _compared(pairs: Mapping[Key, Array], bootstrap: Bootstrap) -> Iterator[tupl
     wins = {key: win_matrix(both[..., 0], both[..., 1]) for key, both in pairs.items()}
     probabilities, differences = bootstrap.of_pairs(wins), bootstrap.of_each(pairs, _differences)
     found = {(*key, ALL_TASKS): np.column_stack([probabilities[key], differences[key]]) for key in pairs}
-    return _tidy(found, COMPARED)
+    return tidy_rows(found, COMPARED)
 
 
 def win_matrix(ours: Array, others: Array) -> Array:
@@ -257,7 +260,7 @@ def _checkpoint_gaps(complete: pd.DataFrame, results: GridResults, bootstrap: Bo
         pairs = _side_by_side(best, other, ["setting", "seed"], results.labels)
         found.append(bootstrap.of_each({key: both[..., 0] - both[..., 1] for key, both in pairs.items()}, mean_score))
     both = [key for key in found[0] if key in found[1]]
-    return _tidy({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
+    return tidy_rows({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
 
 
 def score_curves(results: GridResults, runs: Histories, bootstrap: Bootstrap) -> pd.DataFrame:
@@ -267,18 +270,21 @@ def score_curves(results: GridResults, runs: Histories, bootstrap: Bootstrap) ->
     """
     groups = {(label, task): [[run] for run in runs[label][task].values()] for label in runs for task in results.tasks}
     if len(results.tasks) > 1:
-        groups |= {(label, ALL_TASKS): _complete_runs(tasks) for label, tasks in runs.items()}
-    steps = {key: _common_steps([run for row in rows for run in row]) for key, rows in groups.items()}
+        for label, tasks in runs.items():
+            seeds = sorted(set.intersection(*map(set, tasks.values())))
+            groups[label, ALL_TASKS] = [[of_task[seed] for of_task in tasks.values()] for seed in seeds]
+    common = {key: [set(run) for row in rows for run in row] for key, rows in groups.items()}
+    steps = {key: sorted(set.intersection(*own)) if own else [] for key, own in common.items()}
     scores = {
         key: np.array([[[run[step] for step in steps[key]] for run in row] for row in rows])
         for key, rows in groups.items()
         if steps[key]
     }
-    found = bootstrap.of_each(scores, lambda drawn: np.stack([mean_score(drawn), interquartile_mean(drawn)]))
+    metrics = {"mean": mean_score, "iqm": interquartile_mean}
     rows = [
         (*key, metric, step, len(scores[key]), *numbers)
-        for key, item in found.items()
-        for metric, of_metric in zip(("mean", "iqm"), item.swapaxes(0, 1), strict=True)
+        for key, item in aggregates_of(scores, bootstrap, metrics).items()
+        for metric, of_metric in zip(metrics, item.swapaxes(0, 1), strict=True)
         for step, numbers in zip(steps[key], of_metric.T.tolist(), strict=True)
     ]
     if len(results.tasks) == 1:
@@ -296,15 +302,6 @@ def score_histories(results: GridResults) -> Histories:
         known = {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
         found[each.cell.label][each.cell.task][each.cell.seed] = known
     return found
-
-
-def _complete_runs(tasks: Mapping[str, Mapping[int, Run]]) -> list[list[Run]]:
-    seeds = sorted(set.intersection(*(set(runs) for runs in tasks.values())))
-    return [[runs[seed] for runs in tasks.values()] for seed in seeds]
-
-
-def _common_steps(runs: Sequence[Run]) -> list[int]:
-    return sorted(set.intersection(*(set(run) for run in runs))) if runs else []
 
 
 THRESHOLDS = 51

@@ -111,30 +111,6 @@ def slots_of(engine: Engine) -> int:
     return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER
 
 
-class StopCounter:
-    """How often jobs have been asked to stop: once, to save; twice, to be killed. Safe in a signal's handler."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self) -> int:
-        return self.count
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryingEngine(Engine):
-    """What dqlab's own engines have in common."""
-
-    retries: NonNegativeInt = 2
-    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def stop(self) -> None:
-        self.stops.count += 1
-
-
 POLL, POLL_REMOTE = 0.1, 0.5
 """Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
 
@@ -155,8 +131,7 @@ def run_attempt(
     """Run a job's process to its end, in a session of its own, which a terminal's Ctrl-C does not reach.
 
     Args:
-        job: the job.
-        variables: the process's environment.
+        job, variables: the job, and its process's environment.
         on_event: called in this thread with each of its events, in order; if it fails, the process is killed.
         stops: asked all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
     """
@@ -171,13 +146,15 @@ def run_attempt(
             written = log.tell()
             try:
                 for line in _lines(process, stops):
-                    event = _event_of(line)
-                    if event is None:  # a plugin prints
-                        log.write(line + b"\n")
-                        log.flush()
-                    else:
+                    event: Any = None
+                    with suppress(ValueError):
+                        event = json.loads(line)
+                    if isinstance(event, dict):
                         heard, why = True, str(event.get("reason", why))
                         on_event(event)
+                    else:  # a plugin prints
+                        log.write(line + b"\n")
+                        log.flush()
             finally:
                 _kill(process)
         return _judged(job, process.returncode, heard, why or _tail(job.log, written), stops())
@@ -213,13 +190,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _event_of(line: bytes) -> Event | None:
-    with suppress(ValueError):
-        event = json.loads(line)
-        return event if isinstance(event, dict) else None
-    return None
 
 
 def _judged(job: Job, code: int, heard: bool, why: str, stops: int) -> Ended:
@@ -302,24 +272,36 @@ class RemoteJob(Protocol):
         """Have it stopped (1) or killed (2), and taken out of the queue if it still waits there."""
 
 
-def follow(remote: Sequence[RemoteJob], on_event: OnEvent, stops: StopCounter) -> Iterator[Ended]:
-    """Pass on the events of jobs, and requests to stop; yields each job as it ends."""
-    left, told = list(remote), 0
-    try:
-        while left:
-            time.sleep(POLL_REMOTE)
-            if told < stops():
-                told = stops()
-                for each in left:
+@dataclass(kw_only=True)
+class RetryingEngine(Engine):
+    """What dqlab's own engines have in common; `stops` is how often jobs have been asked to stop."""
+
+    retries: NonNegativeInt = 2
+    stops: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def follow(self, remote: Sequence[RemoteJob], on_event: OnEvent) -> Iterator[Ended]:
+        """Pass on the events of jobs, and requests to stop; yields each job as it ends."""
+        left, told = list(remote), 0
+        try:
+            while left:
+                time.sleep(POLL_REMOTE)
+                before, told = told, self.stops
+                for each in left if before < told else ():
                     each.stop(told)
-            for each in list(left):
-                outcome = each.outcome()
-                for event in each.mailbox.new_events():
-                    on_event(each.job, event)
-                if outcome is not None:
-                    left.remove(each)
-                    yield outcome.when_stopping(stops())
-    finally:  # whoever listens may leave early: the jobs save what they have
-        for each in left:
-            each.stop(1)
-        stops.count = 0
+                for each in list(left):
+                    outcome = each.outcome()
+                    for event in each.mailbox.new_events():
+                        on_event(each.job, event)
+                    if outcome is not None:
+                        left.remove(each)
+                        yield outcome.when_stopping(self.stops)
+        finally:  # whoever listens may leave early: the jobs save what they have
+            for each in left:
+                each.stop(1)
+            self.stops = 0

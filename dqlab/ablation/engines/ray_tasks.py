@@ -41,9 +41,7 @@ ADVICE = (
 def storage_fault(token: Path, inputs: Mapping[Path, str]) -> str:
     """What this node lacks, as the end of a sentence; empty where nothing.
 
-    Args:
-        token: a folder of the storage that the driver has made and locked.
-        inputs: datasets, with their fingerprints on the driver's machine.
+    `token` is a folder of the storage that the driver has made and locked; `inputs` are datasets with fingerprints.
     """
     if not token.is_dir():
         return f"does not see {token.parent}. {ADVICE}"
