@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,38 +23,6 @@ from dqlab.tracking.records import FailureRecord, SummaryRecord, read_record
 
 if TYPE_CHECKING:
     from dqlab.ablation.driver import GridSession
-
-
-class GridProgress:
-    """How far every cell is: keeps cells, by their ids, up to date while packs are run."""
-
-    def __init__(self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack]) -> None:
-        self.cells = cells
-        self._packs = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
-        self._steps: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def on_event(self, job: Job, event: Mapping[str, Any]) -> list[CellStatus]:
-        """Follow an event of a pack; returns the cells whose state changed."""
-        steps = self._steps.setdefault(job.id, 0.0)
-        steps = self._steps[job.id] = float(event.get("steps", steps))
-        return self._changed(job, lambda status: _follow(status, event, steps))
-
-    def on_end(self, ended: Ended) -> list[CellStatus]:
-        """Read what a pack that has ended left of its cells; returns those whose state changed."""
-        return self._changed(ended.job, lambda status: _read_outcome(status, ended))
-
-    def _changed(self, job: Job, change: Callable[[CellStatus], None]) -> list[CellStatus]:
-        """Change the cells of a pack; returns those whose state is another one then."""
-        with self._lock:
-            before = [(self.cells[cell], self.cells[cell].state) for cell in self._packs[job.id]]
-            for status, _ in before:
-                change(status)
-            return [status for status, state in before if status.state != state]
-
-    def done(self) -> float:
-        """How many cells' worth of updates are done; a failed one counts as done."""
-        return sum(1.0 if status.state == FAILED else status.share for status in self.cells.values())
 
 
 def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
@@ -92,8 +60,7 @@ def read_last_score(folder: Path) -> float:
     return float(read_record(folder / "summary.json", SummaryRecord)["selection"]["last"]["score_mean"])
 
 
-SHOWN, FEW = 40, 10
-"""Rows of a table, and lines, after which the others are only counted."""
+SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are only counted
 
 
 def announce_grid(session: GridSession, console: Console) -> None:
@@ -165,13 +132,19 @@ def _sums(session: GridSession) -> list[str]:
 
 
 class GridDisplay(Progress):
-    """Shows how far a grid is: a bar on a terminal, and a line for every cell that begins or ends.
+    """Keeps cells, by their ids, up to date while packs are run: a bar, and a line for each that begins or ends.
 
     `note` is what must stand beside every score ("not D4RL").
     """
 
-    def __init__(self, progress: GridProgress, console: Console, title: str, note: str = "") -> None:
-        self.progress, self._note = progress, f" ({note})" if note else ""
+    def __init__(
+        self,
+        cells: Mapping[str, CellStatus],
+        packs: Sequence[PlannedPack],
+        console: Console,
+        title: str,
+        note: str = "",
+    ) -> None:
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -181,21 +154,44 @@ class GridDisplay(Progress):
             speed_estimate_period=3600,
             disable=not console.is_terminal or console.quiet,
         )
-        self._task = self.add_task(title, total=len(progress.cells), completed=progress.done())  # type: ignore[arg-type]
+        self.cells, self._note = cells, f" ({note})" if note else ""
+        self._packs = {pack.id: [cells[cell.id] for cell in pack.cells] for pack in packs}
+        self._steps: dict[str, float] = {}
+        self._changing = threading.Lock()
+        self._task = self.add_task(title, total=len(cells), completed=self.done())  # type: ignore[arg-type]
+
+    def done(self) -> float:
+        """How many cells' worth of updates are done; a failed one counts as done."""
+        return sum(1.0 if status.state == FAILED else status.share for status in self.cells.values())
+
+    def on_event(self, job: Job, event: Mapping[str, Any]) -> None:
+        """Follow an event of a pack, from any thread."""
+        steps = self._steps[job.id] = float(event.get("steps", self._steps.get(job.id, 0.0)))
+        self._change(job, lambda status: _follow(status, event, steps))
+
+    def on_end(self, ended: Ended) -> None:
+        """Read what a pack that has ended left of its cells."""
+        self._change(ended.job, lambda status: _read_outcome(status, ended))
+
+    def _change(self, job: Job, change: Callable[[CellStatus], None]) -> None:
+        """Change the cells of a pack, and tell of those whose state is another one then."""
+        with self._changing:
+            before = [(status, status.state) for status in self._packs[job.id]]
+            for status, _ in before:
+                change(status)
+            self.update(self._task, completed=self.done())
+            for status, state in before:
+                if status.state not in (state, WAITING):
+                    self._tell(status)
+
+    def _tell(self, status: CellStatus) -> None:
+        cell, states = status.cell, [each.state for each in self.cells.values()]
+        scored = status.last_score is not None and status.state != FAILED
+        score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
+        why = f"  {status.reason}" if status.reason else ""
+        text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
+        self.say(f"{text}  {status.state}{score}{why}")
 
     def say(self, text: str) -> None:
         """Something that concerns the whole grid."""
         self.console.print(Text(text), soft_wrap=True)
-
-    def show_changes(self, statuses: Iterable[CellStatus]) -> None:
-        """Tell of cells whose state has changed."""
-        self.update(self._task, completed=self.progress.done())
-        for status in statuses:
-            if status.state == WAITING:
-                continue
-            cell, states = status.cell, [each.state for each in self.progress.cells.values()]
-            scored = status.last_score is not None and status.state != FAILED
-            score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
-            why = f"  {status.reason}" if status.reason else ""
-            text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
-            self.say(f"{text}  {status.state}{score}{why}")

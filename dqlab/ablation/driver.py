@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dqlab.ablation.config_resolver import ConfigResolver
-from dqlab.ablation.display import GridDisplay, GridProgress, announce_grid, say_what_is_missing, show_plan
+from dqlab.ablation.display import GridDisplay, announce_grid, say_what_is_missing, show_plan
 from dqlab.ablation.engines.base import Engine, Job, engines, slots_of
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.planning import SHORT, Cost, Plan, PlannedPack, costs_of_packs, make_plan, pack_cells, pack_sizes
@@ -31,8 +30,7 @@ from dqlab.runs.experiment import Tracking
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
 
-EVERY = 5.0
-"""Seconds between two records of how far a grid is."""
+EVERY = 5.0  # seconds between two records of how far a grid is
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,9 @@ class GridRequest:
     """What the command line asks for.
 
     Attributes:
-        files, bindings, imports: the grid's configuration, as `gin_files.load_gin` takes it.
-        out: the grid's folder.
+        files, bindings, imports, out: the grid's configuration, as `gin_files.load_gin` takes it; and its folder.
         reuse: folders of other grids, whose finished cells are not trained again.
-        force: train all cells again; what there is is set aside.
-        retry: try cells again that have diverged.
+        force, retry: train all cells again, and set aside what there is; or those that have diverged.
         command: what was typed, for the record.
     """
 
@@ -237,17 +233,13 @@ def recorded(session: GridSession) -> Iterator[None]:
 
 def run_packs(session: GridSession, console: Console) -> bool:
     """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted."""
-    progress = GridProgress(session.cells, session.packs)
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
-    display = GridDisplay(progress, console, f"{session.request.name} in {session.folder.path}", caveat)
-
-    def on_event(job: Job, event: Mapping[str, Any]) -> None:
-        display.show_changes(progress.on_event(job, event))
-
+    title = f"{session.request.name} in {session.folder.path}"
+    display = GridDisplay(session.cells, session.packs, console, title, caveat)
     jobs = [job_of(session, pack) for pack in session.packs]
     with display, stop_on_signal(session.engine.stop, display.say, session.resolver.grid.hours) as stopped:
-        for ended in session.engine.run(jobs, on_event):
-            display.show_changes(progress.on_end(ended))
+        for ended in session.engine.run(jobs, display.on_event):
+            display.on_end(ended)
             if time.monotonic() - session.recorded > EVERY:
                 session.record_state(RUNNING)
     return stopped.is_set()

@@ -28,8 +28,7 @@ from dqlab.tracking.folders import reused_cells
 from dqlab.tracking.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read_record
 from dqlab.tracking.run_folder import LOCK, PACK, claim_folder
 
-ENDS = ("summary.json", "failure.json")
-"""What is there when a cell has ended."""
+ENDS = ("summary.json", "failure.json")  # what is there when a cell has ended
 
 
 class GridFolder:
@@ -97,7 +96,12 @@ class GridFolder:
             path = self.packs / pack.id / PACK
             path.parent.mkdir(parents=True, exist_ok=True)
             begun = path.with_name("run.json").exists() and path.exists()
-            path.write_text(pack.as_gin() if not begun else _reading_from(path.read_text(), pack.kind.data.source))
+            if begun:
+                line = format_bindings({SOURCES: (pack.kind.data.source,)})
+                lines = path.read_text().splitlines(keepends=True)
+                path.write_text("".join(line if each.startswith(f"{SOURCES} =") else each for each in lines))
+            else:
+                path.write_text(pack.as_gin())
         listed = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
         cells = [cell.as_dict() for cell in plan.cells]
         write_text(self.path / "plan.json", json.dumps({"cells": cells, "packs": {**self.listed(), **listed}}))
@@ -182,9 +186,3 @@ class GridFolder:
 def _attempt(pack: Path) -> tuple[str, int]:
     name, _, attempt = pack.name.partition("-")
     return name, int(attempt) if attempt.isdecimal() else 1
-
-
-def _reading_from(text: str, source: str) -> str:
-    """A pack's configuration with its dataset read from another place."""
-    line = format_bindings({SOURCES: (source,)})
-    return "".join(line if each.startswith(f"{SOURCES} =") else each for each in text.splitlines(keepends=True))

@@ -145,10 +145,8 @@ def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
 
 
 MOST_ON_CPU, MOST_ON_GPU = 8, 64
-MEASURED = 8
-"""Kinds of packs that are measured; others are taken to be as large, and as slow, as any of them."""
-GPU_ELSEWHERE = 16 * 2**30
-"""Bytes that are counted on where packs go to GPUs that are not here."""
+MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them
+GPU_ELSEWHERE = 16 * 2**30  # bytes that are counted on where packs go to GPUs that are not here
 
 
 def pack_sizes(limit: int, cells: int, slots: int) -> Callable[[PackKind], int]:
@@ -182,12 +180,9 @@ def _fitting(kind: PackKind) -> int:
     return min(max(fit, 1), MOST_ON_GPU)
 
 
-LONG, SHORT = 0.1, 0.05
-"""Seconds for which each part is timed: to be shown, and only to put packs into an order."""
-START = 10.0
-"""Seconds that a process takes to start and to read its data."""
-COMPILED = 0.5
-"""Time of a compiled update, of an eager one's (docs/performance.md)."""
+LONG, SHORT = 0.1, 0.05  # seconds for which each part is timed: to be shown, and only to put packs into an order
+START = 10.0  # seconds that a process takes to start and to read its data
+COMPILED = 0.5  # time of a compiled update, of an eager one's (docs/performance.md)
 
 
 class Cost(NamedTuple):
@@ -199,10 +194,8 @@ class Cost(NamedTuple):
     threads: int
 
 
-PROCESS = 600 * 2**20
-"""Bytes of a process with PyTorch and MuJoCo, and nothing to train."""
-ENVIRONMENT = 2 * 2**20
-"""Bytes of one more copy of an environment, at most: D4RL's take about one million."""
+PROCESS = 600 * 2**20  # bytes of a process with PyTorch and MuJoCo, and nothing to train
+ENVIRONMENT = 2 * 2**20  # bytes of one more copy of an environment, at most: D4RL's take about one million
 
 
 def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[str, Cost]:

@@ -26,8 +26,7 @@ from dqlab.machine import NUMBERS, quiet_threads
 from dqlab.printing import Console
 from dqlab.tracking.run_folder import PACK, RunFolder
 
-UNEXPECTED = 3
-"""Exit code of a job that ended by a mistake in the code; like FAILED, it said where."""
+UNEXPECTED = 3  # exit code of a job that ended by a mistake in the code; like FAILED, it said where
 
 
 class Events:

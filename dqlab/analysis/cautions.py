@@ -14,11 +14,9 @@ from dqlab.errors import MANY
 from dqlab.printing import counted
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
-ENOUGH = 10
-"""Seeds below which nothing is called better or worse: docs/statistics.md has the simulation."""
+ENOUGH = 10  # seeds below which nothing is called better or worse: docs/statistics.md has the simulation
 CORRECTION = "Holm"
-AVERAGE = "average"
-"""In place of a task in Report.reference: the published average over all tasks of the grid."""
+AVERAGE = "average"  # in place of a task in Report.reference: the published average over all tasks of the grid
 COVERED = 92  # per cent: an interval of 95% that does so is taken as one
 COVERAGE: dict[int, dict[int, tuple[int, int]]] = {
     1: {2: (47, 51), 3: (70, 76), 5: (77, 91), 10: (85, 93), 20: (90, 95)},
@@ -31,9 +29,7 @@ scores (normal, skewed). From benchmarks/interval_coverage.py; docs/statistics.m
 
 def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int, int, int] | None:
     """Tasks and seeds of the largest simulated grid that is not larger than this one, and COVERAGE of it."""
-    smaller = [
-        (known, number) for known in COVERAGE for number in COVERAGE[known] if known <= tasks and number <= seeds
-    ]
+    smaller = [(known, count) for known in COVERAGE for count in COVERAGE[known] if known <= tasks and count <= seeds]
     return (*max(smaller), *COVERAGE[max(smaller)[0]][max(smaller)[1]]) if smaller else None
 
 

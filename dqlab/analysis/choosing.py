@@ -26,8 +26,7 @@ from dqlab.analysis.resampling import Array, Bootstrap
 from dqlab.analysis.results import GridResults
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
-Run = Mapping[int, float]
-"""Step -> score."""
+Run = Mapping[int, float]  # step -> score
 Histories = Mapping[str, Mapping[str, Mapping[int, Run]]]
 """Setting -> task -> seed -> a run's evaluations with a finite score; 0 is before training."""
 COMMON = {"common_task": "best common by task", "common": "best common"}
@@ -178,13 +177,10 @@ def _rank_change(last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[A
     return (tau, len(swapped), len(one), kept), sorted(found, key=lambda swap: -swap[-1] if some else 0.0)
 
 
-EVERY = ""
-"""In place of an axis: all settings of the grid."""
-SEEDS = "seeds"
-"""In place of an axis, of a grid with one setting: its seeds are what is chosen from."""
+EVERY = ""  # in place of an axis: all settings of the grid
+SEEDS = "seeds"  # in place of an axis, of a grid with one setting: its seeds are what is chosen from
 MOST_SIZES = 16
-LEAST_SEEDS = 3
-"""For an interval of what is held out: half of the resamples of two seeds have no other seed."""
+LEAST_SEEDS = 3  # for an interval of what is held out: half of the resamples of two seeds have no other seed
 TINY = 1e-9
 
 

@@ -32,8 +32,7 @@ SHORT = 3
 FEW = 5
 METRICS = {"mean": mean_score, "iqm": interquartile_mean}
 GAP = ("best_online", "last")
-SAME = ["group", "task", "digest"]
-"""Runs that are alike in these differ in their seeds only."""
+SAME = ["group", "task", "digest"]  # runs that are alike in these differ in their seeds only
 
 
 @dataclass(frozen=True)
@@ -171,8 +170,7 @@ def _listed(letters: pd.Series) -> str:
     return "; ".join(f"{text}: {', '.join(each)}" for text, each in letters.items())
 
 
-MANY = 6
-"""More groups than that are rows, not columns."""
+MANY = 6  # more groups than that are rows, not columns
 
 
 def print_comparison(compared: Comparison, console: Console) -> None:

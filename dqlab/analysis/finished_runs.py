@@ -17,16 +17,8 @@ from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import ConfigError, RunError, masked, nearest, one_line
 from dqlab.files import read_text
 from dqlab.tracking import folders
-from dqlab.tracking.mlflow.client import (
-    KEY,
-    LONGEST_VALUE,
-    OWNER,
-    PARENT,
-    all_runs,
-    client_environment,
-    mlflow_client,
-    store_path,
-)
+from dqlab.tracking.mlflow import client
+from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 
@@ -113,9 +105,9 @@ def _read_config(path: Path) -> dict[str, str]:
     return comparable(parse_bindings(read_text(path), str(path)))
 
 
-def comparable(config: Mapping[str, Any]) -> dict[str, str]:
+def comparable(given: Mapping[str, Any]) -> dict[str, str]:
     """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
-    return {name: str(value)[:LONGEST_VALUE] for name, value in config.items() if describes_setting(name, value)}
+    return {name: str(value)[: client.LONGEST_VALUE] for name, value in given.items() if describes_setting(name, value)}
 
 
 SUMMARY = "summary.json"
@@ -196,26 +188,26 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
 
 def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
     """The runs of an experiment that an MLflow filter lets pass."""
-    with _asking(uri) as client:
-        experiment = client.get_experiment_by_name(name)
+    with _asking(uri) as store:
+        experiment = store.get_experiment_by_name(name)
         if experiment is None:
-            known = [item.name for item in client.search_experiments()]
+            known = [item.name for item in store.search_experiments()]
             raise RunError(f"MLflow ({masked(uri)}) has no experiment '{name}'. {nearest(name, known)}")
-        return _found(client, all_runs(client, [experiment.experiment_id], wanted))
+        return _found(store, client.all_runs(store, [experiment.experiment_id], wanted))
 
 
 def read_run(uri: str, run_id: str) -> FoundRuns:
     """A run, or, where it is a run's, a pack's or a grid's parent, those below it."""
-    with _asking(uri) as client:
-        return _found(client, _below(client, client.get_run(run_id)))
+    with _asking(uri) as store:
+        return _found(store, _below(store, store.get_run(run_id)))
 
 
 @contextmanager
 def _asking(uri: str) -> Iterator[Any]:
     """A client whose failures are told in one line."""
-    if (path := store_path(uri)) and not path.exists():
+    if (path := client.store_path(uri)) and not path.exists():
         raise RunError(f"There is no MLflow store {masked(uri)}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
-    with client_environment():
+    with client.client_environment():
         try:
             yield mlflow_client(uri)
         except RunError:
@@ -226,23 +218,25 @@ def _asking(uri: str) -> Iterator[Any]:
             raise RunError(f"MLflow ({masked(uri)}): {why}.") from error
 
 
-def _below(client: Any, run: Any) -> list[Any]:
+def _below(store: Any, run: Any) -> list[Any]:
     if "seed" in run.data.tags:
         return [run]
-    children = all_runs(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
-    return [found for child in children for found in _below(client, child)]
+    children = client.all_runs(store, [run.info.experiment_id], f"tags.`{client.PARENT}` = '{run.info.run_id}'")
+    return [found for child in children for found in _below(store, child)]
 
 
-def _found(client: Any, runs: list[Any]) -> FoundRuns:
+def _found(store: Any, runs: list[Any]) -> FoundRuns:
     """Of each replica's runs, and of the attempts at a grid's cell the last one; parents have no seed."""
     found, files, latest = FoundRuns(), dict[str, Mapping[str, str]](), dict[Any, Any]()
     for run in sorted(runs, key=lambda run: run.info.start_time):
         tags = run.data.tags
         if "seed" in tags:
-            latest[(tags[OWNER], tags[KEY].rpartition(" ")[2]) if KEY in tags else run.info.run_id] = run
+            latest[
+                (tags[client.OWNER], tags[client.KEY].rpartition(" ")[2]) if client.KEY in tags else run.info.run_id
+            ] = run
     for run in latest.values():
         if run.info.status == "FINISHED":
-            found.runs.append(_finished(run, _configuration(client, run, files)))
+            found.runs.append(_finished(run, _configuration(store, run, files)))
         elif run.info.status == "FAILED":
             found.failed += 1
         else:
@@ -250,14 +244,14 @@ def _found(client: Any, runs: list[Any]) -> FoundRuns:
     return found
 
 
-def _configuration(client: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
+def _configuration(store: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
     """Its parameters, or of a grid's cell, which has few of them, its file config.gin: one is fetched for a digest."""
     digest = run.data.tags.get("config_digest")
     if not digest:
         return comparable(run.data.params)
     if digest not in files:
         with tempfile.TemporaryDirectory() as folder:
-            files[digest] = _read_config(Path(client.download_artifacts(run.info.run_id, "config.gin", folder)))
+            files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
     return files[digest]
 
 

@@ -162,6 +162,10 @@ def optimality_gap(scores: Array) -> Array:
     return 1.0 - mean_score(np.minimum(scores / FULL_SCORE, 1.0))
 
 
+METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}
+"""Aggregates over runs and tasks; the optimality gap is of scores/100, 0 where all reach 100."""
+
+
 MOST_COUNTED = 16  # pairs; with more, flips are sampled
 SAMPLED = 99_999
 AT_ONCE = 2**22  # sums at a time
@@ -185,24 +189,18 @@ def sign_flip_tests(differences: Mapping[Key, Array]) -> dict[Key, SignFlipTest]
     """
     found: dict[Key, SignFlipTest] = {}
     for pairs in {item.size for item in differences.values()}:
-        keys = [key for key, item in differences.items() if item.size == pairs]
-        tests = _tests(np.stack([differences[key].ravel() for key in keys], axis=-1))
-        found |= dict(zip(keys, tests, strict=True))
+        keys, exact = [key for key, item in differences.items() if item.size == pairs], pairs <= MOST_COUNTED
+        columns = np.stack([differences[key].ravel() for key in keys], axis=-1)
+        observed = np.abs(columns.sum(axis=0)) - ROUNDING * np.abs(columns).sum(axis=0)
+        as_far, patterns = np.zeros(len(keys)), 0
+        for signs in _sign_patterns(pairs, exact, max(1, AT_ONCE // len(keys))):
+            as_far += (np.abs(signs @ columns) >= observed).sum(axis=0)
+            patterns += len(signs)
+        given = 0 if exact else 1  # the observed pattern
+        smallest = 2.0 / 2.0**pairs if exact else max(2.0 / 2.0**pairs, 1.0 / (patterns + 1))
+        for key, count in zip(keys, as_far, strict=True):
+            found[key] = SignFlipTest(float(count + given) / (patterns + given), smallest, exact)
     return found
-
-
-def _tests(differences: Array) -> list[SignFlipTest]:
-    """Of differences (pairs, columns)."""
-    pairs, columns = differences.shape
-    exact = pairs <= MOST_COUNTED
-    observed = np.abs(differences.sum(axis=0)) - ROUNDING * np.abs(differences).sum(axis=0)
-    as_far, patterns = np.zeros(columns), 0
-    for signs in _sign_patterns(pairs, exact, max(1, AT_ONCE // columns)):
-        as_far += (np.abs(signs @ differences) >= observed).sum(axis=0)
-        patterns += len(signs)
-    given = 0 if exact else 1  # the observed pattern
-    smallest = 2.0 / 2.0**pairs if exact else max(2.0 / 2.0**pairs, 1.0 / (patterns + 1))
-    return [SignFlipTest(float(count + given) / (patterns + given), smallest, exact) for count in as_far]
 
 
 def _sign_patterns(pairs: int, exact: bool, most: int) -> Iterator[Array]:

@@ -20,31 +20,26 @@ import pandas as pd
 from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
 from dqlab.analysis.choosing import Histories, Run, checkpoint_choices, tuning_curves
 from dqlab.analysis.resampling import (
+    METRICS,
     Array,
     Bootstrap,
     Statistic,
     interquartile_mean,
     mean_score,
-    median_score,
-    optimality_gap,
     sign_flip_tests,
 )
 from dqlab.analysis.results import GridResults, Report
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
-METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}
-"""Aggregates over runs and tasks; the optimality gap is of scores/100, 0 where all reach 100."""
 COMPARED = ("probability", "iqm_difference", "mean_difference")
 """Of a setting against the base: that a run beats one of the base on a task drawn at random (0 to 1), and points."""
 GAPS = {"over_last": "last", "over_offline": "offline"}
 """What choosing the best checkpoint by its score is worth, over which rule: mean over runs, in points."""
 BOUNDS = ["point", "low", "high"]
 FLOATS = dict.fromkeys(BOUNDS, float)
-ALL_TASKS = ""
-"""In place of a task: a figure over all of them."""
+ALL_TASKS = ""  # in place of a task: a figure over all of them
 TEST = "two-sided sign-flip test of the mean difference over pairs of the same task and seed"
-Key = tuple[str, str]
-"""Rule, setting."""
+Key = tuple[str, str]  # rule, setting
 
 
 @dataclass(frozen=True)
@@ -86,9 +81,8 @@ class Analysis:
     def figure(self, rule: str, metric: str, task: str = ALL_TASKS) -> pd.DataFrame:
         """Point, low and high by setting, of the settings that have this figure, in the grid's order."""
         known = self.estimates
-        return known[(known.rule == rule) & (known.metric == metric) & (known.task == task)].set_index("setting")[
-            BOUNDS
-        ]
+        wanted = (known.rule == rule) & (known.metric == metric) & (known.task == task)
+        return known[wanted].set_index("setting")[BOUNDS]
 
     def compared(self, rule: str) -> pd.DataFrame:
         """The comparisons with the base by a rule, by setting."""

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from dqlab.tracking.records import FailureRecord, RunRecord, SummaryRecord
 LOCK = "run.lock"
 FAILURE = "failure.json"
-EVALUATION = "evaluation"
-"""The kind of a failure that a resume may mend: the last evaluation gave no score."""
+EVALUATION = "evaluation"  # the kind of a failure that a resume may mend: the last evaluation gave no score
 PACK, LOG = "pack.gin", "worker.log"
 INSPECTION = "inspection.json"
 LEFTOVERS = (".*.tmp", f".tmp{6 * '[A-Za-z0-9]'}")
@@ -43,10 +42,8 @@ class Journal:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _first_lines(path, keep) if keep else []
-        if len(kept) < keep:
-            raise RunError(
-                f"{path} has {len(kept)} records, the checkpoint knows of {keep}: the run folder is damaged."
-            )
+        if (known := len(kept)) < keep:
+            raise RunError(f"{path} has {known} records, the checkpoint knows of {keep}: the run folder is damaged.")
         with atomic_path(path) as temporary:
             temporary.write_bytes(b"".join(kept))
         self.count = keep
@@ -58,9 +55,8 @@ class Journal:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
         except OSError as error:
-            raise RunError(
-                f"Cannot write {self.path}: {error.strerror}. Free some space; --resume continues the run."
-            ) from error
+            advice = "Free some space; --resume continues the run."
+            raise RunError(f"Cannot write {self.path}: {error.strerror}. {advice}") from error
         self.count += 1
 
     def sync(self) -> None:
@@ -128,7 +124,8 @@ class RunFolder:
         if self.in_use():
             raise RunError(f"{self.path} is in use by another run{self._owner()}. Choose another --out.")
         if not (self.path / "run.json").exists():
-            if self.foreign():
+            names = [item.name for item in self.path.iterdir()] if self.path.exists() else []
+            if not all(any(fnmatch(name, own) for own in BEFORE_A_RUN) for name in names):
                 raise RunError(f"{self.path} is not empty and holds no run. Choose another --out.")
         elif not resume:
             raise RunError(f"{self.path} already holds a run. Use --resume to continue it, or choose another --out.")
@@ -179,11 +176,6 @@ class RunFolder:
             except BlockingIOError:
                 return True
         return False
-
-    def foreign(self) -> list[str]:
-        """Names in the folder of something that is not a run; an ablation's worker finds its pack there."""
-        names = sorted(item.name for item in self.path.iterdir()) if self.path.exists() else []
-        return [name for name in names if not any(fnmatch(name, own) for own in BEFORE_A_RUN)]
 
     def _owner(self) -> str:
         try:

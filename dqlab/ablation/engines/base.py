@@ -86,8 +86,7 @@ class Ended:
 
 
 Event = Mapping[str, Any]
-OnEvent = Callable[[Job, Event], None]
-"""Told of every event of a job; may be called from any thread."""
+OnEvent = Callable[[Job, Event], None]  # told of every event of a job; may be called from any thread
 
 
 @runtime_checkable

@@ -68,9 +68,7 @@ class LocalEngine(base.RetryingEngine):
         if self.stops:
             return base.Ended(job, base.STOPPED, "not started")
         slot = slots.get()
-        variables = (
-            base.job_environment(job.threads, *slot) if job.gpu_memory else base.job_environment(job.threads, "")
-        )
+        variables = base.job_environment(job.threads, *(slot if job.gpu_memory else ("",)))
         try:
             for _ in range(self.retries + 1):
                 outcome = base.run_attempt(job, variables, partial(on_event, job), lambda: self.stops)

@@ -26,13 +26,10 @@ from dqlab.data.download import MINARI_STORE, cache_folder, minari_store
 from dqlab.errors import ConfigError, first_line
 from dqlab.tracking.run_folder import claim_folder
 
-REACHED_WITHIN = 10.0
-"""Seconds that a cluster has for taking a connection."""
+REACHED_WITHIN = 10.0  # seconds that a cluster has for taking a connection
 PATIENCE, ANSWER = 10.0, 300.0
 """Seconds that packs have for their end when they are killed; and nodes for saying what they see."""
-WHERE_RAY_IS = (
-    "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts a Ray of its own."
-)
+WHERE_RAY_IS = "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts one here."
 WANTS_A_TOKEN = (
     "The cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token that it was "
     "started with, on every machine."
@@ -58,9 +55,7 @@ class RayEngine(RetryingEngine):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(0 < self.gpus <= 1, self, "gpus", "above 0, at most 1")
-        check_field(
-            "://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster that this machine is in"
-        )
+        check_field("://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster with this machine")
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         if not jobs:
@@ -75,9 +70,7 @@ class RayEngine(RetryingEngine):
         except ImportError as error:
             raise ConfigError("The ray engine needs Ray: pip install 'dqlab[ray]'.") from error
         if ray.is_initialized():
-            raise ConfigError(
-                "This process is connected to Ray already. Call ray.shutdown(), and set RayEngine.address."
-            )
+            raise ConfigError("This process is connected to Ray already. Call ray.shutdown(); set RayEngine.address.")
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         runtime = {"py_modules": modules_of(jobs), "excludes": ["__pycache__"], "env_vars": driver_variables()}
@@ -179,9 +172,7 @@ def submit(jobs: Sequence[Job], retries: int, gpus: float) -> Iterator[RayJob]:
     for name, amount in (item for node in nodes for item in node["Resources"].items()):
         room[name] = max(room.get(name, 0), amount)
     if any(job.gpu_memory for job in jobs) and not room.get("GPU"):
-        raise ConfigError(
-            "The grid's packs want a GPU, and no node of the cluster has one. Use Experiment.device='cpu'."
-        )
+        raise ConfigError("The grid's packs want a GPU, and no node has one. Use Experiment.device='cpu'.")
     _check_nodes({node["NodeID"]: node["NodeManagerAddress"] for node in nodes}, jobs)
     for job in sorted(jobs, key=lambda job: -job.seconds):
         options = {

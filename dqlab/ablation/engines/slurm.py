@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,9 +28,7 @@ class SlurmPack:
             return self.mailbox.asked() or int(self.preempted)
 
         with ThreadPoolExecutor(1) as pool:
-            self._attempt: Future[base.Ended] = pool.submit(
-                base.run_attempt, self.job, variables, self.mailbox.write, stops
-            )
+            self._attempt = pool.submit(base.run_attempt, self.job, variables, self.mailbox.write, stops)
             return self._wait()
 
     def checkpoint(self) -> Any:

@@ -16,8 +16,9 @@ from dqlab import __version__
 from dqlab.analysis.cautions import CORRECTION, ENOUGH
 from dqlab.analysis.report import tables
 from dqlab.analysis.report.tables import ReportTable
+from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import FAILED, FINISHED, GridResults
-from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, METRICS, TEST, Analysis
+from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, TEST, Analysis
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 FRAMES = (

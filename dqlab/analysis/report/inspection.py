@@ -73,9 +73,8 @@ def values_figure(seen: Inspections) -> Any:
     known = {label: each for label, each in seen.items() if each["values"]}
     if not known:
         raise RunError("There are no values to be drawn: no critics, or no episode from which a return is known.")
-    figure, panels = figures.draw_panels(
-        [figures.plain_label(label) for label in known], 1.9, "discounted return", "predicted value"
-    )
+    titles = list(map(figures.plain_label, known))
+    figure, panels = figures.draw_panels(titles, 1.9, "discounted return", "predicted value")
     for each, axes in zip(known.values(), panels, strict=True):
         returns, values = np.array(each["returns"]), np.array(each["values"])
         ends = [min(returns.min(), values.min()), max(returns.max(), values.max())]
@@ -91,9 +90,8 @@ def chain_figure(seen: InspectionRecord) -> Any:
     points = _chain_of(seen)
     if points.shape[2] == 2:
         kept = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
-        figure, panels = figures.draw_panels(
-            [_title(seen["chain_steps"], point) for point in kept], 1.5, most=len(kept)
-        )
+        titles = [_title(seen["chain_steps"], point) for point in kept]
+        figure, panels = figures.draw_panels(titles, 1.5, most=len(kept))
         for point, axes in zip(kept, panels, strict=True):
             axes.scatter(*points[point].T, s=4, alpha=0.6, linewidths=0, color=figures.COLOURS[0])
             axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
@@ -108,8 +106,7 @@ def chain_figure(seen: InspectionRecord) -> Any:
     return figure
 
 
-BETWEEN = 6
-"""Pictures from one denoising step to the next."""
+BETWEEN = 6  # pictures from one denoising step to the next
 
 
 def animate_chain(seen: InspectionRecord, path: Path, seconds: float = 4.0) -> None:

@@ -16,8 +16,9 @@ from rich.text import Text
 
 from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.choosing import COMMON, choice_name
+from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics import METRICS, TEST, Analysis, one_figure
+from dqlab.analysis.statistics import TEST, Analysis, one_figure
 from dqlab.envs.caveats import score_or_return
 from dqlab.printing import MINUS, NOTHING, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import rule_name
@@ -115,11 +116,9 @@ def common_table(analysis: Analysis) -> ReportTable:
         own = gains[gains.rule == rule].set_index("setting")
         for figure, head, under in (("gain", f"{name} {MINUS} last", "gap"), ("held_out", "held out", name)):
             columns[head, under] = with_intervals(one_figure(own, figure), signed=True)
-    known = gains[gains.rule == "last"].set_index("setting")
-    numbers = [
-        str(row.most) if row.fewest == row.most else f"{row.fewest}\u2013{row.most}" for row in known.itertuples()
-    ]
-    columns["checkpoints", "to choose from"] = pd.Series(numbers, known.index, dtype=object)
+    last = gains[gains.rule == "last"].set_index("setting")
+    counts = [str(row.most) if row.fewest == row.most else f"{row.fewest}\u2013{row.most}" for row in last.itertuples()]
+    columns["checkpoints", "to choose from"] = pd.Series(counts, last.index, dtype=object)
     caption = (
         "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. Held out: "
         "its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, in points. A gain "

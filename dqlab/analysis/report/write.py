@@ -18,15 +18,15 @@ from dqlab.analysis.report.exports import aggregates_csv, bibtex_file, latex_tab
 from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, draw_figures, figure_bytes
 from dqlab.analysis.report.inspection import inspection_figures
 from dqlab.analysis.report.tables import ReportTable
+from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults, Report
-from dqlab.analysis.statistics import METRICS, Analysis, analyse
+from dqlab.analysis.statistics import Analysis, analyse
 from dqlab.files import new_folder
 from dqlab.machine import readable_duration
 from dqlab.printing import Console, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
-MARK = "results.json"
-"""The file by which a report's folder is known."""
+MARK = "results.json"  # the file by which a report's folder is known
 FILES: Mapping[str, Callable[[Analysis], str]] = {
     "scores.csv": lambda analysis: scores_csv(analysis.results),
     "aggregates.csv": aggregates_csv,
@@ -128,10 +128,9 @@ def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
 
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in known.items():
-        if isinstance(value, Mapping):
-            yield name.replace("_", " "), ", ".join(f"{key} {item}" for key, item in value.items())
-        elif isinstance(value, (tuple, list)):
-            yield name.replace("_", " "), ", ".join(map(str, value))
+        if isinstance(value, (Mapping, tuple, list)):
+            parts = [f"{key} {item}" for key, item in value.items()] if isinstance(value, Mapping) else map(str, value)
+            yield name.replace("_", " "), ", ".join(parts)
         else:
             yield ("time", readable_duration(float(value))) if name == "seconds" else (name, str(value))
 

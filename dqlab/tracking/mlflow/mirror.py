@@ -6,7 +6,6 @@ rest; so a dead server never stops a run, and `dqlab sync RUN` sends later what 
 
 from __future__ import annotations
 
-import argparse
 import re
 import select
 import subprocess
@@ -21,9 +20,8 @@ from dqlab.tracking.mlflow.sync import MEMORY, send_folder
 from dqlab.tracking.run_folder import RunFolder
 
 POLL_SECONDS = 5.0
-LONGEST_PAUSE = 60.0
-PLACE = re.compile(r"0x[0-9a-f]+")
-"""Addresses of objects in memory, which differ each time that the same is said."""
+LONGEST_PAUSE, PATIENCE = 60.0, 20.0
+PLACE = re.compile(r"0x[0-9a-f]+")  # addresses of objects in memory, which differ each time that the same is said
 
 
 class Mirror:
@@ -47,15 +45,15 @@ class Mirror:
             return False
 
 
-def keep_sending(run: Path, experiment: str, patience: float) -> bool:
-    """Send every few seconds until standard input ends, then once more, for `patience` seconds if that fails.
+def keep_sending(run: Path, experiment: str) -> bool:
+    """Send every few seconds until standard input ends, then once more, for PATIENCE seconds if that fails.
 
     Pauses grow while sending fails; why is said on standard output. Returns whether all has been sent.
     """
     pause, deadline, said = POLL_SECONDS, float("inf"), ""
     while True:
         over = bool(select.select([sys.stdin], [], [], 0 if deadline < float("inf") else pause)[0])
-        deadline = min(deadline, time.monotonic() + patience) if over else deadline
+        deadline = min(deadline, time.monotonic() + PATIENCE) if over else deadline
         problem, retry = "", False
         try:
             send_folder(run, tracking_uri(run), experiment, over)
@@ -104,15 +102,5 @@ def is_tracked(run: Path) -> bool:
     return any((folder / name).exists() for name in (MEMORY, "mlflow.log"))
 
 
-def main() -> int:
-    """Entry point of the mirror process."""
-    parser = argparse.ArgumentParser(description="Copies a run's folder into MLflow until standard input ends.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("experiment")
-    parser.add_argument("--patience", type=float, default=20.0)
-    args = parser.parse_args()
-    return 0 if keep_sending(args.run, args.experiment, args.patience) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(0 if keep_sending(Path(sys.argv[1]), sys.argv[2]) else 1)

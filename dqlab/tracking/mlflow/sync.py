@@ -24,7 +24,7 @@ from dqlab.errors import RunError, masked
 from dqlab.files import open_lock, path_within, write_text
 from dqlab.tracking.folders import GRID, SkippedRecords, is_grid
 from dqlab.tracking.mlflow import client
-from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.tracking.mlflow.client import KEY, OWNER, PARENT, mlflow_client
 from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_journal, read_record
 
@@ -55,16 +55,13 @@ def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> 
 class Memory:
     """What one store has of a run, a pack or a grid; what is remembered of another store is forgotten.
 
-    Args:
-        path, uri: the JSON file, and MLflow's tracking URI.
-        grid: of a pack, the id of its grid's run and the grid's owner.
+    `grid` is, of a pack, the id of its grid's run and the grid's owner.
 
     Attributes:
         runs: what has been sent of each run, by key; the top one first.
         owner: a name that nobody else has, and MLflow's runs have as a tag.
         attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
-        began: of a grid, when, in seconds.
-        settled: of a grid, packs that need no further look.
+        began, settled: of a grid, when, in seconds; and packs that need no further look.
     """
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
@@ -133,11 +130,9 @@ class MlflowWriter:
             memory.save()
 
     def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
-        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look.
-
-        One that was set aside and begun afresh has the same id, and remembers nothing of having been sent.
-        """
+        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look."""
         packs = {name: self._folder / "packs" / name for name in facts["packs"]}  # `packs` may be a link
+        # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
         memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
         done = set() if self._over else set(memory.settled)
         return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
@@ -155,23 +150,17 @@ class MlflowWriter:
         """Runs that MLflow does not have: nobody remembers them, and none has their tags."""
         if all(node.key in memory.runs for node in (top, *top.children)):
             return
-        scope = f" and tags.`{client.KEY}` LIKE '%{top.key.removeprefix('pack ')}%'" if parent else ""
-        known = client.all_runs(self._client, [self._experiment], f"tags.`{client.OWNER}` = '{memory.owner}'{scope}")
+        scope = f" and tags.`{KEY}` LIKE '%{top.key.removeprefix('pack ')}%'" if parent else ""
+        known = client.all_runs(self._client, [self._experiment], f"tags.`{OWNER}` = '{memory.owner}'{scope}")
         memory.save()  # with the owner's name, by which they are found if this process does not come to remember them
-        found = {run.data.tags[client.KEY]: _unsent(run.info.run_id, run.info.status) for run in known}
+        found = {run.data.tags[KEY]: _unsent(run.info.run_id, run.info.status) for run in known}
         for node in (top, *top.children):
             if node.key not in memory.runs:
                 above = parent if node is top else memory.runs[top.key]["run"]
-                tags = {
-                    **node.tags,
-                    client.OWNER: memory.owner,
-                    client.KEY: node.key,
-                    **({client.PARENT: above} if above else {}),
-                }
+                tags = {**node.tags, OWNER: memory.owner, KEY: node.key, **({PARENT: above} if above else {})}
                 if node.key not in found:
-                    made = client.create_run(
-                        self._client, self._experiment, node.name, tags, node.began or memory.began
-                    )
+                    began = node.began or memory.began
+                    made = client.create_run(self._client, self._experiment, node.name, tags, began)
                     found[node.key] = _unsent(made, tags=_digest(node.tags))
                 memory.runs[node.key] = found[node.key]
 
@@ -186,23 +175,17 @@ class MlflowWriter:
             if node.journal and node.journal.exists():
                 size = node.journal.stat().st_size
                 if size != sent["bytes"]:
-                    self._send_records(sent, path_within(node.journal, node.root))
-            versions = {**{name: _digest(text) for name, text in node.texts.items()}, **_versions(node)}
-            changed = [name for name, version in versions.items() if sent["files"].get(name) != version]
+                    records = read_journal(path_within(node.journal, node.root), sent["records"])
+                    for part in (records[start : start + 50] for start in range(0, len(records), 50)):
+                        client.log_all(self._client, sent["run"], client.metrics_of(part), {}, {})
+                        sent["records"] += len(part)
+            changed = {name: now for name, now in _versions(node).items() if sent["files"].get(name) != now}
             if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
                 self._send_results(sent, node, first)
-                self._send_files(sent["run"], node, changed)
+                self._send_files(sent["run"], node, [node.root / name for name in changed])
                 self._show(sent, node)
-            sent["files"].update({name: versions[name] for name in changed})
+            sent["files"].update(changed)
             sent["bytes"], sent["tags"] = size, _digest(node.tags)
-
-    def _send_records(self, sent: SentRecord, journal: Path) -> None:
-        """The journal's new records, in batches."""
-        records = read_journal(journal, sent["records"])
-        for start in range(0, len(records), 50):
-            part = records[start : start + 50]
-            client.log_all(self._client, sent["run"], client.metrics_of(part), {}, {})
-            sent["records"] += len(part)
 
     def _send_results(self, sent: SentRecord, node: TrackedRun, first: bool) -> None:
         metrics, tags = node.results()
@@ -213,18 +196,14 @@ class MlflowWriter:
                     self._client.delete_tag(sent["run"], name)
         client.log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
 
-    def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
+    def _send_files(self, run: str, node: TrackedRun, changed: list[Path]) -> None:
         """Artifacts that are new, or other than they were."""
-        paths = {str(path.relative_to(node.root)): path for path in node.files}
-        for path in (paths[name] for name in changed if name in paths):
+        for path in changed:
             path_within(path, node.root)
         if changed:
             self._check_place(run)
-        for name in changed:
-            if name in paths:
-                self._client.log_artifact(run, str(paths[name]), node.files[paths[name]] or None)
-            else:
-                self._client.log_text(run, node.texts[name], name)
+        for path in changed:
+            self._client.log_artifact(run, str(path), node.files[path] or None)
 
     def _check_place(self, run: str) -> None:
         """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""

@@ -18,15 +18,12 @@ from dqlab.files import path_within, read_text
 from dqlab.tracking import records
 from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells, run_facts
 
-Results = tuple[list[Any], dict[str, str]]
-"""MLflow's metrics, and tags."""
-VIDEOS = "videos"
-"""RUN/<replica>/videos/, and the artifacts' folder."""
+Results = tuple[list[Any], dict[str, str]]  # MLflow's metrics, and tags
+VIDEOS = "videos"  # RUN/<replica>/videos/, and the artifacts' folder
 JOURNAL = "metrics.jsonl"
 ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}
 """The file that says how a replica ended, by MLflow's status."""
-LONGEST_LINE = 1 << 20
-"""Bytes of a journal's first line above which it is not read for its time."""
+LONGEST_LINE = 1 << 20  # bytes of a journal's first line above which it is not read for its time
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class TrackedRun:
         name, tags, parameters: as MLflow shows them.
         status: MLflow's word; empty where it follows from the children's.
         place, journal: of a replica, its own folder, and the file of its metrics if these are sent.
-        files, texts: artifacts, each with its folder among the artifacts; those that are no files here, by name.
+        files: artifacts, each with its folder among the artifacts.
         results: reads what is known only at its end: final metrics, and tags.
         children: runs below it.
     """
@@ -52,7 +49,6 @@ class TrackedRun:
     place: Path | None = None
     journal: Path | None = None
     files: Mapping[Path, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
     results: Callable[[], Results] = lambda: ([], {})
     children: Sequence[TrackedRun] = ()
 
@@ -113,17 +109,13 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
 def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
     """A pack of a grid, and a child for each of its cells; `attempt` tells it from earlier packs of its name."""
     facts, scope = run_facts(path), f"{path.name} {attempt}".strip()
-    tags = {**run_tags(facts), "pack": path.name}
-    cells = [
-        _cell(path, replica, f"{scope} {replica.name}", facts["task"], tags, over) for replica in replicas_of(facts)
-    ]
+    tags = {**run_tags(facts), "kind": "pack", "pack": path.name}
+    cells = [_cell(path, each, f"{scope} {each.name}", facts["task"], tags, over) for each in replicas_of(facts)]
     labels = list(dict.fromkeys(cell.tags["cell"] for cell in cells))
     title = f"pack {path.name[:8]}: " + "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")
     first, *others = (cell.parameters for cell in cells)
     shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
-    return TrackedRun(
-        f"pack {scope}", title, path, {**tags, "kind": "pack"}, {**shared, "cells": len(cells)}, children=cells
-    )
+    return TrackedRun(f"pack {scope}", title, path, tags, {**shared, "cells": len(cells)}, children=cells)
 
 
 def _cell(
@@ -182,8 +174,7 @@ def grid_tree(
             **note_tags(grid),
         },
         status=status or _unended(over),
-        files={path: str(path.parent.relative_to(grid)) for path in report},
-        texts={"grid.gin": facts["gin"]},
+        files={grid / "grid.gin": "", **{path: str(path.parent.relative_to(grid)) for path in report}},
         results=partial(_progress, ends, began, sent["grid"]["records"] if "grid" in sent else 0),
         children=list(_reused(grid, facts, sent, skipped)),
     )
@@ -255,8 +246,7 @@ def run_tags(facts: records.RunRecord) -> dict[str, str]:
     }
 
 
-TAG = "tag."
-"""What the names of tags begin with that a run's owner has given it: none is one of dqlab's own."""
+TAG = "tag."  # what the names of tags begin with that a run's owner has given it: none is one of dqlab's own
 
 
 def note_tags(folder: Path) -> dict[str, str]:
