@@ -28,12 +28,8 @@ configurable("ablation")(Report)  # which its own room, that needs no gin, canno
 
 Bindings = dict[str, Any]
 OF_THE_GRID = (
-    "experiment.Experiment.task",
-    "experiment.Experiment.seeds",
-    "training.Training.",
-    "tracking.",
-    "data.load_dataset.sources",
-    "ablation.",
+    *("experiment.Experiment.task", "experiment.Experiment.seeds", "training.Training.", "tracking."),
+    *("data.load_dataset.sources", "ablation."),
 )
 """What a gin file that stands for a label does not decide: beginnings of complete names."""
 BUDGET = tuple(f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes"))

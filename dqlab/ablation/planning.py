@@ -115,7 +115,7 @@ def _digest(value: Any) -> str:
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
     """Packs of the wanted cells, by their ids; cells that differ only in seeds and scalars share them.
 
-    One that several settings have is packed once. `width` says how many cells of a kind a pack may have.
+    One that several settings have is packed once; `width` says how many of a kind a pack may have.
     """
     groups: dict[str, dict[str, Cell]] = {}
     for cell in plan.cells:
@@ -212,10 +212,7 @@ def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[
 
 
 def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
-    """Time updates and evaluations of a pack, and count its memory.
-
-    On a CPU replicas are computed one by one, so that one is measured for all.
-    """
+    """Time updates and evaluations of a pack, and count its memory; on a CPU one replica is measured for all."""
     experiment, on_gpu = load_pack(pack)
     check_experiment(experiment)
     plan, device = experiment.plan, experiment.resolved_device

@@ -58,8 +58,8 @@ def report_apart(request: GridRequest, console: Console) -> None:
     command += [f"--set={binding}" for binding in request.bindings]
     command += [f"--plugin={module}" for module in request.imports]
     command += [f"--out={request.out}", *(["--quiet"] if console.quiet else [])]
-    size = {"COLUMNS": str(console.width)}
-    process = subprocess.Popen(command, env={**os.environ, **size}, start_new_session=True)  # Ctrl-C is for its parent
+    env = {**os.environ, "COLUMNS": str(console.width)}
+    process = subprocess.Popen(command, env=env, start_new_session=True)  # Ctrl-C is for its parent
     try:
         code = process.wait()
     except KeyboardInterrupt:

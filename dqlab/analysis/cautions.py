@@ -52,7 +52,14 @@ def cautions_of(
     last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
     complete = last.groupby(level="setting").sum().reindex(results.labels, fill_value=0)
     left_out = (~last).groupby(level="setting").any().reindex(results.labels, fill_value=False)
-    yield from _caveats(results)
+    if results.caveat:
+        yield f"All {score_or_return(results.caveat)}s: {results.caveat}."
+    unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
+    if unscored and len(results.tasks) > 1:
+        yield (
+            f"No reference scores: {_named(sorted(unscored))}. Averages over tasks mix returns with what is on another "
+            "scale: read the tasks one by one."
+        )
     yield from _missing(results)
     if partial := list(complete.index[left_out & (complete > 0)]):
         yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
@@ -65,17 +72,6 @@ def cautions_of(
         yield (
             "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
             "not what one gets without the environment."
-        )
-
-
-def _caveats(results: GridResults) -> Iterator[str]:
-    if results.caveat:
-        yield f"All {score_or_return(results.caveat)}s: {results.caveat}."
-    unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
-    if unscored and len(results.tasks) > 1:
-        yield (
-            f"No reference scores: {_named(sorted(unscored))}. Averages over tasks mix returns with what is on another "
-            "scale: read the tasks one by one."
         )
 
 

@@ -115,10 +115,7 @@ def curve_matrix(curves: Sequence[Sequence[Run]]) -> tuple[Array, NDArray[np.boo
 
 
 def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:
-    """(tasks, seeds, COMMON): each seed's score at the step that is best for the mean of the other seeds.
-
-    NaN with one seed, and where there is no step to choose.
-    """
+    """(tasks, seeds, COMMON): each seed's score at the step that is best for the others' mean; NaN without a choice."""
     others = np.where(shared[:, None], scores.sum(axis=1, keepdims=True) - scores, -np.inf)
     everywhere = np.broadcast_to(others.mean(axis=0), others.shape)
     steps = np.stack([others.argmax(axis=-1), everywhere.argmax(axis=-1)], axis=-1)

@@ -99,26 +99,20 @@ def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
 
 
 def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> pd.DataFrame:
-    """Each group on each task and data set; of two runs with the same seed the first one counts."""
+    """Each group on each task and data set, by the rules that all runs have; of runs with one seed the first counts."""
     rows: dict[tuple[str, str, str], list[Any]] = {}
     for run in runs.drop_duplicates([*SAME, "seed"]).sort_values("seed", kind="stable").itertuples():
         rows.setdefault((run.group, run.task, run.digest), []).append(run)
     samples: dict[tuple[Any, ...], NDArray[np.float64]] = {}
     for key in dict.fromkeys(runs[SAME].itertuples(index=False, name=None)):
         about = (*key, rows[key][0].caveat, tuple(run.seed for run in rows[key]))
-        known = _samples([run.scores for run in rows[key]], rules)
-        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known}
+        scores = [run.scores for run in rows[key]]
+        known = {rule: [each[rule] for each in scores] for rule in rules if all(rule in each for each in scores)}
+        if all(set(GAP) <= set(each) for each in scores):  # what choosing the best by its score is worth
+            known[" minus ".join(GAP)] = [each[GAP[0]] - each[GAP[1]] for each in scores]
+        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known.items()}
     tidy = tidy_rows(aggregates_of(samples, bootstrap, METRICS), METRICS)
     return pd.DataFrame(tidy, columns=["group", "task", "data_digest", "caveat", "seeds", "rule", "metric", *BOUNDS])
-
-
-def _samples(scores: Sequence[Mapping[str, float]], rules: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
-    """The scores by each rule that all runs have, and what choosing the best by its score is worth."""
-    for rule in rules:
-        if all(rule in each for each in scores):
-            yield rule, [each[rule] for each in scores]
-    if all(set(GAP) <= set(each) for each in scores):
-        yield " minus ".join(GAP), [each[GAP[0]] - each[GAP[1]] for each in scores]
 
 
 def comparison_warnings(found: FoundRuns, runs: pd.DataFrame) -> Iterator[str]:
@@ -203,10 +197,7 @@ def score_tables(compared: Comparison) -> Iterator[ReportTable]:
     for task, scores in compared.scores.groupby("task", sort=False):
         means, iqms = (scores[scores.metric == metric] for metric in METRICS)
         several = scores.data_digest.nunique() > 1  # then each group is named with its data
-        names = [
-            f"{row.group}: {row.name}" + (f" | data {row.data_digest[:12]}" if several else "")
-            for row in means.itertuples()
-        ]
+        names = means["group"] + ": " + means["name"] + (" | data " + means.data_digest.str[:12] if several else "")
         seeds, rules = [str(len(seeds)) for seeds in means.seeds], means.rule.str.replace("_", "-")
         rows = zip(names, seeds, rules, with_intervals(means), with_intervals(iqms), strict=True)
         said = "; ".join(sorted(set(scores.caveat) - {""}))

@@ -28,11 +28,9 @@ class FinishedRun:
     """One finished run of one seed.
 
     Attributes:
-        name: where it is recorded: a folder or an MLflow run's id.
-        label, digest: of the grid's setting that it belongs to, or empty; and of its data.
-        config: its configuration as text, without what makes no difference.
-        made_with: versions, commit and device: name -> text.
-        scores: selection rule -> D4RL-normalised score.
+        name, label: of the folder or MLflow run where it is recorded; of the grid's setting that it belongs to.
+        config, digest: its configuration as text, without what makes no difference; and of its data.
+        made_with, scores: versions, commit and device; D4RL-normalised, by selection rule.
     """
 
     name: str
@@ -115,19 +113,17 @@ SUMMARY = "summary.json"
 
 def read_folder(path: Path) -> FoundRuns:
     """All runs in a run's or a grid's folder; of those that are damaged it is said why."""
-    return (
-        _read_grid(path, read_record(path / folders.GRID, GridRecord))
-        if folders.is_grid(path)
-        else _read_run(path, folders.run_facts(path))
-    )
+    folders.read_facts(path)
+    return _read_grid(path) if folders.is_grid(path) else _read_run(path)
 
 
-def _read_grid(path: Path, facts: GridRecord) -> FoundRuns:
+def _read_grid(path: Path) -> FoundRuns:
+    facts = read_record(path / folders.GRID, GridRecord)
     found, lost = FoundRuns(), folders.SkippedRecords()
     for pack in (path / "packs" / name for name in facts["packs"]):
         with lost.damaged():
             if (pack / folders.RUN).exists():
-                found.add(_read_run(pack, folders.run_facts(pack)))
+                found.add(_read_run(pack))
     found.add(_read_reused(path, facts, {Path(run.name).name for run in found.runs}))
     if lost.out:
         found.damaged += lost.out
@@ -141,21 +137,22 @@ def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> FoundRun
     """Cells that other grids have trained, except those that are finished here too."""
     elsewhere = {cell: path for cell, path in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
     there = {cell: path for cell, path in elsewhere.items() if os.path.exists(path / SUMMARY)}
-    planned, pack_facts = folders.planned_cells(grid) if there else {}, cache(folders.run_facts)
+    planned, facts_of = folders.planned_cells(grid) if there else {}, cache(lambda pack: RunFolder(pack).facts())
     lost, runs = folders.SkippedRecords(), []
     for cell, path in there.items():
         with lost.damaged():
             if cell not in planned:
                 raise RunError(f"{grid / folders.GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
             own = Replica(path.name, planned[cell]["seed"], planned[cell]["label"])
-            runs.append(_compared(RunFolder(path.parent), own, pack_facts(path.parent)))
+            runs.append(_compared(RunFolder(path.parent), own, facts_of(path.parent)))
     gone = [str(path) for cell, path in elsewhere.items() if cell not in there]
     return FoundRuns(runs, damaged=lost.out, gone=gone)
 
 
-def _read_run(path: Path, facts: RunRecord) -> FoundRuns:
+def _read_run(path: Path) -> FoundRuns:
     """The replicas of a run or of a pack."""
     folder, found, lost = RunFolder(path), FoundRuns(), folders.SkippedRecords()
+    facts = folder.facts()
     for replica in replicas_of(facts):
         place = folder.replica(replica.name)
         if (place / FAILURE).exists():

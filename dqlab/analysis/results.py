@@ -94,7 +94,6 @@ class GridResults:
     Attributes:
         base, labels: the setting that the others are compared with; and of all settings, in the grid's order.
         axes: axis name -> the texts of its points, in order.
-        tasks, seeds: of every setting.
         results, failures, pending: every cell is in one of them; those with results have their summaries.
         gin: the grid's configuration, flattened, as a gin text.
         facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `seconds`, ...

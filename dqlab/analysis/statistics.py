@@ -120,7 +120,9 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     bootstrap = Bootstrap(settings.reps, settings.confidence)
     scores, histories = score_table(results), score_histories(results)
     complete = _by_setting(scores.dropna(), results.labels)
-    pairs = _pairs_with_base(scores.dropna(), results)
+    is_base = scores.index.get_level_values("setting") == results.base
+    base, others = scores[is_base].dropna().droplevel("setting"), scores[~is_base].dropna()
+    pairs = _side_by_side(others, base, ["rule", "seed"], results.labels)
     rows = [
         *tidy_rows({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
         *_task_means(scores, results, bootstrap),
@@ -196,13 +198,6 @@ def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels:
     return {key: np.stack(np.split(rows, 2, axis=1), axis=-1) for key, rows in _by_setting(both, labels).items()}
 
 
-def _pairs_with_base(complete: pd.DataFrame, results: GridResults) -> dict[Key, Array]:
-    """(seeds, tasks, 2) of every setting beside the base, over the seeds that are complete in both."""
-    is_base = complete.index.get_level_values("setting") == results.base
-    base = complete[is_base].droplevel("setting")
-    return _side_by_side(complete[~is_base], base, ["rule", "seed"], results.labels)
-
-
 def _compared(pairs: Mapping[Key, Array], bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
     wins = {key: win_matrix(both[..., 0], both[..., 1]) for key, both in pairs.items()}
     probabilities, differences = bootstrap.of_pairs(wins), bootstrap.of_each(pairs, _differences)
@@ -218,8 +213,7 @@ def win_matrix(ours: Array, others: Array) -> Array:
 def _differences(both: Array) -> Array:
     """Of (seeds, tasks, 2, columns): IQM and mean of the first minus those of the second."""
     values = np.stack([interquartile_mean(both), mean_score(both)])
-    difference: Array = values[:, 0] - values[:, 1]
-    return difference
+    return np.asarray(values[:, 0] - values[:, 1])
 
 
 def _comparisons(pairs: Mapping[Key, Array], level: float) -> pd.DataFrame:

@@ -123,11 +123,8 @@ def summary_table(
 ) -> Table:
     """The table a run ends with: every selection rule's score, of every replica, and the data's mean return.
 
-    Args:
-        summaries, data: by the replicas' titles; and provenance, as in run.json.
-        caveat: what must stand beside every score, or empty.
-        failures: of replicas without a summary: title -> step.
-        scored: whether the task has reference scores; the score is the return where it has none.
+    Summaries and failures (their steps) are by the replicas' titles, `data` is the provenance in run.json. Without
+    `scored` the score is the return: the task has no reference scores.
     """
     scale = "" if SUCCESS in caveat else "D4RL-normalised" if data.get("is_d4rl") else "normalised"
     note = ", ".join(filter(None, (scale, caveat)))
@@ -180,10 +177,8 @@ def draw_score_curve(
 ) -> None:
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
-    Args:
-        evaluations, selection: in order, as `Evaluated`; and by rule, as `Chosen`: both as dicts.
-        title, path: what names task, algorithm and caveat; and the PNG.
-        scored: whether the task has reference scores; a score is the return where it has none.
+    Evaluations and what the rules chose are dicts of `Evaluated` and `Chosen`. Without `scored` a score is the return:
+    the task has no reference scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -10,6 +10,7 @@ from pathlib import Path
 from dqlab.errors import DqlabError, RunError
 from dqlab.files import path_within
 from dqlab.tracking import records
+from dqlab.tracking.run_folder import RunFolder
 
 SHOWN = 3
 
@@ -60,14 +61,9 @@ def is_known(folder: Path) -> bool:
 
 def read_facts(folder: Path) -> records.BegunGridRecord | records.RunRecord:
     """What a run's or a grid's file of facts says; of a grid that has only begun, too. Raises RunError: neither is."""
-    return records.read_record(folder / GRID, records.BegunGridRecord) if is_grid(folder) else run_facts(folder)
-
-
-def run_facts(folder: Path) -> records.RunRecord:
-    """What a run.json says. Raises RunError: there is none, or it is damaged."""
-    if not os.path.exists(folder / RUN):
+    if not is_known(folder):
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
-    return records.read_record(folder / RUN, records.RunRecord)
+    return records.read_record(folder / GRID, records.BegunGridRecord) if is_grid(folder) else RunFolder(folder).facts()
 
 
 def read_notes(folder: Path) -> records.NotesRecord:

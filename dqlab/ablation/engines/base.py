@@ -42,8 +42,7 @@ class Job:
         id, folder: of the pack.
         inputs: datasets that it reads, files or folders, where they are not part of dqlab.
         threads: CPU threads that it computes with.
-        memory: bytes of memory that it is expected to take, on the host.
-        gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
+        memory, gpu_memory: bytes that it is expected to take on the host, and on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
         worker: the module that is run.
     """
@@ -129,10 +128,8 @@ def run_attempt(
 ) -> Ended:
     """Run a job's process to its end, in a session of its own, which a terminal's Ctrl-C does not reach.
 
-    Args:
-        job, variables: the job, and its process's environment.
-        on_event: called in this thread with each of its events, in order; if it fails, the process is killed.
-        stops: asked all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
+    `on_event` is called in this thread with each of its events; if it fails, the process is killed. `stops` is asked
+    all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
     """
     heard, why, pipe = False, "", subprocess.PIPE
     try:
@@ -142,7 +139,7 @@ def run_attempt(
                 job.command, stdin=pipe, stdout=pipe, stderr=log, env=variables, start_new_session=True, bufsize=0
             ) as process,
         ):
-            written = log.tell()
+            before = log.tell()
             try:
                 for line in _lines(process, stops):
                     event: Any = None
@@ -156,7 +153,8 @@ def run_attempt(
                         log.flush()
             finally:
                 _kill(process)
-        return _judged(job, process.returncode, heard, why or _tail(job.log, written), stops())
+        said = job.log.read_bytes()[before:][-2000:].decode(errors="replace").strip()
+        return _judged(job, process.returncode, heard, why or said, stops())
     except OSError as error:  # no process, no log: a full disk ends one job, not all
         return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
 
@@ -204,14 +202,6 @@ def _judged(job: Job, code: int, heard: bool, why: str, stops: int) -> Ended:
     else:
         what = f"ended with exit code {code}"
     return Ended(job, code if code < 0 else DIED, f"{what}{why and ': ' + why}")
-
-
-def _tail(log: Path, start: int, limit: int = 2000) -> str:
-    """The end of what was written to a log since it had `start` bytes."""
-    with log.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(start, size - limit))
-        return file.read().decode(errors="replace").strip()
 
 
 class Mailbox:

@@ -31,8 +31,7 @@ PATIENCE, ANSWER = 10.0, 300.0
 """Seconds that packs have for their end when they are killed; and nodes for saying what they see."""
 WHERE_RAY_IS = "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts one here."
 WANTS_A_TOKEN = (
-    "The cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token that it was "
-    "started with, on every machine."
+    "It wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it, on every machine."
 )
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 

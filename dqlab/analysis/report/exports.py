@@ -108,20 +108,10 @@ def sheet_csv(sheet: pd.DataFrame, analysis: Analysis) -> str:
 HEAD = r"""% Written by dqlab from the grid '{name}'. Wants \usepackage{{booktabs}}; then \input{{tables.tex}}.
 % Every score stands with its selection rule{caveat}.
 """
-SPECIAL = {character: rf"\{character}" for character in "{}$&#%_"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "\u2212": "$-$",
-    "\u2013": "--",
-    "\u00d7": r"$\times$",
-    "…": r"\ldots{}",
-}
+SPECIAL = {character: rf"\{character}" for character in "{}$&#%_"}
+SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "…": r"\ldots{}"}
+SPECIAL |= {"±": r"$\pm$", "\u2212": "$-$", "\u2013": "--", "\u00d7": r"$\times$"}
 
 
 def latex_tables(analysis: Analysis) -> str:

@@ -25,8 +25,6 @@ Inspections = Mapping[str, "InspectionRecord"]
 MOST_DIMENSIONS, MOST_POINTS, COLUMNS = 12, 6, 4
 ACTION_BINS = np.linspace(-1.0, 1.0, 31)
 NOISE_BINS = np.linspace(-2.0, 2.0, 34)
-
-
 MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
 
 

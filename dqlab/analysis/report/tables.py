@@ -18,7 +18,7 @@ from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.choosing import COMMON, choice_name
 from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics import TEST, Analysis, one_figure
+from dqlab.analysis.statistics import COMPARED, TEST, Analysis, one_figure
 from dqlab.envs.caveats import score_or_return
 from dqlab.printing import MINUS, NOTHING, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import rule_name
@@ -142,14 +142,10 @@ def swap_table(analysis: Analysis, most: int = 5) -> ReportTable:
     """A row a pair of settings that a rule orders otherwise than the last checkpoint does: the surest of each rule."""
     swaps = analysis.swaps.groupby("rule", sort=False).head(most)
     differences, share = [("difference", "by this rule"), ("difference", "last")], ("resamples", "with this swap")
-    rows = [
-        (
-            *(choice_name(row.rule), row.higher, row.lower),
-            *(format_points(value, signed=True) for value in (row.by_rule, row.by_last)),
-            _percent(row.share),
-        )
-        for row in swaps.itertuples()
-    ]
+    rows = []
+    for row in swaps.itertuples():
+        both = (format_points(value, signed=True) for value in (row.by_rule, row.by_last))
+        rows.append((choice_name(row.rule), row.higher, row.lower, *both, _percent(row.share)))
     caption = f"Pairs of settings that change places when checkpoints are chosen: of each rule the {most} surest. "
     return text_table(
         "swaps", caption + _unit(analysis.results.caveat), ["By rule", "higher", "lower", *differences, share], rows
@@ -192,11 +188,7 @@ def _error(error: float) -> str:
 def comparison_table(analysis: Analysis, rule: str) -> ReportTable:
     """A row a setting other than the base: whether it is better, and how sure that is."""
     under, results, tests = rule_name(rule), analysis.results, analysis.compared(rule)
-    scored = {
-        "probability": "P(better than base)",
-        "iqm_difference": "IQM difference",
-        "mean_difference": "mean difference",
-    }
+    scored = dict(zip(COMPARED, ("P(better than base)", "IQM difference", "mean difference"), strict=True))
     columns = {
         **{(head, under): _figure_texts(analysis, rule, metric) for metric, head in scored.items()},
         ("p", "raw"): tests.p.map(p_value),
@@ -220,13 +212,11 @@ def reference_table(analysis: Analysis) -> ReportTable:
     known = pd.concat([analysis.references.astype({"inside": object}), over], ignore_index=True)
     scored = ((head, under) for head in ("ours", "published", "difference"))
     heads: Heads = ["Setting", "task", *scored, "published in our interval"]
-    rows = [
-        (
-            *(row.setting, row.task, ours, f"{format_points(row.published)}\n{_error(row.error)}".rstrip()),
-            *(format_points(row.difference, signed=True), {True: "yes", False: "no"}.get(row.inside, NOTHING)),
-        )
-        for row, ours in zip(known.itertuples(), with_intervals(known), strict=True)
-    ]
+    rows = []
+    for row, ours in zip(known.itertuples(), with_intervals(known), strict=True):
+        published = f"{format_points(row.published)}\n{_error(row.error)}".rstrip()
+        inside = {True: "yes", False: "no"}.get(row.inside, NOTHING)
+        rows.append((row.setting, row.task, ours, published, format_points(row.difference, signed=True), inside))
     source = f"Published: {settings.reference_source}. " if settings.reference_source else ""
     caption = f"Beside published scores, selection rule {under}. {source}{_intervals(analysis)}"
     return text_table("references", caption, heads, rows)

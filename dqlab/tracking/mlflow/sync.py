@@ -34,9 +34,7 @@ MEMORY = "mlflow.json"
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
     """Send whatever of a run's or a grid's folder has not been sent, one process at a time; may be called at any time.
 
-    Args:
-        folder, uri, experiment: MLflow's tracking URI and experiment of the folder.
-        over: nobody writes into the folder any more; what has not ended is then shown as killed, until it goes on.
+    With `over` nobody writes into the folder any more: what has not ended is shown as killed, until it goes on.
 
     Raises:
         LeftOutError: something in the folder is damaged, or a link; all else was sent.

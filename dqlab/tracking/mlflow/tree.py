@@ -16,7 +16,8 @@ from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import DqlabError, RunError, printable_name
 from dqlab.files import path_within, read_text
 from dqlab.tracking import records
-from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells, run_facts
+from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells
+from dqlab.tracking.run_folder import RunFolder
 
 Results = tuple[list[Any], dict[str, str]]  # MLflow's metrics, and tags
 VIDEOS = "videos"  # RUN/<replica>/videos/, and the artifacts' folder
@@ -70,7 +71,7 @@ class TrackedRun:
 
 def run_tree(path: Path, over: bool) -> TrackedRun:
     """A run of `dqlab train`: a parent, and a child for each replica, both with the operative configuration."""
-    facts, name = run_facts(path), path.resolve().name
+    facts, name = RunFolder(path).facts(), path.resolve().name
     tags, shared = {**run_tags(facts), **note_tags(path)}, facts.get("parameters", {})
     ended = {"finished": "FINISHED", "failed": "FAILED"}.get(facts["state"], "")
     replicas = replicas_of(facts)
@@ -108,7 +109,7 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
 
 def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
     """A pack of a grid, and a child for each of its cells; `attempt` tells it from earlier packs of its name."""
-    facts, scope = run_facts(path), f"{path.name} {attempt}".strip()
+    facts, scope = RunFolder(path).facts(), f"{path.name} {attempt}".strip()
     tags = {**run_tags(facts), "kind": "pack", "pack": path.name}
     cells = [_cell(path, each, f"{scope} {each.name}", facts["task"], tags, over) for each in replicas_of(facts)]
     labels = list(dict.fromkeys(cell.tags["cell"] for cell in cells))
@@ -155,24 +156,16 @@ def grid_tree(
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts["axes"].items())
     ends = _ends(grid, facts, began)
+    # tags, because a grid may grow and parameters stay as they were
+    tags = {"kind": "grid", "grid": facts["name"], "base": facts["base"], "caveat": facts.get("caveat", "")}
+    tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
+    tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(grid, facts), **note_tags(grid)}
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
     return TrackedRun(
         "grid",
         grid.resolve().name,
         grid,
-        {  # tags, because a grid may grow and parameters stay as they were
-            "kind": "grid",
-            "grid": facts["name"],
-            "axes": axes,
-            "tasks": ", ".join(facts["tasks"]),
-            "seeds": ", ".join(map(str, facts["seeds"])),
-            "base": facts["base"],
-            "cells": str(facts["cells"]),
-            "finished": str(len(ends)),
-            "caveat": facts.get("caveat", ""),
-            **_versions(grid, facts),
-            **note_tags(grid),
-        },
+        tags,
         status=status or _unended(over),
         files={grid / "grid.gin": "", **{path: str(path.parent.relative_to(grid)) for path in report}},
         results=partial(_progress, ends, began, sent["grid"]["records"] if "grid" in sent else 0),
@@ -203,7 +196,7 @@ def _versions(grid: Path, facts: records.GridRecord) -> dict[str, str]:
     tags: dict[str, str] = {}
     if first is not None:
         with suppress(DqlabError):  # it is told where the pack is sent
-            tags = run_tags(run_facts(path_within(first, first.parent)))
+            tags = run_tags(RunFolder(path_within(first, first.parent)).facts())
     return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
 
 
@@ -213,7 +206,7 @@ def _reused(
     """Cells that another grid has trained: their scores and files, without their history."""
     done = {key for key, run in sent.items() if run["status"] == "FINISHED"}
     reused = {cell: path for cell, path in reused_cells(facts).items() if f"reused cell-{cell}" not in done}
-    planned, read_facts = planned_cells(grid) if reused else {}, cache(run_facts)
+    planned, facts_of = planned_cells(grid) if reused else {}, cache(lambda pack: RunFolder(pack).facts())
     for cell, path in reused.items():
         with skipped.damaged():
             if cell not in planned:
@@ -227,7 +220,7 @@ def _reused(
                 raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
             own = planned[cell]
             replica = Replica(path.name, own["seed"], own["label"], own["points"])
-            tags = {**run_tags(read_facts(path.parent)), "reused_from": str(path)}
+            tags = {**run_tags(facts_of(path.parent)), "reused_from": str(path)}
             yield _cell(path.parent, replica, f"reused cell-{cell}", own["task"], tags, over=True, history=False)
 
 
@@ -315,9 +308,9 @@ def _selection(path: Path, root: Path) -> tuple[Mapping[str, records.ChosenRecor
 
 def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
     """The mean of the finished replicas' scores; of those that cannot be read it is said where they are sent."""
-    skipped, found = SkippedRecords(), []
+    found = []
     for path in replicas:
-        with skipped.damaged():
+        with suppress(DqlabError):
             found += [_selection(path, root)] if _status(path, over=True) == "FINISHED" else []
     at = max((written for _, written in found), default=0)
     scores = {rule: [rows[rule]["score_mean"] for rows, _ in found] for rule in (found[0][0] if found else ())}

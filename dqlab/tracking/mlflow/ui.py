@@ -21,9 +21,8 @@ RUNS_PAGE = "/#/experiments?workflowType=machine_learning"
 def serve_ui(place: str | None, host: str, port: int) -> int:
     """Become `mlflow ui` on a store, until Ctrl-C; of a server, only say where it is, and return 0.
 
-    Args:
-        place: a folder of runs, one run's or one grid's, a tracking URI, or None for what is found here.
-        host, port: to listen on; of ports the first one to try.
+    The place is a folder of runs, one run's or one grid's, a tracking URI, or None: what is found here. Ports are
+    tried from `port` on.
     """
     uri = store_of(place)
     if uri.startswith(("http:", "https:")):
