@@ -10,6 +10,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from dqlab.ablation.engines import base
+from dqlab.ablation.engines.base import engines
 from dqlab.config.fields import NonNegativeInt, check_field
 from dqlab.errors import ConfigError
 from dqlab.machine import cores
@@ -18,7 +19,7 @@ Slot = tuple[str | None, float]
 """A place for one pack at a time: the GPU that it sees, and its share of that GPU's memory."""
 
 
-@base.engines.register("local", source="Python's subprocess and concurrent.futures")
+@engines.register("local", source="Python's subprocess and concurrent.futures")
 @dataclass
 class LocalEngine(base.RetryingEngine):
     """This machine: a process for every pack, as many at a time as there are cores, memory and GPUs for.

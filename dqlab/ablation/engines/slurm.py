@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dqlab.ablation.engines import base
+from dqlab.ablation.engines.base import engines
 from dqlab.errors import ConfigError
 
 
@@ -45,7 +46,7 @@ class SlurmPack:
         return self._attempt.result()
 
 
-@base.engines.register(
+@engines.register(
     "slurm", source="Yoo, Jette, Grondona 2003, SLURM; submitit", cites=("yoo2003slurm",), example={"cluster": "local"}
 )
 @dataclass
