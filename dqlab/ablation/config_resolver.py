@@ -53,12 +53,10 @@ class ConfigResolver:
         self.text = format_bindings(gin_state.abbreviate_names(gin_state.bound_parameters()))
         self._choices: dict[Any, tuple[Values, frozenset[str]]] = {}
         """What experiments of the same choices read, with defaults, and which of it may differ within a pack."""
-        self.read: set[str] = set()
-        """Complete names of what the cells that were built have read."""
+        self.read: set[str] = set()  # complete names of what the cells that were built have read
         self._found: dict[str, ResolvedDataset] = {}
         self.name = cache(gin_state.complete_name)  # of a binding
-        self.not_fetched: list[str] | None = None
-        """Addresses of datasets that only a run fetches; None where they are fetched."""
+        self.not_fetched: list[str] | None = None  # addresses of data that only a run fetches; None: they are fetched
         single = {self.name(name): name for name in self.loaded.single}
         for axis, parameters in self.grid.parameters.items():
             for parameter in parameters:

@@ -23,6 +23,7 @@ from dqlab.tracking.records import FailureRecord, SummaryRecord, read_record
 
 if TYPE_CHECKING:
     from dqlab.ablation.driver import GridSession
+SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are only counted
 
 
 def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
@@ -58,9 +59,6 @@ def _read_outcome(status: CellStatus, ended: Ended) -> None:
 def read_last_score(folder: Path) -> float:
     """The last score in the summary of a finished cell."""
     return float(read_record(folder / "summary.json", SummaryRecord)["selection"]["last"]["score_mean"])
-
-
-SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are only counted
 
 
 def announce_grid(session: GridSession, console: Console) -> None:

@@ -31,6 +31,8 @@ from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
 
 EVERY = 5.0  # seconds between two records of how far a grid is
+EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}
+EMBEDDED = PACKAGE / "data" / "embedded"
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,6 @@ def _packs_to_run(session: GridSession) -> list[PlannedPack]:
     return kept + [PlannedPack(session.folder.free_id(pack.id), pack.kind, pack.cells) for pack in new]
 
 
-EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}
-
-
 def ablate(request: GridRequest, console: Console) -> int:
     """Run a grid to its end, or as far as it comes: plan, run, report.
 
@@ -243,9 +242,6 @@ def run_packs(session: GridSession, console: Console) -> bool:
             if time.monotonic() - session.recorded > EVERY:
                 session.record_state(RUNNING)
     return stopped.is_set()
-
-
-EMBEDDED = PACKAGE / "data" / "embedded"
 
 
 def job_of(session: GridSession, pack: PlannedPack) -> Job:

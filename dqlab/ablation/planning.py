@@ -37,6 +37,14 @@ from dqlab.training.programs import SamplerCore
 DIGITS = 16
 OF_PACKS = {"tracking.Tracking.mlflow": False}
 """What packs are configured with besides: one process records the whole grid in MLflow, not one for every pack."""
+MOST_ON_CPU, MOST_ON_GPU = 8, 64
+MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them
+GPU_ELSEWHERE = 16 * 2**30  # bytes that are counted on where packs go to GPUs that are not here
+LONG, SHORT = 0.1, 0.05  # seconds for which each part is timed: to be shown, and only to put packs into an order
+START = 10.0  # seconds that a process takes to start and to read its data
+COMPILED = 0.5  # time of a compiled update, of an eager one's (docs/performance.md)
+PROCESS = 600 * 2**20  # bytes of a process with PyTorch and MuJoCo, and nothing to train
+ENVIRONMENT = 2 * 2**20  # bytes of one more copy of an environment, at most: D4RL's take about one million
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,7 @@ def _digest(value: Any) -> str:
 
 
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
-    """Packs of the wanted cells, by their ids; cells that differ only in seeds and scalars share them.
-
-    One that several settings have is packed once; `width` says how many of a kind a pack may have.
-    """
+    """Packs of the wanted cells, `width(kind)` at most in each: they share all but seeds and scalars; none is twice."""
     groups: dict[str, dict[str, Cell]] = {}
     for cell in plan.cells:
         if cell.id in wanted:
@@ -142,11 +147,6 @@ def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
         gin_files.load_gin([path], instead)
     experiment = Experiment()
     return experiment, bool(instead) or experiment.resolved_device.type != "cpu"
-
-
-MOST_ON_CPU, MOST_ON_GPU = 8, 64
-MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them
-GPU_ELSEWHERE = 16 * 2**30  # bytes that are counted on where packs go to GPUs that are not here
 
 
 def pack_sizes(limit: int, cells: int, slots: int) -> Callable[[PackKind], int]:
@@ -180,11 +180,6 @@ def _fitting(kind: PackKind) -> int:
     return min(max(fit, 1), MOST_ON_GPU)
 
 
-LONG, SHORT = 0.1, 0.05  # seconds for which each part is timed: to be shown, and only to put packs into an order
-START = 10.0  # seconds that a process takes to start and to read its data
-COMPILED = 0.5  # time of a compiled update, of an eager one's (docs/performance.md)
-
-
 class Cost(NamedTuple):
     """What a pack takes: seconds with episodes of full length, bytes on the host and on a GPU (0 without), threads."""
 
@@ -192,10 +187,6 @@ class Cost(NamedTuple):
     memory: int
     gpu_memory: int
     threads: int
-
-
-PROCESS = 600 * 2**20  # bytes of a process with PyTorch and MuJoCo, and nothing to train
-ENVIRONMENT = 2 * 2**20  # bytes of one more copy of an environment, at most: D4RL's take about one million
 
 
 def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[str, Cost]:

@@ -33,6 +33,7 @@ FEW = 5
 METRICS = {"mean": mean_score, "iqm": interquartile_mean}
 GAP = ("best_online", "last")
 SAME = ["group", "task", "digest"]  # runs that are alike in these differ in their seeds only
+MANY = 6  # more groups than that are rows, not columns
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,6 @@ def _letters_by(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
 
 def _listed(letters: pd.Series) -> str:
     return "; ".join(f"{text}: {', '.join(each)}" for text, each in letters.items())
-
-
-MANY = 6  # more groups than that are rows, not columns
 
 
 def print_comparison(compared: Comparison, console: Console) -> None:

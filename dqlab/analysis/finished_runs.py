@@ -22,6 +22,9 @@ from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+SUMMARY = "summary.json"
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -66,9 +69,6 @@ class FoundRuns:
         self.gone = list(dict.fromkeys([*self.gone, *other.gone]))
 
 
-RUN_ID = re.compile(r"[0-9a-f]{32}")
-
-
 def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> FoundRuns:
     """The runs that are named: folders, MLflow's run ids, or an MLflow experiment; an error where none has finished."""
     if not runs and not experiment:
@@ -106,9 +106,6 @@ def _read_config(path: Path) -> dict[str, str]:
 def comparable(given: Mapping[str, Any]) -> dict[str, str]:
     """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
     return {name: str(value)[: client.LONGEST_VALUE] for name, value in given.items() if describes_setting(name, value)}
-
-
-SUMMARY = "summary.json"
 
 
 def read_folder(path: Path) -> FoundRuns:

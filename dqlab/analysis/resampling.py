@@ -34,9 +34,7 @@ class Bootstrap:
     confidence: float
 
     def of_each(self, scores: Mapping[Key, Array], statistic: Statistic) -> dict[Key, Array]:
-        """A statistic of each item's scores with its interval: (3, ...), its value and both bounds.
-
-        Bounds are NaN where one run alone allows no interval.
+        """A statistic of each item's scores, and both bounds: (3, ...); NaN where one run alone allows no interval.
 
         Args:
             scores: key -> (runs, tasks, ...); runs are resampled for every task by itself, what lies behind

@@ -9,7 +9,7 @@ and resamples both sides independently; it is what others report, and the verdic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,15 +19,7 @@ import pandas as pd
 
 from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
 from dqlab.analysis.choosing import Histories, Run, checkpoint_choices, tuning_curves
-from dqlab.analysis.resampling import (
-    METRICS,
-    Array,
-    Bootstrap,
-    Statistic,
-    interquartile_mean,
-    mean_score,
-    sign_flip_tests,
-)
+from dqlab.analysis.resampling import METRICS, Array, Bootstrap, interquartile_mean, mean_score, sign_flip_tests
 from dqlab.analysis.results import GridResults, Report
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -40,6 +32,7 @@ FLOATS = dict.fromkeys(BOUNDS, float)
 ALL_TASKS = ""  # in place of a task: a figure over all of them
 TEST = "two-sided sign-flip test of the mean difference over pairs of the same task and seed"
 Key = tuple[str, str]  # rule, setting
+THRESHOLDS = 51
 
 
 @dataclass(frozen=True)
@@ -169,7 +162,7 @@ def _by_setting(table: pd.DataFrame, labels: Sequence[str]) -> dict[Key, Array]:
 
 
 def aggregates_of(
-    scores: Mapping[Any, Array], bootstrap: Bootstrap, metrics: Mapping[str, Statistic] = METRICS
+    scores: Mapping[Any, Array], bootstrap: Bootstrap, metrics: Mapping[str, Callable[[Array], Array]] = METRICS
 ) -> dict[Any, Array]:
     """(3, metrics, ...): point and bounds of each, of scores (seeds, tasks, ...)."""
     return bootstrap.of_each(scores, lambda drawn: np.stack([metric(drawn) for metric in metrics.values()]))
@@ -290,9 +283,6 @@ def score_histories(results: GridResults) -> Histories:
         known = {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
         found[each.cell.label][each.cell.task][each.cell.seed] = known
     return found
-
-
-THRESHOLDS = 51
 
 
 def _profiles(scores: Mapping[Key, Array], bootstrap: Bootstrap) -> pd.DataFrame:

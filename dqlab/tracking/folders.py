@@ -13,6 +13,7 @@ from dqlab.tracking import records
 from dqlab.tracking.run_folder import RunFolder
 
 SHOWN = 3
+RUN, GRID, NOTES = "run.json", "grid.json", "notes.json"
 
 
 class LeftOutError(RunError):
@@ -38,9 +39,6 @@ class SkippedRecords:
         if self.out:
             more = len(self.out) - SHOWN
             raise LeftOutError(" ".join(self.out[:SHOWN]) + (f" And {more} more." if more > 0 else ""))
-
-
-RUN, GRID, NOTES = "run.json", "grid.json", "notes.json"
 
 
 def is_grid(folder: Path) -> bool:

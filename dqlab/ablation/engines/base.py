@@ -27,6 +27,8 @@ from dqlab.machine import GPU_SHARE, QUIET_THREADS
 FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
 """Exit codes of a job: all of its cells have results; some have; none, and it said why; it ended in a way that another
 attempt may mend (so do all other codes say); it was asked to stop."""
+POLL, POLL_REMOTE = 0.1, 0.5
+"""Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +111,8 @@ def slots_of(engine: Engine) -> int:
     return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER
 
 
-POLL, POLL_REMOTE = 0.1, 0.5
-"""Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
-
-
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
-    """Variables of a job's process: its threads (idle ones sleep), the only GPU that it sees, its share of that GPU.
-
-    The GPU is `device`, as CUDA_VISIBLE_DEVICES names it; `None` leaves it as it is here.
-    """
+    """Variables of a job's process: its threads (idle ones sleep), the only GPU that it sees (None: all), its share."""
     seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     shared = {GPU_SHARE: str(share)} if share < 1 else {}
     return {**QUIET_THREADS, **os.environ, "OMP_NUM_THREADS": str(threads), **seen, **shared}
@@ -210,8 +205,7 @@ class Mailbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stop, self._events, self._read = folder / "stop", folder / "events.jsonl", 0
-        self.begun = folder / "begun"
-        """Is there once the job has had a machine."""
+        self.begun = folder / "begun"  # is there once the job has had a machine
 
     @classmethod
     def new(cls, pack: Path, engine: str) -> Mailbox:

@@ -34,6 +34,8 @@ WANTS_A_TOKEN = (
     "It wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it, on every machine."
 )
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
+"""Modules that a pack's configuration imports, or that register its environment."""
 
 
 @engines.register("ray", source="Moritz et al. 2018, Ray", cites=("moritz2018ray",), example={"address": ""})
@@ -93,10 +95,6 @@ class RayEngine(RetryingEngine):
             yield
         finally:
             ray.shutdown()
-
-
-IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
-"""Modules that a pack's configuration imports, or that register its environment."""
 
 
 def modules_of(jobs: Iterable[Job]) -> list[str]:

@@ -25,6 +25,8 @@ FRAMES = (
     *("scores", "task_scores", "estimates", "comparisons", "curves", "profiles", "references", "reference_means"),
     *("gains", "orders", "swaps", "tuning"),
 )
+SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
+LAST = ("steps", "state", "reason", "caveat", "id")
 
 
 def results_json(analysis: Analysis) -> str:
@@ -57,10 +59,6 @@ def all_cells(results: GridResults) -> list[dict[str, Any]]:
             kept = {name: each.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
             cells[-1] |= {"scores": {rule: each.score(rule) for rule in SELECTION_RULES}, **kept}
     return cells
-
-
-SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
-LAST = ("steps", "state", "reason", "caveat", "id")
 
 
 def scores_csv(results: GridResults) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -265,10 +265,6 @@ def interval_figure(analysis: Analysis) -> ReportFigure | None:
     return ReportFigure("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
 
 
-Lines = Mapping[str, Sequence[tuple[float, str]]]
-"""Name of a line -> value on the axis and label of the setting, in order."""
-
-
 def score_by_value(analysis: Analysis) -> ReportFigure | None:
     """IQM over the axis' values, a panel a rule; None without exactly one numeric axis, or without a run."""
     results, axis = analysis.results, numeric_axis(analysis.results)
@@ -309,8 +305,8 @@ def numeric_axis(results: GridResults) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def lines_of(results: GridResults, axis: str) -> Lines:
-    """A line for each combination of the other axes' points, at most as many as can be told apart."""
+def lines_of(results: GridResults, axis: str) -> dict[str, list[tuple[float, str]]]:
+    """A line of values and settings for each combination of the other axes' points, as many as can be told apart."""
     points = {status.cell.label: status.cell.points for status in results.statuses}
     lines: dict[str, list[tuple[float, str]]] = {}
     for label in results.labels:

@@ -26,6 +26,7 @@ MOST_DIMENSIONS, MOST_POINTS, COLUMNS = 12, 6, 4
 ACTION_BINS = np.linspace(-1.0, 1.0, 31)
 NOISE_BINS = np.linspace(-2.0, 2.0, 34)
 MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
+BETWEEN = 6  # pictures from one denoising step to the next
 
 
 def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
@@ -102,9 +103,6 @@ def chain_figure(seen: InspectionRecord) -> Any:
         axes.pcolormesh(np.arange(len(points) + 1) - 0.5, NOISE_BINS, image, cmap=clear, rasterized=True)
         axes.set_xticks(range(0, len(points), 2), [str(step) for step in seen["chain_steps"][::2]])
     return figure
-
-
-BETWEEN = 6  # pictures from one denoising step to the next
 
 
 def animate_chain(seen: InspectionRecord, path: Path, seconds: float = 4.0) -> None:

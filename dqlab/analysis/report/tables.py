@@ -24,6 +24,8 @@ from dqlab.printing import MINUS, NOTHING, counted, enumerate_names, format_inte
 from dqlab.tracking.selection_rules import rule_name
 
 NUMBER = re.compile(rf"[<+{MINUS}]? ?\d|{NOTHING}$")
+Heads = Sequence[str | tuple[str, str]]
+NAMES = {**{metric: metric for metric in METRICS}, "iqm": "IQM", "optimality_gap": "optimality gap"}
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,6 @@ class ReportTable:
         return replace(self, cells=cells.set_axis([(name, under) for name in self.cells.index], axis=1), strong=None)
 
 
-Heads = Sequence[str | tuple[str, str]]
-
-
 def text_table(name: str, caption: str, heads: Heads, rows: Iterable[Sequence[str]]) -> ReportTable:
     """A table of rows, whose first text names each; of a column, its head and perhaps what stands below that."""
     both = [(head, "") if isinstance(head, str) else head for head in heads]
@@ -94,9 +93,6 @@ def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[
     tasks = counted(len(analysis.results.tasks), "task")
     caption = f"{named[0].upper()}{named[1:]} over {tasks}, by selection rule. {_intervals(analysis)}"
     return _by_setting(analysis, "-".join(metrics), caption, columns)
-
-
-NAMES = {**{metric: metric for metric in METRICS}, "iqm": "IQM", "optimality_gap": "optimality gap"}
 
 
 def gap_table(analysis: Analysis) -> ReportTable:

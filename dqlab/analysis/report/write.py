@@ -36,6 +36,8 @@ FILES: Mapping[str, Callable[[Analysis], str]] = {
     "tables.tex": latex_tables,
     "references.bib": lambda analysis: bibtex_file(analysis.results),
 }
+SHOWN = 40
+THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
 
 def write_report(results: GridResults, settings: Report, folder: Path, analysis: Analysis | None = None) -> list[Path]:
@@ -55,9 +57,6 @@ def write_report(results: GridResults, settings: Report, folder: Path, analysis:
         for name, content in files.items():
             (new / name).write_bytes(content)
     return [folder / name for name in files]
-
-
-SHOWN = 40
 
 
 def report_and_print(results: GridResults, settings: Report, folder: Path, console: Console) -> None:
@@ -94,9 +93,6 @@ def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
         made=dict(_facts(results.facts)),
         bibtex=bibtex_file(results),
     )
-
-
-THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
 
 def _embedded(drawn: ReportFigure) -> dict[str, str]:

@@ -18,6 +18,10 @@ from dqlab.tracking.records import JournalRecord
 
 ODD = set("?#%")
 """Characters of paths that mean something else in an address."""
+OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
+BATCH, PARAMETERS, PAGE = 900, 90, 1000
+LONGEST_VALUE, LONGEST_TAG = 480, 4000
+"""MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
 
 
 def store_uri(path: Path) -> str:
@@ -56,12 +60,6 @@ def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
         for record in records
         for name, value in record["metrics"].items()
     ]
-
-
-OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
-BATCH, PARAMETERS, PAGE = 900, 90, 1000
-LONGEST_VALUE, LONGEST_TAG = 480, 4000
-"""MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
 
 
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:

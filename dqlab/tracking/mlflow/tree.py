@@ -25,6 +25,7 @@ JOURNAL = "metrics.jsonl"
 ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}
 """The file that says how a replica ended, by MLflow's status."""
 LONGEST_LINE = 1 << 20  # bytes of a journal's first line above which it is not read for its time
+TAG = "tag."  # what the names of tags begin with that a run's owner has given it: none is one of dqlab's own
 
 
 @dataclass(frozen=True)
@@ -237,9 +238,6 @@ def run_tags(facts: records.RunRecord) -> dict[str, str]:
         **{f"version.{name}": value for name, value in facts["versions"].items()},
         **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
     }
-
-
-TAG = "tag."  # what the names of tags begin with that a run's owner has given it: none is one of dqlab's own
 
 
 def note_tags(folder: Path) -> dict[str, str]:

@@ -51,7 +51,7 @@ def store_of(place: str | None) -> str:
     stores = sorted(folder.rglob(STORE), key=lambda path: path.stat().st_mtime)
     if not stores:
         raise RunError(
-            f"Nothing was recorded in MLflow in {folder}: it has no {STORE}. Name a folder of runs, or a URI."
+            f"Nothing was recorded in MLflow in {folder}: there is no {STORE}. Name a folder of runs, or a URI."
         )
     return store_uri(stores[-1].resolve())
 
