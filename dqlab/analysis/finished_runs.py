@@ -225,9 +225,8 @@ def _found(store: Any, runs: list[Any]) -> FoundRuns:
     for run in sorted(runs, key=lambda run: run.info.start_time):
         tags = run.data.tags
         if "seed" in tags:
-            latest[
-                (tags[client.OWNER], tags[client.KEY].rpartition(" ")[2]) if client.KEY in tags else run.info.run_id
-            ] = run
+            key = tags.get(client.KEY, "").rpartition(" ")[2]
+            latest[(tags[client.OWNER], key) if key else run.info.run_id] = run
     for run in latest.values():
         if run.info.status == "FINISHED":
             found.runs.append(_finished(run, _configuration(store, run, files)))

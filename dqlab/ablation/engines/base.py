@@ -112,7 +112,7 @@ def slots_of(engine: Engine) -> int:
 
 
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
-    """Variables of a job's process: its threads (idle ones sleep), the only GPU that it sees (None: all), its share."""
+    """Variables of a job's process: its threads (idle ones sleep), only GPU (None: as here), its share of that."""
     seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     shared = {GPU_SHARE: str(share)} if share < 1 else {}
     return {**QUIET_THREADS, **os.environ, "OMP_NUM_THREADS": str(threads), **seen, **shared}

@@ -36,7 +36,7 @@ FILES: Mapping[str, Callable[[Analysis], str]] = {
     "tables.tex": latex_tables,
     "references.bib": lambda analysis: bibtex_file(analysis.results),
 }
-SHOWN = 40
+SHOWN = 40  # rows on a terminal, at most
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
 
