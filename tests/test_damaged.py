@@ -174,7 +174,6 @@ def use_grid(grid: Path) -> None:
     _said(
         lambda: [read_last_score(path.parent) for path in (*folder.finished().values(), *folder.elsewhere().values())]
     )
-    _said(lambda: [(failure["kind"], failure["reason"]) for failure in folder.failed().values()])
     _said(lambda: collect_results(folder))
 
 

@@ -19,17 +19,7 @@ import torch
 
 from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms import algorithms
-from dqlab.config import gin_files
-from dqlab.config.gin_state import (
-    abbreviate_names,
-    bind_parameter,
-    bound_parameters,
-    bound_value,
-    complete_name,
-    operative_parameters,
-    parameters_read,
-    wrapped_configurable,
-)
+from dqlab.config import gin_files, gin_state
 from dqlab.config.gin_syntax import bound_names, format_bindings
 from dqlab.config.identity import OF_GRIDS, SOURCES, TASK, belongs_to_cell
 from dqlab.data.rewards import reward_transforms
@@ -45,14 +35,7 @@ WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
 
 @dataclass(frozen=True)
 class ResolvedDataset:
-    """The dataset of some cells.
-
-    Attributes:
-        source: that has it.
-        path: its file or folder; None where it is made.
-        digest: SHA-256 of the file, or of the rows.
-        caveat: what must stand beside scores that come of it; empty for D4RL's own.
-    """
+    """The dataset of some cells: its source, file or folder (None where it is made), SHA-256, caveat of its scores."""
 
     source: str
     path: Path | None
@@ -61,29 +44,19 @@ class ResolvedDataset:
 
 
 class ConfigResolver:
-    """Reads a grid file's experiments.
-
-    Args:
-        files, bindings, imports: as `gin_files.load_gin` takes them.
-
-    Raises:
-        ConfigError: there is a mistake in them; or a binding sets what an axis varies.
-    """
+    """Reads a grid's experiments from what `gin_files.load_gin` takes; no binding may set what an axis varies."""
 
     def __init__(self, files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> None:
         self.files, self.bindings, self.imports = list(files), list(bindings), list(imports)
         self.loaded = gin_files.load_gin(files, bindings, imports)
         self.grid = Grid()
-        self.text = format_bindings(abbreviate_names(bound_parameters()))
+        self.text = format_bindings(gin_state.abbreviate_names(gin_state.bound_parameters()))
         self._choices: dict[Any, tuple[Values, frozenset[str]]] = {}
         """What experiments of the same choices read, with defaults, and which of it may differ within a pack."""
-        self.read: set[str] = set()
-        """Complete names of what the cells that were built have read."""
+        self.read: set[str] = set()  # complete names of what the cells that were built have read
         self._found: dict[str, ResolvedDataset] = {}
-        self.name = cache(complete_name)
-        """A binding's complete name."""
-        self.not_fetched: list[str] | None = None
-        """Addresses of datasets that only a run fetches; None where they are fetched."""
+        self.name = cache(gin_state.complete_name)  # of a binding
+        self.not_fetched: list[str] | None = None  # addresses of data that only a run fetches; None: they are fetched
         single = {self.name(name): name for binding in bindings for name in bound_names(binding)}
         for axis, parameters in self.grid.parameters.items():
             for parameter in parameters:
@@ -96,11 +69,11 @@ class ConfigResolver:
     def bases(self) -> dict[str, Values]:
         """The experiment without its axes, on every task of the grid: all that is bound, by complete name."""
         found = {}
-        for task in self.grid.tasks or (bound_value(TASK),):
+        for task in self.grid.tasks or (gin_state.bound_value(TASK),):
             if not task:
                 raise ConfigError("The grid has no task: set Experiment.task, or Grid.tasks.")
             self.load(str(task), ())
-            bound = bound_parameters().items()
+            bound = gin_state.bound_parameters().items()
             found[str(task)] = {name: value for name, value in bound if not name.startswith(OF_GRIDS) or "/" in name}
         return found
 
@@ -114,8 +87,8 @@ class ConfigResolver:
         loaded = gin_files.load_gin([*self.files, *own], [*self.bindings, *more], self.imports)
         self.loaded.imports += [module for module in loaded.imports if module not in self.loaded.imports]
         self.loaded.folders += [folder for folder in loaded.folders if folder not in self.loaded.folders]
-        if bound_value(TASK) != task:  # not the one that the files make
-            bind_parameter(TASK, task)
+        if gin_state.bound_value(TASK) != task:  # not the one that the files make
+            gin_state.bind_parameter(TASK, task)
 
     def values(self, task: str, base: Values, setting: Setting) -> tuple[Values, frozenset[str]]:
         """What a setting really runs on a task, name -> value; and which of it may differ within a pack."""
@@ -138,33 +111,31 @@ class ConfigResolver:
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
         shared = experiment.probe.shared_hyperparameters
         scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.resolved_algorithm.hyper()) - shared)
-        self.read |= parameters_read()
-        read = {**operative_parameters(), **_read_with_the_data()}
+        self.read |= gin_state.parameters_read()
+        read = {**gin_state.operative_parameters(), **_read_with_the_data()}
         return {name: value for name, value in read.items() if belongs_to_cell(name)}, scalars
 
     def check_read(self) -> None:
         """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read."""
-        of_data = {name for name in bound_parameters() if name.startswith(WITH_THE_DATA)}
+        of_data = {name for name in gin_state.bound_parameters() if name.startswith(WITH_THE_DATA)}
         gin_files.check_parameters_read(self.bindings, self.read | of_data)
 
     def data(self, task: str, values: Values) -> ResolvedDataset:
         """The dataset that an experiment on a task reads; the sources are asked once for all that ask the same."""
-        sources = values[SOURCES]
+        sources, before = values[SOURCES], len(self.not_fetched or ())
         key = f"{task} from {sources!r}"
-        if key not in self._found:
-            self._found[key] = self._find(task, sources)
-        return self._found[key]
-
-    def _find(self, task: str, sources: Any) -> ResolvedDataset:
-        before = len(self.not_fetched or ())
+        if key in self._found:
+            return self._found[key]
         try:
             found = find_dataset(tasks.get(task), sources)
         except DataError:
             if len(self.not_fetched or ()) == before:
                 raise
-            return ResolvedDataset(str(sources), None, f"{task}: not here yet")
-        caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
-        return ResolvedDataset(absolute_source(found.source), found.place, found.digest(), caveat)
+            resolved = ResolvedDataset(str(sources), None, f"{task}: not here yet")
+        else:
+            caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
+            resolved = ResolvedDataset(absolute_source(found.source), found.place, found.digest(), caveat)
+        return self._found.setdefault(key, resolved)
 
 
 def for_this_machine(device: str) -> list[str]:
@@ -178,11 +149,10 @@ def _read_with_the_data() -> Values:
     """Parameters that are read where data is loaded, which a plan does not do."""
 
     def parameters(selector: str) -> Values:
-        bound = {n: v for n, v in bound_parameters().items() if n.startswith(selector + ".")}
-        described = inspect.signature(wrapped_configurable(selector)).parameters.values()
-        known = {
-            f"{selector}.{p.name}": p.default for p in described if p.default is not p.empty and not callable(p.default)
-        }
+        bound = {n: v for n, v in gin_state.bound_parameters().items() if n.startswith(selector + ".")}
+        described = inspect.signature(gin_state.wrapped_configurable(selector)).parameters.values()
+        # what has no default has a class in its place, which can be called
+        known = {f"{selector}.{p.name}": p.default for p in described if not callable(p.default)}
         return {**known, **bound}
 
     of_data = parameters("data.load_dataset")

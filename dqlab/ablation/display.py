@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,55 +23,14 @@ from dqlab.tracking.records import FailureRecord, SummaryRecord, read_record
 
 if TYPE_CHECKING:
     from dqlab.ablation.driver import GridSession
-
-
-class GridProgress:
-    """How far every cell is.
-
-    Args:
-        cells: by their ids; kept up to date.
-        packs: that are to be run.
-    """
-
-    def __init__(self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack]) -> None:
-        self.cells = cells
-        self._packs = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
-        self._steps: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def on_event(self, job: Job, event: Mapping[str, Any]) -> list[CellStatus]:
-        """Follow an event of a pack; returns the cells whose state changed."""
-        with self._changes(job) as changed:
-            if "steps" in event:
-                self._steps[job.id] = float(event["steps"])
-            for status in [self.cells[cell] for cell in self._packs[job.id] if self.cells[cell].state != FAILED]:
-                _follow(status, event, self._steps.get(job.id, 0.0))
-        return changed
-
-    def on_end(self, ended: Ended) -> list[CellStatus]:
-        """Read what a pack that has ended left of its cells; returns those whose state changed."""
-        with self._changes(ended.job) as changed:
-            for cell in self._packs[ended.job.id]:
-                _read_outcome(self.cells[cell], ended)
-        return changed
-
-    @contextmanager
-    def _changes(self, job: Job) -> Iterator[list[CellStatus]]:
-        """Collects the cells of a pack whose state changes within this."""
-        changed: list[CellStatus] = []
-        with self._lock:
-            before = {cell: self.cells[cell].state for cell in self._packs[job.id]}
-            yield changed
-            changed += [self.cells[cell] for cell, state in before.items() if self.cells[cell].state != state]
-
-    def done(self) -> float:
-        """How many cells' worth of updates are done; a failed one counts as done."""
-        return sum(1.0 if status.state == FAILED else status.share for status in self.cells.values())
+SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are only counted
 
 
 def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
-    """What an event means for one of the cells of its pack, which takes so many updates."""
+    """What an event means for one of the cells of its pack, which takes so many updates; a failed one has ended."""
     match event.get("event"):
+        case _ if status.state == FAILED:
+            pass
         case "starting":
             status.state = STARTING
         case "started" | "progress":
@@ -101,10 +59,6 @@ def _read_outcome(status: CellStatus, ended: Ended) -> None:
 def read_last_score(folder: Path) -> float:
     """The last score in the summary of a finished cell."""
     return float(read_record(folder / "summary.json", SummaryRecord)["selection"]["last"]["score_mean"])
-
-
-SHOWN, FEW = 40, 10
-"""Rows of a table, and lines, after which the others are only counted."""
 
 
 def announce_grid(session: GridSession, console: Console) -> None:
@@ -166,31 +120,29 @@ def _sums(session: GridSession) -> list[str]:
         f"About {readable_duration(max(work / slots, longest))} at most with "
         f"{counted(min(slots, len(found)), 'pack')} at a time "
         f"({readable_duration(work)} of computing; episodes are counted at full length, which a bad policy's are not).",
-        f"About {_bytes(sum(sorted((cost.memory for cost in found), reverse=True)[:slots]))} of memory.",
+        f"About {sum(sorted((cost.memory for cost in found), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
     ]
     if any(cost.gpu_memory for cost in found) and not torch.cuda.is_available():
         lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     if on_gpu := max(cost.gpu_memory for cost in found):
-        lines.append(f"About {_bytes(on_gpu)} on a GPU, for the largest pack.")
+        lines.append(f"About {on_gpu / 2**30:.1f} GiB on a GPU, for the largest pack.")
     return [*lines, *unfetched]
 
 
-def _bytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
-
-
 class GridDisplay(Progress):
-    """Shows how far a grid is: a bar on a terminal, and a line for every cell that begins or ends.
+    """Keeps cells, by their ids, up to date while packs are run: a bar, and a line for each that begins or ends.
 
-    Args:
-        progress: how far every cell is.
-        console: where to.
-        title: of the bar.
-        note: what must stand beside every score ("not D4RL").
+    `note` is what must stand beside every score ("not D4RL").
     """
 
-    def __init__(self, progress: GridProgress, console: Console, title: str, note: str = "") -> None:
-        self.progress, self._note = progress, f" ({note})" if note else ""
+    def __init__(
+        self,
+        cells: Mapping[str, CellStatus],
+        packs: Sequence[PlannedPack],
+        console: Console,
+        title: str,
+        note: str = "",
+    ) -> None:
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -200,22 +152,44 @@ class GridDisplay(Progress):
             speed_estimate_period=3600,
             disable=not console.is_terminal or console.quiet,
         )
-        self._task = self.add_task(title, total=len(progress.cells), completed=progress.done())  # type: ignore[arg-type]
+        self.cells, self._note = cells, f" ({note})" if note else ""
+        self._packs = {pack.id: [cells[cell.id] for cell in pack.cells] for pack in packs}
+        self._steps: dict[str, float] = {}
+        self._changing = threading.Lock()
+        self._task = self.add_task(title, total=len(cells), completed=self.done())  # type: ignore[arg-type]
+
+    def done(self) -> float:
+        """How many cells' worth of updates are done; a failed one counts as done."""
+        return sum(1.0 if status.state == FAILED else status.share for status in self.cells.values())
+
+    def on_event(self, job: Job, event: Mapping[str, Any]) -> None:
+        """Follow an event of a pack, from any thread."""
+        steps = self._steps[job.id] = float(event.get("steps", self._steps.get(job.id, 0.0)))
+        self._change(job, lambda status: _follow(status, event, steps))
+
+    def on_end(self, ended: Ended) -> None:
+        """Read what a pack that has ended left of its cells."""
+        self._change(ended.job, lambda status: _read_outcome(status, ended))
+
+    def _change(self, job: Job, change: Callable[[CellStatus], None]) -> None:
+        """Change the cells of a pack, and tell of those whose state is another one then."""
+        with self._changing:
+            before = [(status, status.state) for status in self._packs[job.id]]
+            for status, _ in before:
+                change(status)
+            self.update(self._task, completed=self.done())
+            for status, state in before:
+                if status.state not in (state, WAITING):
+                    self._tell(status)
+
+    def _tell(self, status: CellStatus) -> None:
+        cell, states = status.cell, [each.state for each in self.cells.values()]
+        scored = status.last_score is not None and status.state != FAILED
+        score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
+        why = f"  {status.reason}" if status.reason else ""
+        text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
+        self.say(f"{text}  {status.state}{score}{why}")
 
     def say(self, text: str) -> None:
         """Something that concerns the whole grid."""
         self.console.print(Text(text), soft_wrap=True)
-
-    def show_changes(self, statuses: Iterable[CellStatus]) -> None:
-        """Tell of cells whose state has changed."""
-        self.update(self._task, completed=self.progress.done())
-        for status in statuses:
-            if status.state == WAITING:
-                continue
-            cell, every = status.cell, self.progress.cells.values()
-            scored = status.last_score is not None and status.state != FAILED
-            score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
-            why = f"  {status.reason}" if status.reason else ""
-            finished = sum(each.state == FINISHED for each in every)
-            text = f"[{finished}/{len(every)}] {cell.label}  {cell.task}  seed {cell.seed}"
-            self.say(f"{text}  {status.state}{score}{why}")

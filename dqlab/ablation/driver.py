@@ -13,16 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dqlab.ablation.config_resolver import ConfigResolver
-from dqlab.ablation.display import (
-    GridDisplay,
-    GridProgress,
-    announce_grid,
-    say_what_is_missing,
-    show_plan,
-)
+from dqlab.ablation.display import GridDisplay, announce_grid, say_what_is_missing, show_plan
 from dqlab.ablation.engines.base import Engine, Job, engines, slots_of
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.planning import SHORT, Cost, Plan, PlannedPack, costs_of_packs, make_plan, pack_cells, pack_sizes
@@ -37,8 +30,9 @@ from dqlab.runs.experiment import Tracking
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
 
-EVERY = 5.0
-"""Seconds between two records of how far a grid is."""
+EVERY = 5.0  # seconds between two records of how far a grid is
+EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}
+EMBEDDED = PACKAGE / "data" / "embedded"
 
 
 @dataclass(frozen=True)
@@ -46,11 +40,9 @@ class GridRequest:
     """What the command line asks for.
 
     Attributes:
-        files, bindings, imports: the grid's configuration, as `gin_files.load_gin` takes it.
-        out: the grid's folder.
+        files, bindings, imports, out: the grid's configuration, as `gin_files.load_gin` takes it; and its folder.
         reuse: folders of other grids, whose finished cells are not trained again.
-        force: train all cells again; what there is is set aside.
-        retry: try cells again that have diverged.
+        force, retry: train all cells again, and set aside what there is; or those that have diverged.
         command: what was typed, for the record.
     """
 
@@ -74,10 +66,8 @@ class GridSession:
 
     Attributes:
         cells: how far every cell is, by its id.
-        packs: what is to be run.
-        costs: of the packs, by their ids.
-        state: as its folder has it: `running`, `finished`, `incomplete` (some have failed) or `interrupted`.
-        recorded: when that was written last.
+        packs, costs: what is to be run; and what it takes, by the packs' ids.
+        state, recorded: `running`, `finished`, `incomplete` (some have failed) or `interrupted`; when that was written.
     """
 
     request: GridRequest
@@ -149,10 +139,7 @@ class GridSession:
 
 
 def open_session(request: GridRequest, planning_only: bool = False) -> GridSession:
-    """Read a grid, see what there is of it, and what is left to do.
-
-    With `planning_only` nothing is touched, fetched or claimed.
-    """
+    """Read a grid, see what there is of it, and what is left to do; `planning_only` touches and fetches nothing."""
     resolver, folder = ConfigResolver(request.files, request.bindings, request.imports), GridFolder(request.out)
     engine, tracking = engines.get(resolver.grid.engine)(), Tracking()
     Report()  # its mistakes are told before anything is trained
@@ -187,28 +174,20 @@ def _packs_to_run(session: GridSession) -> list[PlannedPack]:
     """Packs that have begun, as they were; and new ones of all other cells without a result."""
     pending = {status.cell.id for status in session.pending}
     planned = {cell.id: cell for cell in session.plan.cells}
-    begun = session.folder.open_packs(pending)
     kept = []
-    for name, cells in begun.items():
-        own = [planned[cell] for cell in cells if cell in planned]
-        kept.append(PlannedPack(name, session.plan.kinds[own[0].kind], tuple(own)))
-    left = pending - {cell for cells in begun.values() for cell in cells}
+    for name, cells in session.folder.open_packs(pending).items():
+        own = tuple(planned[cell] for cell in cells if cell in planned)
+        kept.append(PlannedPack(name, session.plan.kinds[own[0].kind], own))
+    left = pending - {cell.id for pack in kept for cell in pack.cells}
     width = pack_sizes(session.resolver.grid.pack, len(left), slots_of(session.engine))
     new = pack_cells(session.plan, left, width)
     return kept + [PlannedPack(session.folder.free_id(pack.id), pack.kind, pack.cells) for pack in new]
 
 
-EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}
-
-
 def ablate(request: GridRequest, console: Console) -> int:
     """Run a grid to its end, or as far as it comes: plan, run, report.
 
-    Returns:
-        The exit code: 0: every cell has a result; 1: some have failed; 130: it was interrupted.
-
-    Raises:
-        DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
+    Returns the exit code: 0: every cell has a result; 1: some have failed; 130: it was interrupted.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
     started = time.monotonic()
@@ -253,23 +232,16 @@ def recorded(session: GridSession) -> Iterator[None]:
 
 def run_packs(session: GridSession, console: Console) -> bool:
     """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted."""
-    progress = GridProgress(session.cells, session.packs)
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
-    display = GridDisplay(progress, console, f"{session.request.name} in {session.folder.path}", caveat)
-
-    def on_event(job: Job, event: Mapping[str, Any]) -> None:
-        display.show_changes(progress.on_event(job, event))
-
+    title = f"{session.request.name} in {session.folder.path}"
+    display = GridDisplay(session.cells, session.packs, console, title, caveat)
     jobs = [job_of(session, pack) for pack in session.packs]
     with display, stop_on_signal(session.engine.stop, display.say, session.resolver.grid.hours) as stopped:
-        for ended in session.engine.run(jobs, on_event):
-            display.show_changes(progress.on_end(ended))
+        for ended in session.engine.run(jobs, display.on_event):
+            display.on_end(ended)
             if time.monotonic() - session.recorded > EVERY:
                 session.record_state(RUNNING)
     return stopped.is_set()
-
-
-EMBEDDED = PACKAGE / "data" / "embedded"
 
 
 def job_of(session: GridSession, pack: PlannedPack) -> Job:
@@ -279,28 +251,20 @@ def job_of(session: GridSession, pack: PlannedPack) -> Job:
     return Job(pack.id, session.folder.packs / pack.id, inputs, **cost._asdict())
 
 
-FIRST = "packs write their checkpoints and end. Ctrl-C ends them at once."
-SECOND = "Ending at once; the same command continues from the last checkpoints."
-
-
 @contextmanager
 def stop_on_signal(
     stop: Callable[[], None], say: Callable[[str], None], hours: float = 0.0
 ) -> Iterator[threading.Event]:
-    """Within this, a signal calls `stop` instead of ending the process.
+    """Within this, a signal calls `stop` instead of ending the process, and `say` with what happens.
 
-    Args:
-        stop: asks an engine; called at every signal.
-        say: told what happens.
-        hours: after which the same happens by itself; 0: never.
-
-    Yields:
-        An event that is set once it has happened.
+    After so many hours the same happens by itself; 0: never. Yields an event that is set once it has happened.
     """
     stopped = threading.Event()
 
     def heed(reason: str) -> None:
-        told = SECOND if stopped.is_set() else f"{reason}: {FIRST}"
+        told = f"{reason}: packs write their checkpoints and end. Ctrl-C ends them at once."
+        if stopped.is_set():
+            told = "Ending at once; the same command continues from the last checkpoints."
         stopped.set()
         stop()
         with suppress(RuntimeError):  # the signal may have come while something else was printed

@@ -24,11 +24,11 @@ from dqlab.config.identity import SOURCES
 from dqlab.errors import RunError
 from dqlab.errors import printable_name as name_of
 from dqlab.files import expanded, write_text
+from dqlab.tracking.folders import reused_cells
 from dqlab.tracking.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read_record
 from dqlab.tracking.run_folder import LOCK, PACK, claim_folder
 
-ENDS = ("summary.json", "failure.json")
-"""What is there when a cell has ended."""
+ENDS = ("summary.json", "failure.json")  # what is there when a cell has ended
 
 
 class GridFolder:
@@ -39,11 +39,7 @@ class GridFolder:
         self._lock: TextIO | None = None
 
     def check(self, name: str = "") -> None:
-        """See that a grid of that name can be run here; touches nothing.
-
-        Raises:
-            RunError: the path is a file, or holds something else, or another grid.
-        """
+        """See that a grid of that name can be run here, or raise a RunError that says why not; touches nothing."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a folder. Choose another --out.")
         if (self.path / "run.json").exists():
@@ -84,11 +80,7 @@ class GridFolder:
             raise RunError(f"Cannot make {new}: {error.strerror}. Choose another --storage.") from error
 
     def facts(self) -> BegunGridRecord:
-        """What grid.json says.
-
-        Raises:
-            RunError: this is not a grid's folder.
-        """
+        """What grid.json says. Raises RunError: this is not a grid's folder."""
         if not (self.path / "grid.json").exists():
             raise RunError(f"{self.path} is not the folder of a grid (it has no grid.json).")
         return read_record(self.path / "grid.json", BegunGridRecord)
@@ -104,7 +96,12 @@ class GridFolder:
             path = self.packs / pack.id / PACK
             path.parent.mkdir(parents=True, exist_ok=True)
             begun = path.with_name("run.json").exists() and path.exists()
-            path.write_text(pack.as_gin() if not begun else _reading_from(path.read_text(), pack.kind.data.source))
+            if begun:
+                line = format_bindings({SOURCES: (pack.kind.data.source,)})
+                lines = path.read_text().splitlines(keepends=True)
+                path.write_text("".join(line if each.startswith(f"{SOURCES} =") else each for each in lines))
+            else:
+                path.write_text(pack.as_gin())
         listed = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
         cells = [cell.as_dict() for cell in plan.cells]
         write_text(self.path / "plan.json", json.dumps({"cells": cells, "packs": {**self.listed(), **listed}}))
@@ -126,22 +123,17 @@ class GridFolder:
         taken: set[str] = set()
         begun = {name: cells for name, cells in self.listed().items() if (self.packs / name / "run.json").exists()}
         ended = {(path.parent.parent.name, cell) for file in ENDS for cell, path in self.ended(file)}
-        for name in sorted(begun, key=self._progress, reverse=True):
-            left = [cell for cell in begun[name] if cell in pending]
-            others = [cell for cell in begun[name] if cell not in pending]
-            if (
-                left
-                and not taken & set(left)
-                and not self.is_over(name)
-                and ended.issuperset((name, cell) for cell in others)
-            ):
-                found[name] = begun[name]
-                taken |= set(left)
-        return found
 
-    def _progress(self, pack: str) -> int:
-        """How much a pack has recorded."""
-        return max((path.stat().st_size for path in (self.packs / pack).glob("cell-*/metrics.jsonl")), default=0)
+        def recorded(pack: str) -> int:
+            return max((path.stat().st_size for path in (self.packs / pack).glob("cell-*/metrics.jsonl")), default=0)
+
+        for name in sorted(begun, key=recorded, reverse=True):
+            left = pending.intersection(begun[name])
+            others = {(name, cell) for cell in begun[name]} - {(name, cell) for cell in left}
+            if left and not taken & left and not self.is_over(name) and others <= ended:
+                found[name] = begun[name]
+                taken |= left
+        return found
 
     def is_over(self, pack: str) -> bool:
         """Whether a pack has run to its end, well or not."""
@@ -165,26 +157,19 @@ class GridFolder:
 
     def elsewhere(self) -> dict[str, Path]:
         """Summaries of cells that other grids have trained, as far as they are still there; by the cell's id."""
-        known = self.facts().get("elsewhere") if (self.path / "grid.json").exists() else {}
-        found = {cell: Path(folder) / "summary.json" for cell, folder in (known or {}).items()}
+        known = reused_cells(self.facts()) if (self.path / "grid.json").exists() else {}
+        found = {cell: folder / "summary.json" for cell, folder in known.items()}
         return {cell: path for cell, path in found.items() if os.path.exists(path)}
-
-    def failed(self) -> dict[str, FailureRecord]:
-        """What is known of cells that failed, by their ids."""
-        finished = self.finished()
-        return {
-            cell: read_record(path, FailureRecord) for cell, path in self.ended("failure.json") if cell not in finished
-        }
 
     def update(self, cells: Mapping[str, CellStatus], reuse: Iterable[Path] = ()) -> None:
         """Bring cells up to date, by id: which have finished, here or in other grids, and which have failed."""
         for found in (*(GridFolder(path).finished() for path in reuse), self.elsewhere(), self.finished()):
             for name in cells.keys() & found.keys():
                 cells[name].finish(found[name].parent)
-        failed = self.failed()
-        for name in cells.keys() & failed.keys():
-            if cells[name].state != FINISHED:
-                cells[name].fail(failed[name]["kind"], failed[name]["reason"])
+        for name, path in self.ended("failure.json"):
+            if name in cells and cells[name].state != FINISHED:
+                known = read_record(path, FailureRecord)
+                cells[name].fail(known["kind"], known["reason"])
 
     def forget_failures(self) -> None:
         """Let failed cells be tried again: their records get another name. Packs under way end first, with theirs."""
@@ -201,9 +186,3 @@ class GridFolder:
 def _attempt(pack: Path) -> tuple[str, int]:
     name, _, attempt = pack.name.partition("-")
     return name, int(attempt) if attempt.isdecimal() else 1
-
-
-def _reading_from(text: str, source: str) -> str:
-    """A pack's configuration with its dataset read from another place."""
-    line = format_bindings({SOURCES: (source,)})
-    return "".join(line if each.startswith(f"{SOURCES} =") else each for each in text.splitlines(keepends=True))

@@ -28,12 +28,8 @@ configurable("ablation")(Report)  # which its own room, that needs no gin, canno
 
 Bindings = dict[str, Any]
 OF_THE_GRID = (
-    "experiment.Experiment.task",
-    "experiment.Experiment.seeds",
-    "training.Training.",
-    "tracking.",
-    "data.load_dataset.sources",
-    "ablation.",
+    *("experiment.Experiment.task", "experiment.Experiment.seeds", "training.Training.", "tracking."),
+    *("data.load_dataset.sources", "ablation."),
 )
 """What a gin file that stands for a label does not decide: beginnings of complete names."""
 BUDGET = tuple(f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes"))
@@ -104,9 +100,8 @@ class Grid:
             raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
         seeds = bool(self.seeds) and _different(self.seeds, is_seed)
         check_field(seeds, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
-        check_field(
-            _different(self.tasks, _is_text), self, "tasks", "a tuple of different names, such as ('my-task-v0',)"
-        )
+        tasks = _different(self.tasks, _is_text)
+        check_field(tasks, self, "tasks", "a tuple of different names, such as ('my-task-v0',)")
         labels = [setting.label for setting in self.settings]
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")
@@ -124,18 +119,16 @@ class Grid:
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Every combination of the axes' points that is not excluded, the last axis varying fastest.
-
-        Raises:
-            ConfigError: an axis is neither a parameter with values nor labels with bindings, or sets what is unknown;
-                an exclusion names no point, or all are excluded; two settings have one label, or two axes one
-                parameter.
-        """
+        """Every combination of the axes' points that is not excluded, the last axis varying fastest."""
         if shared := _twice(complete_name(name) for names in self.parameters.values() for name in names):
             raise ConfigError(f"Grid.axes: several axes set {shared[0]}, and only one can. Make one axis of them.")
         exclusions = _exclusions(self.exclude, self.points)
-        found = [_combined(combination) for combination in product(*self.points.values())]
-        kept = [setting for setting in found if not any(out.items() <= setting.points.items() for out in exclusions)]
+        kept = []
+        for points in product(*self.points.values()):
+            bindings = {name: value for point in points for name, value in point.bindings.items()}
+            places = {axis: text for point in points for axis, text in point.points.items()}
+            if not any(out.items() <= places.items() for out in exclusions):
+                kept.append(Setting(", ".join(point.label for point in points), bindings, places))
         if not kept:
             raise ConfigError("Grid.exclude leaves nothing of the grid.")
         if twice := _twice(setting.label for setting in kept):
@@ -153,11 +146,7 @@ class Grid:
         return self.base or self.settings[0].label
 
     def setting(self, label: str) -> Setting:
-        """The setting of that label.
-
-        Raises:
-            ConfigError: there is none; the message names the settings.
-        """
+        """The setting of that label. Raises ConfigError: there is none; the message names the settings."""
         found = {setting.label: setting for setting in self.settings}
         if label not in found:
             known = "; ".join(map(repr, list(found)[:MANY])) + ("; ..." if len(found) > MANY else "")
@@ -176,12 +165,6 @@ def _different(values: Any, fine: Callable[[Any], bool]) -> bool:
 
 def _twice(texts: Iterable[str]) -> list[str]:
     return [text for text, count in Counter(texts).items() if count > 1]
-
-
-def _combined(points: tuple[Setting, ...]) -> Setting:
-    bindings = {name: value for point in points for name, value in point.bindings.items()}
-    places = {axis: text for point in points for axis, text in point.points.items()}
-    return Setting(", ".join(point.label for point in points), bindings, places)
 
 
 def _points(name: str, axis: Any, budget: tuple[str, ...]) -> list[Setting]:

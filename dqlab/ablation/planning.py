@@ -37,6 +37,14 @@ from dqlab.training.programs import SamplerCore
 DIGITS = 16
 OF_PACKS = {"tracking.Tracking.mlflow": False}
 """What packs are configured with besides: one process records the whole grid in MLflow, not one for every pack."""
+MOST_ON_CPU, MOST_ON_GPU = 8, 64
+MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them
+GPU_ELSEWHERE = 16 * 2**30  # bytes that are counted on where packs go to GPUs that are not here
+LONG, SHORT = 0.1, 0.05  # seconds for which each part is timed: to be shown, and only to put packs into an order
+START = 10.0  # seconds that a process takes to start and to read its data
+COMPILED = 0.5  # time of a compiled update, of an eager one's (docs/performance.md)
+PROCESS = 600 * 2**20  # bytes of a process with PyTorch and MuJoCo, and nothing to train
+ENVIRONMENT = 2 * 2**20  # bytes of one more copy of an environment, at most: D4RL's take about one million
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,8 @@ def make_plan(resolver: ConfigResolver) -> Plan:
             data = resolver.data(task, values)
             # what is read counts, not where from
             read = {name: value for name, value in canonical(values).items() if name != SOURCES}
-            runs = {name: value for name, value in read.items() if not is_as_before(name, value)} | {
-                "data": data.digest
-            }
+            runs = {name: value for name, value in read.items() if not is_as_before(name, value)}
+            runs["data"] = data.digest
             kind = _digest({name: value for name, value in runs.items() if name not in scalars})
             bindings = {resolver.name(name): value for name, value in setting.bindings.items()}
             if kind not in kinds:
@@ -114,13 +121,7 @@ def _digest(value: Any) -> str:
 
 
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
-    """Packs of the wanted cells; cells that differ only in seeds and scalars share them.
-
-    Args:
-        plan: the plan.
-        wanted: ids of cells; one that several settings have is packed once.
-        width: cells that a pack of that kind may have, at most.
-    """
+    """Packs of the wanted cells, `width(kind)` at most in each: they share all but seeds and scalars; none is twice."""
     groups: dict[str, dict[str, Cell]] = {}
     for cell in plan.cells:
         if cell.id in wanted:
@@ -148,23 +149,11 @@ def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
     return experiment, bool(instead) or experiment.resolved_device.type != "cpu"
 
 
-MOST_ON_CPU, MOST_ON_GPU = 8, 64
-MEASURED = 8
-"""Kinds of packs that are measured; others are taken to be as large, and as slow, as any of them."""
-GPU_ELSEWHERE = 16 * 2**30
-"""Bytes that are counted on where packs go to GPUs that are not here."""
-
-
 def pack_sizes(limit: int, cells: int, slots: int) -> Callable[[PackKind], int]:
-    """How many cells of a kind are trained together, at most.
+    """How many cells of a kind are trained together, at most: as the grid says, or (0) by the device.
 
     On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
     every slot has several packs.
-
-    Args:
-        limit: as the grid's file says; 0 leaves it to the device.
-        cells: to be packed, of all kinds.
-        slots: packs that run at a time.
     """
     fitting: dict[int, int] = {}
     on_cpu = min(max(math.ceil(cells / (4 * slots)), 1), MOST_ON_CPU)
@@ -191,14 +180,6 @@ def _fitting(kind: PackKind) -> int:
     return min(max(fit, 1), MOST_ON_GPU)
 
 
-LONG, SHORT = 0.1, 0.05
-"""Seconds for which each part is timed: to be shown, and only to put packs into an order."""
-START = 10.0
-"""Seconds that a process takes to start and to read its data."""
-COMPILED = 0.5
-"""Time of a compiled update, of an eager one's (docs/performance.md)."""
-
-
 class Cost(NamedTuple):
     """What a pack takes: seconds with episodes of full length, bytes on the host and on a GPU (0 without), threads."""
 
@@ -206,12 +187,6 @@ class Cost(NamedTuple):
     memory: int
     gpu_memory: int
     threads: int
-
-
-PROCESS = 600 * 2**20
-"""Bytes of a process with PyTorch and MuJoCo, and nothing to train."""
-ENVIRONMENT = 2 * 2**20
-"""Bytes of one more copy of an environment, at most: D4RL's take about one million."""
 
 
 def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[str, Cost]:
@@ -228,10 +203,7 @@ def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[
 
 
 def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
-    """Time updates and evaluations of a pack, and count its memory.
-
-    On a CPU replicas are computed one by one, so that one is measured for all.
-    """
+    """Time updates and evaluations of a pack, and count its memory; on a CPU one replica is measured for all."""
     experiment, on_gpu = load_pack(pack)
     check_experiment(experiment)
     plan, device = experiment.plan, experiment.resolved_device

@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 
 def report_grid(request: GridRequest, console: Console) -> None:
-    """Report what there is of a grid, as it was planned last; only what the report shows is read from the request.
-
-    Raises:
-        DqlabError: there is nothing to report, or the report cannot be written.
-    """
+    """Report what there is of a grid, as it was planned last; only what the report shows is read from the request."""
     from dqlab.analysis.report.write import report_and_print  # pandas and matplotlib take a second
 
     gin_files.load_gin(request.files, request.bindings, request.imports)
@@ -62,8 +58,8 @@ def report_apart(request: GridRequest, console: Console) -> None:
     command += [f"--set={binding}" for binding in request.bindings]
     command += [f"--plugin={module}" for module in request.imports]
     command += [f"--out={request.out}", *(["--quiet"] if console.quiet else [])]
-    size = {"COLUMNS": str(console.width)}
-    process = subprocess.Popen(command, env={**os.environ, **size}, start_new_session=True)  # Ctrl-C is for its parent
+    env = {**os.environ, "COLUMNS": str(console.width)}
+    process = subprocess.Popen(command, env=env, start_new_session=True)  # Ctrl-C is for its parent
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -88,6 +84,8 @@ def collect_results(folder: GridFolder) -> GridResults:
             status.summary = read_record(status.folder / "summary.json", SummaryRecord)
             packs.add(status.folder.parent)
     runs = [read_record(path / "run.json", RunRecord) for path in sorted(packs)]
+    # of an early version's run only the algorithm is known
+    read = [{"Experiment.algorithm": run.get("algorithm"), **run.get("parameters", {})} for run in runs]
     cells = [replace(found[cell.id], cell=cell) for cell in planned]
     finished, failed = (tuple(each for each in cells if each.state == state) for state in (FINISHED, FAILED))
     of_sessions = {name: value for name, value in facts.items() if name in ("command", "seconds")}
@@ -103,7 +101,7 @@ def collect_results(folder: GridFolder) -> GridResults:
         pending=tuple(each for each in cells if each.state not in (FINISHED, FAILED)),
         gin=facts["gin"],
         facts={**_facts_of(runs), **of_sessions},
-        components=components_used([parse_bindings(facts["gin"]), *map(_parameters_of, runs)]),
+        components=components_used([parse_bindings(facts["gin"]), *read]),
         inspections=_inspections(finished, facts["base"]),
     )
 
@@ -140,17 +138,8 @@ def _about(data: DataRecord) -> str:
     return f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
 
 
-def _parameters_of(run: RunRecord) -> dict[str, Any]:
-    """What a run has read; of an early version's only the algorithm is known."""
-    return {"Experiment.algorithm": run.get("algorithm"), **run.get("parameters", {})}
-
-
 def components_used(runs: Iterable[Mapping[str, Any]]) -> tuple[RegistryEntry[Any], ...]:
-    """The components that at least one run uses, for the works that the report cites.
-
-    Args:
-        runs: `Configurable.parameter` -> value, of all that each of them has read.
-    """
+    """The components that at least one run, as `Configurable.parameter` -> value, uses: for the works to be cited."""
     chosen = {
         (name.rpartition(".")[2], value): None for run in runs for name, value in run.items() if isinstance(value, str)
     }

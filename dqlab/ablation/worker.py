@@ -14,20 +14,18 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from dqlab.ablation.engines.base import FAILED, FINISHED, SOME_FAILED, STOPPED
+from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STOPPED
 from dqlab.config import gin_files
 from dqlab.config.plugins import load_plugins
 from dqlab.errors import DqlabError, StoppedError, error_place, message_of
 from dqlab.machine import NUMBERS, quiet_threads
 from dqlab.printing import Console
 from dqlab.tracking.run_folder import PACK, RunFolder
-
-UNEXPECTED = 3
-"""Exit code of a job that ended by a mistake in the code; like FAILED, it said where."""
 
 
 class Events:
@@ -65,7 +63,7 @@ def main(path: Path) -> int:
     except Exception as error:  # a plugin's part may fail in any way, and so may the machine
         traceback.print_exc()
         tell({"event": "failed", "reason": f"{type(error).__name__}: {message_of(error)} ({error_place(error)})"})
-        return UNEXPECTED
+        return DIED
 
 
 def _work(path: Path, tell: Events, stop: Event) -> int:
@@ -105,11 +103,9 @@ def _inspect(folder: RunFolder) -> None:
 
 def _heed_stdin(stop: Event) -> None:
     """Ask training to stop when standard input ends, as it does when whoever started this process dies."""
-    try:
+    with suppress(OSError):
         while os.read(0, 4096):  # not sys.stdin: a thread that reads it would hinder the interpreter's end
             pass
-    except OSError:
-        pass
     stop.set()
 
 

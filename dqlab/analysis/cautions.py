@@ -14,11 +14,9 @@ from dqlab.errors import MANY
 from dqlab.printing import counted
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
-ENOUGH = 10
-"""Seeds below which nothing is called better or worse: docs/statistics.md has the simulation."""
+ENOUGH = 10  # seeds below which nothing is called better or worse: docs/statistics.md has the simulation
 CORRECTION = "Holm"
-AVERAGE = "average"
-"""In place of a task in Report.reference: the published average over all tasks of the grid."""
+AVERAGE = "average"  # in place of a task in Report.reference: the published average over all tasks of the grid
 COVERED = 92  # per cent: an interval of 95% that does so is taken as one
 COVERAGE: dict[int, dict[int, tuple[int, int]]] = {
     1: {2: (47, 51), 3: (70, 76), 5: (77, 91), 10: (85, 93), 20: (90, 95)},
@@ -31,9 +29,7 @@ scores (normal, skewed). From benchmarks/interval_coverage.py; docs/statistics.m
 
 def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int, int, int] | None:
     """Tasks and seeds of the largest simulated grid that is not larger than this one, and COVERAGE of it."""
-    smaller = [
-        (known, number) for known in COVERAGE for number in COVERAGE[known] if known <= tasks and number <= seeds
-    ]
+    smaller = [(known, count) for known in COVERAGE for count in COVERAGE[known] if known <= tasks and count <= seeds]
     return (*max(smaller), *COVERAGE[max(smaller)[0]][max(smaller)[1]]) if smaller else None
 
 
@@ -51,28 +47,11 @@ def same_settings(results: GridResults) -> list[list[str]]:
 
 def cautions_of(
     results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame, gains: pd.DataFrame
-) -> tuple[str, ...]:
-    """Every sentence that applies, what concerns all scores first.
-
-    Args:
-        results, settings: the grid, and what is shown of it.
-        scores, comparisons, gains: as Analysis has them.
-    """
+) -> Iterator[str]:
+    """Every sentence that applies, what concerns all scores first; of frames as Analysis has them."""
     last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
     complete = last.groupby(level="setting").sum().reindex(results.labels, fill_value=0)
     left_out = (~last).groupby(level="setting").any().reindex(results.labels, fill_value=False)
-    return (
-        *_caveats(results),
-        *_missing(results),
-        *_incomplete(complete, left_out),
-        *_few_seeds(results, settings, [count for count in complete.tolist() if count]),
-        *_many_comparisons(results, settings, comparisons[comparisons.rule == "last"]),
-        *_mixed(results, gains),
-        *_selection(settings),
-    )
-
-
-def _caveats(results: GridResults) -> Iterator[str]:
     if results.caveat:
         yield f"All {score_or_return(results.caveat)}s: {results.caveat}."
     unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
@@ -81,10 +60,23 @@ def _caveats(results: GridResults) -> Iterator[str]:
             f"No reference scores: {_named(sorted(unscored))}. Averages over tasks mix returns with what is on another "
             "scale: read the tasks one by one."
         )
+    yield from _missing(results)
+    if partial := list(complete.index[left_out & (complete > 0)]):
+        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
+    if without := list(complete.index[complete == 0]):
+        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
+    yield from _few_seeds(results, settings, [count for count in complete.tolist() if count])
+    yield from _many_comparisons(results, settings, comparisons[comparisons.rule == "last"])
+    yield from _mixed(results, gains)
+    if "best_online" in settings.rules:
+        yield (
+            "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
+            "not what one gets without the environment."
+        )
 
 
 def _missing(results: GridResults) -> Iterator[str]:
-    every = len(results.results) + len(results.failures) + len(results.pending)
+    every = len(results.statuses)
     if results.pending:
         yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
     if results.failures:
@@ -98,13 +90,6 @@ def _missing(results: GridResults) -> Iterator[str]:
     scored = [(each.cell.label, [each.score(rule) for rule in SELECTION_RULES]) for each in results.results]
     if lost := [label for label, scores in scored if not all(map(math.isfinite, scores))]:
         yield f"{len(lost)} finished cells have a score that is no number, of {_named(lost)}: left out."
-
-
-def _incomplete(complete: pd.Series, left_out: pd.Series) -> Iterator[str]:
-    if partial := list(complete.index[left_out & (complete > 0)]):
-        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
-    if without := list(complete.index[complete == 0]):
-        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
 
 
 def _few_seeds(results: GridResults, settings: Report, counts: Sequence[int]) -> Iterator[str]:
@@ -162,14 +147,6 @@ def _mixed(results: GridResults, gains: pd.DataFrame) -> Iterator[str]:
         )
     for labels in same_settings(results)[:MANY]:
         yield f"Every run of {_named(labels)} gave the same scores: what they differ in had no effect."
-
-
-def _selection(settings: Report) -> Iterator[str]:
-    if "best_online" in settings.rules:
-        yield (
-            "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
-            "not what one gets without the environment."
-        )
 
 
 def _named(labels: Sequence[str]) -> str:

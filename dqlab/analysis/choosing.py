@@ -26,8 +26,7 @@ from dqlab.analysis.resampling import Array, Bootstrap
 from dqlab.analysis.results import GridResults
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
-Run = Mapping[int, float]
-"""Step -> score."""
+Run = Mapping[int, float]  # step -> score
 Histories = Mapping[str, Mapping[str, Mapping[int, Run]]]
 """Setting -> task -> seed -> a run's evaluations with a finite score; 0 is before training."""
 COMMON = {"common_task": "best common by task", "common": "best common"}
@@ -68,13 +67,7 @@ class CheckpointChoices(NamedTuple):
 def checkpoint_choices(
     scores: pd.DataFrame, histories: Histories, results: GridResults, bootstrap: Bootstrap
 ) -> CheckpointChoices:
-    """What each rule gains over the last checkpoint, and what it makes of the order of settings.
-
-    Args:
-        scores: as `Analysis` has them.
-        histories: every run's evaluations.
-        results, bootstrap: the grid, and how its runs are resampled.
-    """
+    """What each rule gains over the last checkpoint, by scores as `Analysis` has them, and makes of settings' order."""
     columns = pd.MultiIndex.from_product([results.tasks, SELECTION_RULES])
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
     drawn, counts, weights = {}, {}, cache(bootstrap.run_weights)
@@ -83,15 +76,12 @@ def checkpoint_choices(
     for label in results.labels:
         if label in places:
             own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
-            curves = [[_trained(histories[label][task][seed]) for seed in own] for task in results.tasks]
+            runs = [[histories[label][task][seed] for seed in own] for task in results.tasks]
+            curves = [[{step: run[step] for step in run if step > 0} for run in of_task] for of_task in runs]
             drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
             numbers = [len(run) for of_task in curves for run in of_task]
             counts[label] = (min(numbers), max(numbers))
     return CheckpointChoices(_gains(drawn, counts, bootstrap), *_rank_changes(drawn))
-
-
-def _trained(run: Run) -> Run:
-    return {step: score for step, score in run.items() if step > 0}
 
 
 def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Array) -> Array:
@@ -100,10 +90,7 @@ def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Ar
     The best common steps are chosen anew in every resample. The best of resampled means is higher on average than the
     best of the means: the resamples are moved back by as much, since on fifty tasks no interval would hold otherwise.
 
-    Args:
-        chosen: (tasks, seeds, SELECTION_RULES).
-        curves: of every task and seed.
-        weights: (tasks, 1 + reps, seeds).
+    `chosen` is (tasks, seeds, SELECTION_RULES), `curves` of every task and seed, `weights` (tasks, 1 + reps, seeds).
     """
     scores, shared = curve_matrix(curves)
     own, held_out = ((weights @ each).mean(axis=0) for each in (chosen, held_out_scores(scores, shared)))
@@ -128,10 +115,7 @@ def curve_matrix(curves: Sequence[Sequence[Run]]) -> tuple[Array, NDArray[np.boo
 
 
 def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:
-    """(tasks, seeds, COMMON): each seed's score at the step that is best for the mean of the other seeds.
-
-    NaN with one seed, and where there is no step to choose.
-    """
+    """(tasks, seeds, COMMON): each seed's score at the step that is best for the others' mean; NaN without a choice."""
     others = np.where(shared[:, None], scores.sum(axis=1, keepdims=True) - scores, -np.inf)
     everywhere = np.broadcast_to(others.mean(axis=0), others.shape)
     steps = np.stack([others.argmax(axis=-1), everywhere.argmax(axis=-1)], axis=-1)
@@ -172,11 +156,7 @@ def _rank_changes(drawn: Mapping[str, Array]) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def _rank_change(last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    """Tau, swaps, pairs and kept; and the largest swaps.
-
-    Args:
-        last, own: means (1 + reps, settings) by `last` and by a rule.
-    """
+    """Tau, swaps, pairs and kept; and the largest swaps: of means (1 + reps, settings) by `last` and by a rule."""
     one, other = np.triu_indices(last.shape[1], 1)
     least = -(last[0, one] - last[0, other]) * np.sign(own[0, one] - own[0, other])
     least = np.minimum(least, np.abs(own[0, one] - own[0, other]))  # the smaller of both differences
@@ -194,13 +174,10 @@ def _rank_change(last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[A
     return (tau, len(swapped), len(one), kept), sorted(found, key=lambda swap: -swap[-1] if some else 0.0)
 
 
-EVERY = ""
-"""In place of an axis: all settings of the grid."""
-SEEDS = "seeds"
-"""In place of an axis, of a grid with one setting: its seeds are what is chosen from."""
+EVERY = ""  # in place of an axis: all settings of the grid
+SEEDS = "seeds"  # in place of an axis, of a grid with one setting: its seeds are what is chosen from
 MOST_SIZES = 16
-LEAST_SEEDS = 3
-"""For an interval of what is held out: half of the resamples of two seeds have no other seed."""
+LEAST_SEEDS = 3  # for an interval of what is held out: half of the resamples of two seeds have no other seed
 TINY = 1e-9
 
 
@@ -209,11 +186,7 @@ def tuning_curves(scores: pd.DataFrame, results: GridResults, bootstrap: Bootstr
 
     `seen` is what the chosen policy scored where it was chosen; `held_out` what the other seeds of its setting score;
     each with its bounds. A row a rule, a number of policies and a group of settings: all of them (axis EVERY), and, of
-    several axes, those that share a point of one.
-
-    Args:
-        scores: as `Analysis` has them; of a group those seeds count that are complete in all of its settings.
-        results, bootstrap: the grid, and how its runs are resampled.
+    several axes, those that share a point of one. Of a group those seeds count that all of its settings have.
     """
     complete, rows = scores.dropna(), []
     for rule in sorted(complete.index.unique("rule"), key=list(SELECTION_RULES).index):

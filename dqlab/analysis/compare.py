@@ -20,7 +20,7 @@ from dqlab.analysis.report.exports import latex_table
 from dqlab.analysis.report.tables import ReportTable, rich_table, text_table, with_intervals
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.results import Report
-from dqlab.analysis.statistics import BOUNDS
+from dqlab.analysis.statistics import BOUNDS, aggregates_of, tidy_rows
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, nearest
 from dqlab.printing import Console
@@ -32,21 +32,19 @@ SHORT = 3
 FEW = 5
 METRICS = {"mean": mean_score, "iqm": interquartile_mean}
 GAP = ("best_online", "last")
-SAME = ["group", "task", "digest"]
-"""Runs that are alike in these differ in their seeds only."""
+SAME = ["group", "task", "digest"]  # runs that are alike in these differ in their seeds only
+MANY = 6  # more groups than that are rows, not columns
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison.
+    """A comparison, with sentences that warn, and how its intervals are made.
 
     Attributes:
         groups: of runs of one configuration: `group`, a letter for tables; `name`; `config`, the parameters that are
             not the same in all groups.
         scores: group, name, task, data_digest, caveat, seeds, rule (or one minus another), metric (mean, iqm), point,
             low, high; bounds are NaN where one seed alone allows no interval.
-        warnings: sentences.
-        confidence, reps: of the intervals.
     """
 
     groups: tuple[Mapping[str, Any], ...]
@@ -62,11 +60,7 @@ class Comparison:
 
 
 def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Comparison:
-    """Group the runs, and score every group on every task.
-
-    Raises:
-        ConfigError: an unknown selection rule.
-    """
+    """Group the runs, and score every group on every task. Raises ConfigError: an unknown selection rule."""
     rules = [rule.replace("-", "_") for rule in rules]
     for rule in rules:
         if rule not in SELECTION_RULES:
@@ -106,31 +100,20 @@ def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
 
 
 def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> pd.DataFrame:
-    """Each group on each task and data set; of two runs with the same seed the first one counts."""
+    """Each group on each task and data set, by the rules that all runs have; of runs with one seed the first counts."""
     rows: dict[tuple[str, str, str], list[Any]] = {}
     for run in runs.drop_duplicates([*SAME, "seed"]).sort_values("seed", kind="stable").itertuples():
         rows.setdefault((run.group, run.task, run.digest), []).append(run)
     samples: dict[tuple[Any, ...], NDArray[np.float64]] = {}
     for key in dict.fromkeys(runs[SAME].itertuples(index=False, name=None)):
         about = (*key, rows[key][0].caveat, tuple(run.seed for run in rows[key]))
-        known = _samples([run.scores for run in rows[key]], rules)
-        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known}
-    found = bootstrap.of_each(samples, lambda drawn: np.stack([metric(drawn) for metric in METRICS.values()]))
-    tidy = [
-        (*key, metric, *numbers)
-        for key, item in found.items()
-        for metric, numbers in zip(METRICS, item.T.tolist(), strict=True)
-    ]
+        scores = [run.scores for run in rows[key]]
+        known = {rule: [each[rule] for each in scores] for rule in rules if all(rule in each for each in scores)}
+        if all(set(GAP) <= set(each) for each in scores):  # what choosing the best by its score is worth
+            known[" minus ".join(GAP)] = [each[GAP[0]] - each[GAP[1]] for each in scores]
+        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known.items()}
+    tidy = tidy_rows(aggregates_of(samples, bootstrap, METRICS), METRICS)
     return pd.DataFrame(tidy, columns=["group", "task", "data_digest", "caveat", "seeds", "rule", "metric", *BOUNDS])
-
-
-def _samples(scores: Sequence[Mapping[str, float]], rules: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
-    """The scores by each rule that all runs have, and what choosing the best by its score is worth."""
-    for rule in rules:
-        if all(rule in each for each in scores):
-            yield rule, [each[rule] for each in scores]
-    if all(set(GAP) <= set(each) for each in scores):
-        yield " minus ".join(GAP), [each[GAP[0]] - each[GAP[1]] for each in scores]
 
 
 def comparison_warnings(found: FoundRuns, runs: pd.DataFrame) -> Iterator[str]:
@@ -182,10 +165,6 @@ def _listed(letters: pd.Series) -> str:
     return "; ".join(f"{text}: {', '.join(each)}" for text, each in letters.items())
 
 
-MANY = 6
-"""More groups than that are rows, not columns."""
-
-
 def print_comparison(compared: Comparison, console: Console) -> None:
     """Print what differs, the scores on every task, and warnings."""
     console.print(rich_table(_differences(compared)) if len(compared.groups) > 1 else Text("One configuration."))
@@ -205,29 +184,24 @@ def _differences(compared: Comparison) -> ReportTable:
     configs = {f"{group['group']}: {group['name']}": group["config"] for group in compared.groups}
     different = list(compared.groups[0]["config"])
     if not different:
-        return text_table("differences", "The same configuration", [("group", "")], [(name,) for name in configs])
-    heads = [("parameter", ""), *((name, "") for name in configs)]
+        return text_table("differences", "The same configuration", ["group"], [(name,) for name in configs])
     rows = [(name, *(config[name] for config in configs.values())) for name in different]
-    table = text_table("differences", "What differs in configuration", heads, rows)
+    table = text_table("differences", "What differs in configuration", ["parameter", *configs], rows)
     return table.turned("group") if len(configs) > MANY else table
 
 
 def score_tables(compared: Comparison) -> Iterator[ReportTable]:
     """A table a task: a row a group and rule."""
-    heads = [(head, "") for head in ("Group", "seeds", "rule", "mean", "IQM")]
     for task, scores in compared.scores.groupby("task", sort=False):
         means, iqms = (scores[scores.metric == metric] for metric in METRICS)
         several = scores.data_digest.nunique() > 1  # then each group is named with its data
-        names = [
-            f"{row.group}: {row.name}" + (f" | data {row.data_digest[:12]}" if several else "")
-            for row in means.itertuples()
-        ]
+        names = means["group"] + ": " + means["name"] + (" | data " + means.data_digest.str[:12] if several else "")
         seeds, rules = [str(len(seeds)) for seeds in means.seeds], means.rule.str.replace("_", "-")
         rows = zip(names, seeds, rules, with_intervals(means), with_intervals(iqms), strict=True)
         said = "; ".join(sorted(set(scores.caveat) - {""}))
         caption = f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "")
         caption += f". In brackets: {compared.confidence:.0%} bootstrap intervals over seeds."
-        yield text_table(f"compare-{task}", caption, heads, rows)
+        yield text_table(f"compare-{task}", caption, ["Group", "seeds", "rule", "mean", "IQM"], rows)
 
 
 FORMATS: Mapping[str, Callable[[Comparison], str]] = {
@@ -248,11 +222,7 @@ def run_compare(
     rules: Sequence[str] | None,
     form: str | None,
 ) -> None:
-    """Compare what is named, and print it: as tables, or in one of FORMATS.
-
-    Raises:
-        DqlabError: something that is named is not there, or nothing has finished.
-    """
+    """Compare what is named, and print it: as tables, or in one of FORMATS."""
     found = find_runs(runs, experiment, wanted, uri or tracking_uri(RUNS / "any"))
     compared = compare_groups(found, rules or Report().rules)
     if form is None:

@@ -16,28 +16,14 @@ from dqlab.config.identity import describes_setting
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import ConfigError, RunError, masked, nearest, one_line
 from dqlab.files import read_text
-from dqlab.tracking.folders import (
-    GRID,
-    RUN,
-    SkippedRecords,
-    grid_facts,
-    is_grid,
-    planned_cells,
-    reused_cells,
-    run_facts,
-)
-from dqlab.tracking.mlflow.client import (
-    KEY,
-    LONGEST_VALUE,
-    OWNER,
-    PARENT,
-    all_runs,
-    client_environment,
-    mlflow_client,
-    store_path,
-)
+from dqlab.tracking import folders
+from dqlab.tracking.mlflow import client
+from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -45,13 +31,9 @@ class FinishedRun:
     """One finished run of one seed.
 
     Attributes:
-        name: where it is recorded: a folder or an MLflow run's id.
-        label: of the grid's setting that it belongs to, or empty.
-        task, seed, caveat, physics: of the run.
-        digest: of its data.
-        config: its configuration as text, without what makes no difference.
-        made_with: versions, commit and device: name -> text.
-        scores: selection rule -> D4RL-normalised score.
+        name, label: of the folder or MLflow run where it is recorded; of the grid's setting that it belongs to.
+        config, digest: its configuration as text, without what makes no difference; and of its data.
+        made_with, scores: versions, commit and device; D4RL-normalised, by selection rule.
     """
 
     name: str
@@ -70,11 +52,7 @@ class FinishedRun:
 class FoundRuns:
     """What there is at one place, or several: finished runs, how many are not, and why others cannot be read.
 
-    Attributes:
-        runs: finished ones.
-        failed, unfinished: numbers of others.
-        damaged: a sentence or two on each run, or pack, whose records are damaged.
-        gone: folders of reused cells that are not there any more.
+    `damaged` has a sentence or two on each run or pack, `gone` folders of reused cells that are not there any more.
     """
 
     runs: list[FinishedRun] = field(default_factory=list)
@@ -91,23 +69,20 @@ class FoundRuns:
         self.gone = list(dict.fromkeys([*self.gone, *other.gone]))
 
 
-RUN_ID = re.compile(r"[0-9a-f]{32}")
-
-
 def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> FoundRuns:
-    """The runs that are named: folders, MLflow's run ids, or an MLflow experiment.
-
-    Raises:
-        ConfigError: nothing is named, or a filter without an experiment.
-        RunError: something that is named is not there, or nothing has finished.
-    """
+    """The runs that are named: folders, MLflow's run ids, or an MLflow experiment; an error where none has finished."""
     if not runs and not experiment:
         raise ConfigError("dqlab compare wants folders of runs or grids, MLflow run ids, or --experiment NAME.")
     if wanted and not experiment:
         raise ConfigError("--filter belongs to --experiment.")
     found = FoundRuns()
     for name in runs:
-        found.add(_find(name, uri))
+        if Path(name).exists():
+            found.add(read_folder(Path(name)))
+        elif RUN_ID.fullmatch(name):
+            found.add(read_run(uri, name))
+        else:
+            raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
     if experiment:
         found.add(read_experiment(uri, experiment, wanted))
     if not found.runs:
@@ -121,14 +96,6 @@ def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str
     return found
 
 
-def _find(name: str, uri: str) -> FoundRuns:
-    if Path(name).exists():
-        return read_folder(Path(name))
-    if RUN_ID.fullmatch(name):
-        return read_run(uri, name)
-    raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
-
-
 def _read_config(path: Path) -> dict[str, str]:
     """What a run's config.gin binds."""
     from dqlab.config.gin_syntax import parse_bindings
@@ -136,29 +103,24 @@ def _read_config(path: Path) -> dict[str, str]:
     return comparable(parse_bindings(read_text(path), str(path)))
 
 
-def comparable(config: Mapping[str, Any]) -> dict[str, str]:
+def comparable(given: Mapping[str, Any]) -> dict[str, str]:
     """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
-    return {name: str(value)[:LONGEST_VALUE] for name, value in config.items() if describes_setting(name, value)}
-
-
-SUMMARY = "summary.json"
+    return {name: str(value)[: client.LONGEST_VALUE] for name, value in given.items() if describes_setting(name, value)}
 
 
 def read_folder(path: Path) -> FoundRuns:
-    """All runs in a folder; of those that are damaged it is said why.
-
-    Raises:
-        RunError: it is the folder of neither a run nor a grid, or the file that says what it is is damaged.
-    """
-    return _read_grid(path, grid_facts(path)) if is_grid(path) else _read_run(path, run_facts(path))
+    """All runs in a run's or a grid's folder; of those that are damaged it is said why."""
+    folders.read_facts(path)
+    return _read_grid(path) if folders.is_grid(path) else _read_run(path)
 
 
-def _read_grid(path: Path, facts: GridRecord) -> FoundRuns:
-    found, lost = FoundRuns(), SkippedRecords()
+def _read_grid(path: Path) -> FoundRuns:
+    facts = read_record(path / folders.GRID, GridRecord)
+    found, lost = FoundRuns(), folders.SkippedRecords()
     for pack in (path / "packs" / name for name in facts["packs"]):
         with lost.damaged():
-            if (pack / RUN).exists():
-                found.add(_read_run(pack, run_facts(pack)))
+            if (pack / folders.RUN).exists():
+                found.add(_read_run(pack))
     found.add(_read_reused(path, facts, {Path(run.name).name for run in found.runs}))
     if lost.out:
         found.damaged += lost.out
@@ -170,23 +132,24 @@ def _read_grid(path: Path, facts: GridRecord) -> FoundRuns:
 
 def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> FoundRuns:
     """Cells that other grids have trained, except those that are finished here too."""
-    elsewhere = {cell: path for cell, path in reused_cells(facts).items() if f"cell-{cell}" not in here}
+    elsewhere = {cell: path for cell, path in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
     there = {cell: path for cell, path in elsewhere.items() if os.path.exists(path / SUMMARY)}
-    planned, pack_facts = planned_cells(grid) if there else {}, cache(run_facts)
-    lost, runs = SkippedRecords(), []
+    planned, facts_of = folders.planned_cells(grid) if there else {}, cache(lambda pack: RunFolder(pack).facts())
+    lost, runs = folders.SkippedRecords(), []
     for cell, path in there.items():
         with lost.damaged():
             if cell not in planned:
-                raise RunError(f"{grid / GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
+                raise RunError(f"{grid / folders.GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
             own = Replica(path.name, planned[cell]["seed"], planned[cell]["label"])
-            runs.append(_compared(RunFolder(path.parent), own, pack_facts(path.parent)))
+            runs.append(_compared(RunFolder(path.parent), own, facts_of(path.parent)))
     gone = [str(path) for cell, path in elsewhere.items() if cell not in there]
     return FoundRuns(runs, damaged=lost.out, gone=gone)
 
 
-def _read_run(path: Path, facts: RunRecord) -> FoundRuns:
+def _read_run(path: Path) -> FoundRuns:
     """The replicas of a run or of a pack."""
-    folder, found, lost = RunFolder(path), FoundRuns(), SkippedRecords()
+    folder, found, lost = RunFolder(path), FoundRuns(), folders.SkippedRecords()
+    facts = folder.facts()
     for replica in replicas_of(facts):
         place = folder.replica(replica.name)
         if (place / FAILURE).exists():
@@ -218,35 +181,27 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
 
 
 def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
-    """The runs of an experiment that an MLflow filter lets pass.
-
-    Raises:
-        RunError: there is no such experiment, the filter cannot be read, or MLflow does not answer.
-    """
-    with _asking(uri) as client:
-        experiment = client.get_experiment_by_name(name)
+    """The runs of an experiment that an MLflow filter lets pass."""
+    with _asking(uri) as store:
+        experiment = store.get_experiment_by_name(name)
         if experiment is None:
-            known = [item.name for item in client.search_experiments()]
+            known = [item.name for item in store.search_experiments()]
             raise RunError(f"MLflow ({masked(uri)}) has no experiment '{name}'. {nearest(name, known)}")
-        return _found(client, all_runs(client, [experiment.experiment_id], wanted))
+        return _found(store, client.all_runs(store, [experiment.experiment_id], wanted))
 
 
 def read_run(uri: str, run_id: str) -> FoundRuns:
-    """A run, or, where it is a run's, a pack's or a grid's parent, those below it.
-
-    Raises:
-        RunError: there is no such run, or MLflow does not answer.
-    """
-    with _asking(uri) as client:
-        return _found(client, _below(client, client.get_run(run_id)))
+    """A run, or, where it is a run's, a pack's or a grid's parent, those below it."""
+    with _asking(uri) as store:
+        return _found(store, _below(store, store.get_run(run_id)))
 
 
 @contextmanager
 def _asking(uri: str) -> Iterator[Any]:
     """A client whose failures are told in one line."""
-    if (path := store_path(uri)) and not path.exists():
+    if (path := client.store_path(uri)) and not path.exists():
         raise RunError(f"There is no MLflow store {masked(uri)}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
-    with client_environment():
+    with client.client_environment():
         try:
             yield mlflow_client(uri)
         except RunError:
@@ -257,20 +212,24 @@ def _asking(uri: str) -> Iterator[Any]:
             raise RunError(f"MLflow ({masked(uri)}): {why}.") from error
 
 
-def _below(client: Any, run: Any) -> list[Any]:
+def _below(store: Any, run: Any) -> list[Any]:
     if "seed" in run.data.tags:
         return [run]
-    children = all_runs(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
-    return [found for child in children for found in _below(client, child)]
+    children = client.all_runs(store, [run.info.experiment_id], f"tags.`{client.PARENT}` = '{run.info.run_id}'")
+    return [found for child in children for found in _below(store, child)]
 
 
-def _found(client: Any, runs: list[Any]) -> FoundRuns:
-    """Of each replica's runs; parents have no seed."""
-    replicas = sorted((run for run in runs if "seed" in run.data.tags), key=lambda run: run.info.start_time)
-    found, files = FoundRuns(), dict[str, Mapping[str, str]]()
-    for run in _latest(replicas):
+def _found(store: Any, runs: list[Any]) -> FoundRuns:
+    """Of each replica's runs, and of the attempts at a grid's cell the last one; parents have no seed."""
+    found, files, latest = FoundRuns(), dict[str, Mapping[str, str]](), dict[Any, Any]()
+    for run in sorted(runs, key=lambda run: run.info.start_time):
+        tags = run.data.tags
+        if "seed" in tags:
+            key = tags.get(client.KEY, "").rpartition(" ")[2]
+            latest[(tags[client.OWNER], key) if key else run.info.run_id] = run
+    for run in latest.values():
         if run.info.status == "FINISHED":
-            found.runs.append(_finished(run, _configuration(client, run, files)))
+            found.runs.append(_finished(run, _configuration(store, run, files)))
         elif run.info.status == "FAILED":
             found.failed += 1
         else:
@@ -278,21 +237,14 @@ def _found(client: Any, runs: list[Any]) -> FoundRuns:
     return found
 
 
-def _latest(runs: list[Any]) -> list[Any]:
-    """The last of the attempts at each cell of a grid, and all runs that are no cells."""
-    tags = [run.data.tags for run in runs]
-    cells = [(tag[OWNER], tag[KEY].rpartition(" ")[2]) if KEY in tag else id(tag) for tag in tags]
-    return list(dict(zip(cells, runs, strict=True)).values())
-
-
-def _configuration(client: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
+def _configuration(store: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
     """Its parameters, or of a grid's cell, which has few of them, its file config.gin: one is fetched for a digest."""
     digest = run.data.tags.get("config_digest")
     if not digest:
         return comparable(run.data.params)
     if digest not in files:
         with tempfile.TemporaryDirectory() as folder:
-            files[digest] = _read_config(Path(client.download_artifacts(run.info.run_id, "config.gin", folder)))
+            files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
     return files[digest]
 
 

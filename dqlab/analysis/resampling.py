@@ -28,20 +28,13 @@ LARGEST = 2**23  # numbers kept at a time: 64 MiB
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Percentile bootstrap over runs, stratified by task.
-
-    Attributes:
-        reps: repetitions.
-        confidence: of the intervals.
-    """
+    """Percentile bootstrap over runs, stratified by task."""
 
     reps: int
     confidence: float
 
     def of_each(self, scores: Mapping[Key, Array], statistic: Statistic) -> dict[Key, Array]:
-        """A statistic of each item's scores with its interval: (3, ...), its value and both bounds.
-
-        Bounds are NaN where one run alone allows no interval.
+        """A statistic of each item's scores, and both bounds: (3, ...); NaN where one run alone allows no interval.
 
         Args:
             scores: key -> (runs, tasks, ...); runs are resampled for every task by itself, what lies behind
@@ -106,9 +99,7 @@ class Bootstrap:
 
         def mean(first: NDArray[Any], second: NDArray[Any]) -> Array:
             places = (first // tasks)[:, None] * others * tasks + second[None]
-            weights = np.bincount(places.ravel(), minlength=len(rows)) / places.size
-            result: Array = weights @ rows
-            return result
+            return np.asarray(np.bincount(places.ravel(), minlength=len(rows)) / places.size @ rows)
 
         return self._interval([_places(ours, tasks), _places(others, tasks)], mean)
 
@@ -149,27 +140,28 @@ FULL_SCORE = 100.0
 
 def mean_score(scores: Array) -> Array:
     """The mean over runs and tasks."""
-    result: Array = scores.mean(axis=(0, 1))
-    return result
+    return np.asarray(scores.mean(axis=(0, 1)))
 
 
 def interquartile_mean(scores: Array) -> Array:
     """The interquartile mean: of the middle half of all runs on all tasks together."""
     runs = np.sort(scores.reshape(-1, *scores.shape[2:]), axis=0)
     cut = int(TRIMMED * len(runs))
-    result: Array = runs[cut : len(runs) - cut].mean(axis=0)
-    return result
+    return np.asarray(runs[cut : len(runs) - cut].mean(axis=0))
 
 
 def median_score(scores: Array) -> Array:
     """The median over tasks of the mean over runs."""
-    result: Array = np.median(scores.mean(axis=0), axis=0)
-    return result
+    return np.asarray(np.median(scores.mean(axis=0), axis=0))
 
 
 def optimality_gap(scores: Array) -> Array:
     """By how much scores/100 stay below 1 on average; what is above 1 counts as 1."""
     return 1.0 - mean_score(np.minimum(scores / FULL_SCORE, 1.0))
+
+
+METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}
+"""Aggregates over runs and tasks; the optimality gap is of scores/100, 0 where all reach 100."""
 
 
 MOST_COUNTED = 16  # pairs; with more, flips are sampled
@@ -191,31 +183,22 @@ def sign_flip_tests(differences: Mapping[Key, Array]) -> dict[Key, SignFlipTest]
 
     If it does not matter which of a pair is the setting and which the base, every difference is as likely with the
     other sign. p is the share of all sign patterns whose mean is as far from 0 as the observed one, or farther: exact
-    up to 16 pairs; beyond that of 99,999 random patterns and the observed one.
-
-    Args:
-        differences: key -> (seeds, tasks).
+    up to 16 pairs; beyond that of 99,999 random patterns and the observed one. Differences are (seeds, tasks).
     """
     found: dict[Key, SignFlipTest] = {}
     for pairs in {item.size for item in differences.values()}:
-        keys = [key for key, item in differences.items() if item.size == pairs]
-        tests = _tests(np.stack([differences[key].ravel() for key in keys], axis=-1))
-        found |= dict(zip(keys, tests, strict=True))
+        keys, exact = [key for key, item in differences.items() if item.size == pairs], pairs <= MOST_COUNTED
+        columns = np.stack([differences[key].ravel() for key in keys], axis=-1)
+        observed = np.abs(columns.sum(axis=0)) - ROUNDING * np.abs(columns).sum(axis=0)
+        as_far, patterns = np.zeros(len(keys)), 0
+        for signs in _sign_patterns(pairs, exact, max(1, AT_ONCE // len(keys))):
+            as_far += (np.abs(signs @ columns) >= observed).sum(axis=0)
+            patterns += len(signs)
+        given = 0 if exact else 1  # the observed pattern
+        smallest = 2.0 / 2.0**pairs if exact else max(2.0 / 2.0**pairs, 1.0 / (patterns + 1))
+        for key, count in zip(keys, as_far, strict=True):
+            found[key] = SignFlipTest(float(count + given) / (patterns + given), smallest, exact)
     return found
-
-
-def _tests(differences: Array) -> list[SignFlipTest]:
-    """Of differences (pairs, columns)."""
-    pairs, columns = differences.shape
-    exact = pairs <= MOST_COUNTED
-    observed = np.abs(differences.sum(axis=0)) - ROUNDING * np.abs(differences).sum(axis=0)
-    as_far, patterns = np.zeros(columns), 0
-    for signs in _sign_patterns(pairs, exact, max(1, AT_ONCE // columns)):
-        as_far += (np.abs(signs @ differences) >= observed).sum(axis=0)
-        patterns += len(signs)
-    given = 0 if exact else 1  # the observed pattern
-    smallest = 2.0 / 2.0**pairs if exact else max(2.0 / 2.0**pairs, 1.0 / (patterns + 1))
-    return [SignFlipTest(float(count + given) / (patterns + given), smallest, exact) for count in as_far]
 
 
 def _sign_patterns(pairs: int, exact: bool, most: int) -> Iterator[Array]:

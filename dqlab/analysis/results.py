@@ -27,10 +27,7 @@ class Cell:
 
     Attributes:
         id: hexadecimal digest of what it runs; equal in every grid that has the same cell.
-        label: of its setting, such as `N=5, eta=1.0`.
-        points: its place on each axis, axis name -> text: `{'N': '5', 'eta': '1.0'}`.
-        task: the task's name.
-        seed: of the replica.
+        label, points: of its setting, `N=5, eta=1.0`; and its place on each axis: `{'N': '5', 'eta': '1.0'}`.
         scalars: hyper-parameters in which it may differ from others of its pack; complete name -> value.
         kind: digest of everything else that it runs, and so of the packs that it fits into.
     """
@@ -58,14 +55,10 @@ class CellStatus:
     """A cell, and how far it is.
 
     Attributes:
-        cell: the cell.
-        state: WAITING, STARTING, RUNNING, FINISHED or FAILED.
-        failure, reason: why it ended without a result: `diverged` (it would again), `evaluation` or `crashed`; and in
-            words.
-        folder: where it has finished.
+        state, folder: WAITING, STARTING, RUNNING, FINISHED or FAILED; and where it has finished.
+        failure, reason: why it has no result: `diverged` (it would again), `evaluation` or `crashed`; and in words.
         summary: as in its summary.json, once it has been read: `selection`, `evaluations`, `caveat`, ...
-        share: of its updates that are done, 0 to 1.
-        last_score: of its last evaluation.
+        share, last_score: of its updates that are done, 0 to 1; and of its last evaluation.
     """
 
     cell: Cell
@@ -99,11 +92,8 @@ class GridResults:
     """A grid as far as it has come.
 
     Attributes:
-        name: of the grid, such as `steps`.
-        base: label of the setting that the others are compared with.
-        labels: of all settings, in the grid's order.
+        base, labels: the setting that the others are compared with; and of all settings, in the grid's order.
         axes: axis name -> the texts of its points, in order.
-        tasks, seeds: of every setting.
         results, failures, pending: every cell is in one of them; those with results have their summaries.
         gin: the grid's configuration, flattened, as a gin text.
         facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `seconds`, ...
@@ -124,6 +114,11 @@ class GridResults:
     facts: Mapping[str, Any] = field(default_factory=dict)
     components: tuple[RegistryEntry[Any], ...] = ()
     inspections: Mapping[str, Mapping[str, InspectionRecord]] = field(default_factory=dict)
+
+    @property
+    def statuses(self) -> tuple[CellStatus, ...]:
+        """Every cell: finished ones, then failures, then what is pending."""
+        return (*self.results, *self.failures, *self.pending)
 
     @property
     def caveat(self) -> str:
@@ -189,4 +184,4 @@ def _is_score(published: Any) -> bool:
     if not isinstance(published, (tuple, list)) or len(published) not in (1, 2):
         return False
     numbers = all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in published)
-    return numbers and (len(published) == 1 or published[1] >= 0)
+    return numbers and not any(error < 0 for error in published[1:])

@@ -9,7 +9,7 @@ and resamples both sides independently; it is what others report, and the verdic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,31 +19,20 @@ import pandas as pd
 
 from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
 from dqlab.analysis.choosing import Histories, Run, checkpoint_choices, tuning_curves
-from dqlab.analysis.resampling import (
-    Array,
-    Bootstrap,
-    interquartile_mean,
-    mean_score,
-    median_score,
-    optimality_gap,
-    sign_flip_tests,
-)
+from dqlab.analysis.resampling import METRICS, Array, Bootstrap, interquartile_mean, mean_score, sign_flip_tests
 from dqlab.analysis.results import GridResults, Report
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
-METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}
-"""Aggregates over runs and tasks; the optimality gap is of scores/100, 0 where all reach 100."""
 COMPARED = ("probability", "iqm_difference", "mean_difference")
 """Of a setting against the base: that a run beats one of the base on a task drawn at random (0 to 1), and points."""
 GAPS = {"over_last": "last", "over_offline": "offline"}
 """What choosing the best checkpoint by its score is worth, over which rule: mean over runs, in points."""
 BOUNDS = ["point", "low", "high"]
 FLOATS = dict.fromkeys(BOUNDS, float)
-ALL_TASKS = ""
-"""In place of a task: a figure over all of them."""
+ALL_TASKS = ""  # in place of a task: a figure over all of them
 TEST = "two-sided sign-flip test of the mean difference over pairs of the same task and seed"
-Key = tuple[str, str]
-"""Rule, setting."""
+Key = tuple[str, str]  # rule, setting
+THRESHOLDS = 51
 
 
 @dataclass(frozen=True)
@@ -85,9 +74,8 @@ class Analysis:
     def figure(self, rule: str, metric: str, task: str = ALL_TASKS) -> pd.DataFrame:
         """Point, low and high by setting, of the settings that have this figure, in the grid's order."""
         known = self.estimates
-        return known[(known.rule == rule) & (known.metric == metric) & (known.task == task)].set_index("setting")[
-            BOUNDS
-        ]
+        wanted = (known.rule == rule) & (known.metric == metric) & (known.task == task)
+        return known[wanted].set_index("setting")[BOUNDS]
 
     def compared(self, rule: str) -> pd.DataFrame:
         """The comparisons with the base by a rule, by setting."""
@@ -125,9 +113,11 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     bootstrap = Bootstrap(settings.reps, settings.confidence)
     scores, histories = score_table(results), score_histories(results)
     complete = _by_setting(scores.dropna(), results.labels)
-    pairs = _pairs_with_base(scores.dropna(), results)
+    is_base = scores.index.get_level_values("setting") == results.base
+    base, others = scores[is_base].dropna().droplevel("setting"), scores[~is_base].dropna()
+    pairs = _side_by_side(others, base, ["rule", "seed"], results.labels)
     rows = [
-        *_tidy({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
+        *tidy_rows({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
         *_task_means(scores, results, bootstrap),
         *_compared(pairs, bootstrap),
         *_checkpoint_gaps(scores.dropna(), results, bootstrap),
@@ -146,7 +136,7 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
         _references(estimates, results, settings),
         *choices,
         tuning_curves(scores, results, bootstrap),
-        cautions_of(results, settings, scores, comparisons, choices.gains),
+        tuple(cautions_of(results, settings, scores, comparisons, choices.gains)),
     )
 
 
@@ -171,13 +161,15 @@ def _by_setting(table: pd.DataFrame, labels: Sequence[str]) -> dict[Key, Array]:
     return {key: table.to_numpy()[places[key]] for key in keys if key in places}
 
 
-def aggregates_of(scores: Mapping[Any, Array], bootstrap: Bootstrap) -> dict[Any, Array]:
-    """(3, METRICS): point and bounds of each, of scores (seeds, tasks)."""
-    return bootstrap.of_each(scores, lambda drawn: np.stack([metric(drawn) for metric in METRICS.values()]))
+def aggregates_of(
+    scores: Mapping[Any, Array], bootstrap: Bootstrap, metrics: Mapping[str, Callable[[Array], Array]] = METRICS
+) -> dict[Any, Array]:
+    """(3, metrics, ...): point and bounds of each, of scores (seeds, tasks, ...)."""
+    return bootstrap.of_each(scores, lambda drawn: np.stack([metric(drawn) for metric in metrics.values()]))
 
 
-def _tidy(found: Mapping[tuple[str, str, str], Array], metrics: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-    """Rows of estimates, of (3, metrics) by rule, setting and task."""
+def tidy_rows(found: Mapping[tuple[Any, ...], Array], metrics: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of estimates, of (3, metrics) by rule, setting and task, or another key."""
     for key, item in found.items():
         for metric, numbers in zip(metrics, item.T.tolist(), strict=True):
             yield (*key, metric, *numbers)
@@ -190,7 +182,7 @@ def _task_means(scores: pd.DataFrame, results: GridResults, bootstrap: Bootstrap
         for task, runs in zip(results.tasks, rows.T, strict=True)
         if np.isfinite(runs).any()
     }
-    return _tidy({key: item[:, None] for key, item in bootstrap.of_each(columns, mean_score).items()}, ["mean"])
+    return tidy_rows({key: item[:, None] for key, item in bootstrap.of_each(columns, mean_score).items()}, ["mean"])
 
 
 def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels: Sequence[str]) -> dict[Key, Array]:
@@ -199,18 +191,11 @@ def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels:
     return {key: np.stack(np.split(rows, 2, axis=1), axis=-1) for key, rows in _by_setting(both, labels).items()}
 
 
-def _pairs_with_base(complete: pd.DataFrame, results: GridResults) -> dict[Key, Array]:
-    """(seeds, tasks, 2) of every setting beside the base, over the seeds that are complete in both."""
-    is_base = complete.index.get_level_values("setting") == results.base
-    base = complete[is_base].droplevel("setting")
-    return _side_by_side(complete[~is_base], base, ["rule", "seed"], results.labels)
-
-
 def _compared(pairs: Mapping[Key, Array], bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
     wins = {key: win_matrix(both[..., 0], both[..., 1]) for key, both in pairs.items()}
     probabilities, differences = bootstrap.of_pairs(wins), bootstrap.of_each(pairs, _differences)
     found = {(*key, ALL_TASKS): np.column_stack([probabilities[key], differences[key]]) for key in pairs}
-    return _tidy(found, COMPARED)
+    return tidy_rows(found, COMPARED)
 
 
 def win_matrix(ours: Array, others: Array) -> Array:
@@ -221,8 +206,7 @@ def win_matrix(ours: Array, others: Array) -> Array:
 def _differences(both: Array) -> Array:
     """Of (seeds, tasks, 2, columns): IQM and mean of the first minus those of the second."""
     values = np.stack([interquartile_mean(both), mean_score(both)])
-    difference: Array = values[:, 0] - values[:, 1]
-    return difference
+    return np.asarray(values[:, 0] - values[:, 1])
 
 
 def _comparisons(pairs: Mapping[Key, Array], level: float) -> pd.DataFrame:
@@ -257,7 +241,7 @@ def _checkpoint_gaps(complete: pd.DataFrame, results: GridResults, bootstrap: Bo
         pairs = _side_by_side(best, other, ["setting", "seed"], results.labels)
         found.append(bootstrap.of_each({key: both[..., 0] - both[..., 1] for key, both in pairs.items()}, mean_score))
     both = [key for key in found[0] if key in found[1]]
-    return _tidy({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
+    return tidy_rows({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
 
 
 def score_curves(results: GridResults, runs: Histories, bootstrap: Bootstrap) -> pd.DataFrame:
@@ -267,18 +251,21 @@ def score_curves(results: GridResults, runs: Histories, bootstrap: Bootstrap) ->
     """
     groups = {(label, task): [[run] for run in runs[label][task].values()] for label in runs for task in results.tasks}
     if len(results.tasks) > 1:
-        groups |= {(label, ALL_TASKS): _complete_runs(tasks) for label, tasks in runs.items()}
-    steps = {key: _common_steps([run for row in rows for run in row]) for key, rows in groups.items()}
+        for label, tasks in runs.items():
+            seeds = sorted(set.intersection(*map(set, tasks.values())))
+            groups[label, ALL_TASKS] = [[of_task[seed] for of_task in tasks.values()] for seed in seeds]
+    common = {key: [set(run) for row in rows for run in row] for key, rows in groups.items()}
+    steps = {key: sorted(set.intersection(*own)) if own else [] for key, own in common.items()}
     scores = {
         key: np.array([[[run[step] for step in steps[key]] for run in row] for row in rows])
         for key, rows in groups.items()
         if steps[key]
     }
-    found = bootstrap.of_each(scores, lambda drawn: np.stack([mean_score(drawn), interquartile_mean(drawn)]))
+    metrics = {"mean": mean_score, "iqm": interquartile_mean}
     rows = [
         (*key, metric, step, len(scores[key]), *numbers)
-        for key, item in found.items()
-        for metric, of_metric in zip(("mean", "iqm"), item.swapaxes(0, 1), strict=True)
+        for key, item in aggregates_of(scores, bootstrap, metrics).items()
+        for metric, of_metric in zip(metrics, item.swapaxes(0, 1), strict=True)
         for step, numbers in zip(steps[key], of_metric.T.tolist(), strict=True)
     ]
     if len(results.tasks) == 1:
@@ -296,18 +283,6 @@ def score_histories(results: GridResults) -> Histories:
         known = {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
         found[each.cell.label][each.cell.task][each.cell.seed] = known
     return found
-
-
-def _complete_runs(tasks: Mapping[str, Mapping[int, Run]]) -> list[list[Run]]:
-    seeds = sorted(set.intersection(*(set(runs) for runs in tasks.values())))
-    return [[runs[seed] for runs in tasks.values()] for seed in seeds]
-
-
-def _common_steps(runs: Sequence[Run]) -> list[int]:
-    return sorted(set.intersection(*(set(run) for run in runs))) if runs else []
-
-
-THRESHOLDS = 51
 
 
 def _profiles(scores: Mapping[Key, Array], bootstrap: Bootstrap) -> pd.DataFrame:

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import numpy as np
+from rich import progress
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -30,64 +21,47 @@ from dqlab.tracking.selection_rules import rule_name
 SHOWN = {"behaviour/bc_loss": "L_behaviour", "actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
 
 
-class Display:
+class Display(progress.Progress):
     """Progress of one run.
 
     Args:
-        steps: updates in all.
+        steps, quiet, console: updates in all; nothing but errors; where to: plain lines where that is no terminal.
         caveat: what must stand beside every score ("not D4RL"), or empty.
-        quiet: say nothing but errors.
-        console: where to; a console that is not a terminal gets plain lines.
         scored: whether the task has reference scores; returns are shown alone where it has none.
     """
 
     def __init__(
-        self,
-        steps: int,
-        caveat: str = "",
-        quiet: bool = False,
-        console: Console | None = None,
-        scored: bool = True,
+        self, steps: int, caveat: str = "", quiet: bool = False, console: Console | None = None, scored: bool = True
     ) -> None:
-        self.console = console or Console()
-        self._scored = scored
-        self._steps, self._caveat, self._quiet = steps, f" ({caveat})" if caveat else "", quiet
-        self._live = self.console.is_terminal and not quiet
-        self._progress = Progress(
-            TextColumn("[bold]training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} updates/s"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-            TextColumn("{task.fields[score]}"),
-            console=self.console,
-            disable=not self._live,
+        console = console or Console()
+        self._scored, self._quiet, self._steps = scored, quiet, steps
+        self._caveat = f" ({caveat})" if caveat else ""
+        super().__init__(
+            progress.TextColumn("[bold]training"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]} updates/s"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[losses]}"),
+            progress.TextColumn("{task.fields[score]}"),
+            console=console,
+            disable=quiet or not console.is_terminal,
         )
-        self._bar = self._progress.add_task("training", total=steps, rate="-", losses="", score="")
-
-    def __enter__(self) -> Display:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        self._bar = self.add_task("training", total=steps, rate="-", losses="", score="")
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
         """New means of the losses."""
         losses = "  ".join(f"{SHOWN[name]} {metrics[name]:.4g}" for name in SHOWN if name in metrics)
         rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
-        self._progress.update(self._bar, completed=step, losses=losses, rate=rate)
-        if not self._live:
+        self.update(self._bar, completed=step, losses=losses, rate=rate)
+        if self.disable:
             self.say(f"step {step:>8,} of {self._steps:,}  {rate} updates/s  {losses}")
 
     def evaluated(self, step: int, evaluations: Mapping[str, Any]) -> None:
         """New scores, by the replicas' titles."""
         name = "score" if self._scored else "return"
         scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
-        self._progress.update(self._bar, score=f"{name} {scores}{self._caveat}")
+        self.update(self._bar, score=f"{name} {scores}{self._caveat}")
         for title, result in evaluations.items():
             self.say(
                 f"step {step:>8,}  {title}  {name} {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
@@ -114,31 +88,30 @@ def announce_fallback(console: Console, task: str, provenance: Any) -> None:
 
 def about_data(provenance: Any) -> Text:
     """What is trained on, in a line."""
-    place = f" {provenance.path}" if provenance.path else ""
+    place = f"{provenance.source} {provenance.path or ''}".rstrip()
     size = f"{provenance.rows:,} rows, {provenance.episodes:,} episodes, mean return {provenance.return_mean:.1f}"
     actions = f", {provenance.actions}" if provenance.actions else ""
-    caveat = f" ({provenance.caveat})" if provenance.caveat else ""
-    return Text(f"data: {provenance.source}{place}: {size}{actions}{caveat}")
+    return Text(f"data: {place}: {size}{actions}" + (f" ({provenance.caveat})" if provenance.caveat else ""))
 
 
 @contextmanager
 def download_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
     """A callback `(bytes done, bytes in all)` that shows a bar from its first call on."""
-    text = TextColumn("[bold]download")
-    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    progress, bars = Progress(*columns, console=console, transient=True), list[TaskID]()
+    text, bar, remaining = progress.TextColumn("[bold]download"), progress.BarColumn(), progress.TimeRemainingColumn()
+    columns = (text, bar, progress.DownloadColumn(), progress.TransferSpeedColumn(), remaining)
+    shown, bars = progress.Progress(*columns, console=console, transient=True), list[progress.TaskID]()
 
     def show(done: int, total: int | None) -> None:
         if not bars:
-            progress.start()
-            bars.append(progress.add_task("download", total=total))
-        progress.update(bars[0], completed=done, total=total)
+            shown.start()
+            bars.append(shown.add_task("download", total=total))
+        shown.update(bars[0], completed=done, total=total)
 
     try:
         yield show
     finally:
         if bars:  # rich prints a line at the end of a bar that was never there
-            progress.stop()
+            shown.stop()
 
 
 def summary_table(
@@ -150,12 +123,8 @@ def summary_table(
 ) -> Table:
     """The table a run ends with: every selection rule's score, of every replica, and the data's mean return.
 
-    Args:
-        summaries: by the replicas' titles.
-        data: provenance, as in run.json.
-        caveat: what must stand beside every score, or empty.
-        failures: of replicas without a summary: title -> step.
-        scored: whether the task has reference scores; the score is the return where it has none.
+    Summaries and failures (their steps) are by the replicas' titles, `data` is the provenance in run.json. Without
+    `scored` the score is the return: the task has no reference scores.
     """
     scale = "" if SUCCESS in caveat else "D4RL-normalised" if data.get("is_d4rl") else "normalised"
     note = ", ".join(filter(None, (scale, caveat)))
@@ -208,12 +177,8 @@ def draw_score_curve(
 ) -> None:
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
-    Args:
-        evaluations: in order, as `Evaluated` has them, in dicts.
-        selection: rule -> `Chosen` as a dict.
-        title: names task, algorithm and caveat.
-        path: the PNG.
-        scored: whether the task has reference scores; a score is the return where it has none.
+    Evaluations and what the rules chose are dicts of `Evaluated` and `Chosen`. Without `scored` a score is the return:
+    the task has no reference scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -221,12 +186,9 @@ def draw_score_curve(
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     score, loss = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    steps = [e["step"] for e in evaluations]
-    means, spreads = [e["score_mean"] for e in evaluations], [e["score_std"] for e in evaluations]
+    steps, means, spreads = (np.array([e[name] for e in evaluations]) for name in ("step", "score_mean", "score_std"))
     score.plot(steps, means, marker="o", markersize=3)
-    low = [m - s for m, s in zip(means, spreads, strict=True)]
-    high = [m + s for m, s in zip(means, spreads, strict=True)]
-    score.fill_between(steps, low, high, alpha=0.2, linewidth=0)
+    score.fill_between(steps, means - spreads, means + spreads, alpha=0.2, linewidth=0)
     for rule, marker in {"last": "s", "best_online": "*", "offline": "D"}.items():
         step, value = selection[rule]["step"], selection[rule]["score_mean"]
         label = f"{rule_name(rule)}: {value:.1f}"
@@ -237,8 +199,7 @@ def draw_score_curve(
     trained = [e for e in evaluations if e["selection_loss"] is not None]
     losses = [e["selection_loss"] for e in trained]
     loss.plot([e["step"] for e in trained], losses, color="tab:orange", marker="o", markersize=3)
-    loss.set_ylabel("loss for offline selection")
-    loss.set_xlabel("updates")
+    loss.set(xlabel="updates", ylabel="loss for offline selection")
     for axes in (score, loss):
         axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:

@@ -9,17 +9,11 @@ from pathlib import Path
 
 from dqlab.errors import DqlabError, RunError
 from dqlab.files import path_within
-from dqlab.tracking.records import (
-    BegunGridRecord,
-    CellRecord,
-    GridRecord,
-    NotesRecord,
-    PlanRecord,
-    RunRecord,
-    read_record,
-)
+from dqlab.tracking import records
+from dqlab.tracking.run_folder import RunFolder
 
 SHOWN = 3
+RUN, GRID, NOTES = "run.json", "grid.json", "notes.json"
 
 
 class LeftOutError(RunError):
@@ -27,11 +21,7 @@ class LeftOutError(RunError):
 
 
 class SkippedRecords:
-    """Goes on after records that cannot be used.
-
-    Attributes:
-        out: why each of them was left out, one sentence or two.
-    """
+    """Goes on after records that cannot be used; `out` says why each of them was left out, in a sentence or two."""
 
     def __init__(self) -> None:
         self.out: list[str] = []
@@ -45,17 +35,10 @@ class SkippedRecords:
             self.out.append(str(error))
 
     def tell(self) -> None:
-        """Say it once all else is done.
-
-        Raises:
-            LeftOutError: something was left out.
-        """
+        """Say it once all else is done. Raises LeftOutError: something was left out."""
         if self.out:
             more = len(self.out) - SHOWN
             raise LeftOutError(" ".join(self.out[:SHOWN]) + (f" And {more} more." if more > 0 else ""))
-
-
-RUN, GRID, PLAN, NOTES = "run.json", "grid.json", "plan.json", "notes.json"
 
 
 def is_grid(folder: Path) -> bool:
@@ -74,55 +57,25 @@ def is_known(folder: Path) -> bool:
     return is_grid(folder) or os.path.exists(folder / RUN)
 
 
-def read_facts(folder: Path) -> BegunGridRecord | RunRecord:
-    """What a run's or a grid's file of facts says; of a grid that has only begun, too.
-
-    Raises:
-        RunError: the folder holds neither, or the file is damaged.
-    """
-    return read_record(folder / GRID, BegunGridRecord) if is_grid(folder) else run_facts(folder)
-
-
-def grid_facts(folder: Path) -> GridRecord:
-    """What the grid.json of a grid that has been planned says.
-
-    Raises:
-        RunError: it is damaged, or the grid's command was ended before it was complete.
-    """
-    return read_record(folder / GRID, GridRecord)
-
-
-def run_facts(folder: Path) -> RunRecord:
-    """What a run.json says.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
-    if not os.path.exists(folder / RUN):
+def read_facts(folder: Path) -> records.BegunGridRecord | records.RunRecord:
+    """What a run's or a grid's file of facts says; of a grid that has only begun, too. Raises RunError: neither is."""
+    if not is_known(folder):
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
-    return read_record(folder / RUN, RunRecord)
+    return records.read_record(folder / GRID, records.BegunGridRecord) if is_grid(folder) else RunFolder(folder).facts()
 
 
-def read_notes(folder: Path) -> NotesRecord:
-    """Tags and the note that a run or a grid has been given.
-
-    Raises:
-        RunError: the file is damaged, or a link.
-    """
+def read_notes(folder: Path) -> records.NotesRecord:
+    """Tags and the note that a run or a grid has been given. Raises RunError: the file is damaged, or a link."""
     if not os.path.lexists(folder / NOTES):
         return {"tags": {}, "note": ""}
-    return read_record(path_within(folder / NOTES, folder), NotesRecord)
+    return records.read_record(path_within(folder / NOTES, folder), records.NotesRecord)
 
 
-def reused_cells(facts: GridRecord) -> dict[str, Path]:
+def reused_cells(facts: records.BegunGridRecord) -> dict[str, Path]:
     """Folders of cells that another grid has trained, by the cell's id."""
     return {cell: Path(folder) for cell, folder in (facts.get("elsewhere") or {}).items()}
 
 
-def planned_cells(grid: Path) -> Mapping[str, CellRecord]:
-    """Every cell of a grid's plan, by its id; the first one of those with one id.
-
-    Raises:
-        RunError: plan.json is damaged.
-    """
-    return {cell["id"]: cell for cell in reversed(read_record(grid / PLAN, PlanRecord)["cells"])}
+def planned_cells(grid: Path) -> Mapping[str, records.CellRecord]:
+    """Every cell of a grid's plan, by its id; the first one of those with one id."""
+    return {cell["id"]: cell for cell in reversed(records.read_record(grid / "plan.json", records.PlanRecord)["cells"])}

@@ -132,8 +132,8 @@ class SummaryRecord(TypedDict):
 class InspectionRecord(TypedDict):
     """inspection.json of a replica: what `inspect_replica` saw of its policy.
 
-    `data_actions` and `policy_actions` are (n, A) in [-1, 1], in the same states; `values` and `returns` belong
-    together; `chain` is (M, n, A), after `chain_steps` denoising steps.
+    Actions are (n, A) in [-1, 1], in the same states; `values` and `returns` belong together; `chain` is (M, n, A),
+    after `chain_steps` denoising steps.
     """
 
     replica: str
@@ -207,11 +207,7 @@ class NotesRecord(TypedDict):
 
 
 class SentRecord(TypedDict):
-    """What MLflow has of one run.
-
-    `records` and `bytes` are its journal's (null: nothing has been sent), `tags` is a digest of them, and `files` has
-    each artifact's version.
-    """
+    """What MLflow has of one run: its journal's records and bytes (or null), a digest of tags, each file's version."""
 
     run: str
     status: str
@@ -291,11 +287,7 @@ Record = TypeVar("Record")
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
-    """A file's record.
-
-    Raises:
-        RunError: the file is not there, cannot be read, or does not fit the schema.
-    """
+    """A file's record. Raises RunError: the file is not there, cannot be read, or does not fit the schema."""
     try:
         return parse_record(read_bytes(path), kind)
     except (OSError, ValueError) as error:
@@ -303,22 +295,14 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 
 
 def parse_record(text: bytes | str, kind: type[Record]) -> Record:
-    """A record as it was written, names that the schema does not know included.
-
-    Raises:
-        ValueError: it is no JSON, or does not fit the schema.
-    """
+    """A record as it was written, unknown names included. Raises ValueError: it is no JSON, or does not fit."""
     found = from_json(text)
     _adapter(cast(Hashable, kind)).validate_python(found, strict=True)
     return cast(Record, found)
 
 
 def read_journal(path: Path, known: int = 0) -> list[JournalRecord]:
-    """The records of a metrics.jsonl after the first `known`; a line that is still being written is left for later.
-
-    Raises:
-        RunError: it is damaged.
-    """
+    """The records of a metrics.jsonl after the first `known`; a line that is still being written is left for later."""
     try:
         return parse_journal(read_bytes(path).split(b"\n")[known:-1]) if path.exists() else []
     except (OSError, ValueError) as error:
@@ -326,11 +310,7 @@ def read_journal(path: Path, known: int = 0) -> list[JournalRecord]:
 
 
 def parse_journal(lines: Iterable[bytes]) -> list[JournalRecord]:
-    """Lines of metrics.jsonl, all in one go.
-
-    Raises:
-        ValueError: one of them is no record; the message counts from 0.
-    """
+    """Lines of metrics.jsonl, all in one go. Raises ValueError: one of them is no record; the message counts from 0."""
     lines = list(lines)
     found = parse_record(b"[" + b",".join(lines) + b"]", list[JournalRecord])
     if len(found) != len(lines):

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from dqlab.tracking.records import FailureRecord, RunRecord, SummaryRecord
 LOCK = "run.lock"
 FAILURE = "failure.json"
-EVALUATION = "evaluation"
-"""The kind of a failure that a resume may mend: the last evaluation gave no score."""
+EVALUATION = "evaluation"  # the kind of a failure that a resume may mend: the last evaluation gave no score
 PACK, LOG = "pack.gin", "worker.log"
 INSPECTION = "inspection.json"
 LEFTOVERS = (".*.tmp", f".tmp{6 * '[A-Za-z0-9]'}")
@@ -43,10 +42,8 @@ class Journal:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _first_lines(path, keep) if keep else []
-        if len(kept) < keep:
-            raise RunError(
-                f"{path} has {len(kept)} records, the checkpoint knows of {keep}: the run folder is damaged."
-            )
+        if (known := len(kept)) < keep:
+            raise RunError(f"{path} has {known} records, the checkpoint knows of {keep}: the run folder is damaged.")
         with atomic_path(path) as temporary:
             temporary.write_bytes(b"".join(kept))
         self.count = keep
@@ -58,9 +55,8 @@ class Journal:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
         except OSError as error:
-            raise RunError(
-                f"Cannot write {self.path}: {error.strerror}. Free some space; --resume continues the run."
-            ) from error
+            advice = "Free some space; --resume continues the run."
+            raise RunError(f"Cannot write {self.path}: {error.strerror}. {advice}") from error
         self.count += 1
 
     def sync(self) -> None:
@@ -69,11 +65,7 @@ class Journal:
 
 
 def _first_lines(path: Path, number: int) -> list[bytes]:
-    """A journal's first lines, or as many as it has, each of them a record.
-
-    Raises:
-        RunError: it is damaged.
-    """
+    """A journal's first lines, or as many as it has, each of them a record. Raises RunError: it is damaged."""
     from dqlab.tracking.records import damage_message, parse_journal
 
     try:
@@ -85,11 +77,7 @@ def _first_lines(path: Path, number: int) -> list[bytes]:
 
 
 def claim_folder(folder: Path, owner: str = "") -> TextIO:
-    """Claim a folder for this process, as long as the file that is returned is open: until the process ends.
-
-    Raises:
-        RunError: another process has it, or it cannot be written.
-    """
+    """Claim a folder for this process, as long as the file that is returned is open; a RunError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open_lock(folder / LOCK)
@@ -105,18 +93,11 @@ def claim_folder(folder: Path, owner: str = "") -> TextIO:
 
 
 class RunFolder:
-    """The files of one run, locked while a process trains in it.
-
-    Attributes:
-        config: the operative configuration.
-        checkpoint: the full training state.
-        profile: the folder of a profile.
-    """
+    """The files of one run, locked while a process trains in it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.config, self.checkpoint = path / "config.gin", path / "checkpoint.safetensors"
-        self.profile = path / "profile"
+        self.path, self.config, self.profile = path, path / "config.gin", path / "profile"
+        self.checkpoint = path / "checkpoint.safetensors"
         self._lock: TextIO | None = None
 
     @property
@@ -125,11 +106,7 @@ class RunFolder:
         return (self.path / "run.json").exists() and self.facts().get("state") == "finished"
 
     def replicas(self) -> list[Replica]:
-        """The run's replicas, as run.json has them.
-
-        Raises:
-            RunError: this is not a run's folder.
-        """
+        """The run's replicas, as run.json has them. Raises RunError: this is not a run's folder."""
         return replicas_of(self.facts())
 
     def replica(self, name: str) -> Path:
@@ -141,31 +118,28 @@ class RunFolder:
         return self.replica(name) / "checkpoints" / f"step-{step:09d}.safetensors"
 
     def check(self, resume: bool) -> None:
-        """See that a run can be started, or resumed, here; touches nothing.
-
-        Raises:
-            RunError: the folder is in use, holds something else, or a run that is not to be resumed.
-        """
+        """See that a run can be started, or resumed, here, or raise a RunError that says why not; touches nothing."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a folder. Choose another --out.")
         if self.in_use():
             raise RunError(f"{self.path} is in use by another run{self._owner()}. Choose another --out.")
         if not (self.path / "run.json").exists():
-            if self.foreign():
+            names = [item.name for item in self.path.iterdir()] if self.path.exists() else []
+            if not all(any(fnmatch(name, own) for own in BEFORE_A_RUN) for name in names):
                 raise RunError(f"{self.path} is not empty and holds no run. Choose another --out.")
         elif not resume:
             raise RunError(f"{self.path} already holds a run. Use --resume to continue it, or choose another --out.")
         elif self.finished and not self._mendable():
             raise RunError(f"The run in {self.path} has finished: there is nothing to resume. See dqlab eval.")
         elif self.facts().get("state") == "failed" and not self._mendable():
-            raise RunError(f"The run in {self.path} has failed, and would again: {self._first_failure()}")
+            reason = next((str(known["reason"]) for known in map(self.failure, self.replicas()) if known), "")
+            raise RunError(f"The run in {self.path} has failed, and would again: {reason}")
         else:
             self._check_whole()
 
     def _mendable(self) -> bool:
         """Whether a replica has failed in a way that a resume may mend."""
-        failures = [failure for replica in self.replicas() if (failure := self.failure(replica))]
-        return any(failure["kind"] == EVALUATION for failure in failures)
+        return any(failure and failure["kind"] == EVALUATION for failure in map(self.failure, self.replicas()))
 
     def _check_whole(self) -> None:
         """See that a run that has begun can go on; the first checkpoint is written before the first record."""
@@ -180,11 +154,7 @@ class RunFolder:
             )
 
     def lock(self) -> None:
-        """Claim the folder for this process; the claim ends with the process, however it ends.
-
-        Raises:
-            RunError: another process has it.
-        """
+        """Claim the folder for this process, until it ends, however it ends."""
         self._lock = claim_folder(self.path, self._owner())
         for pattern in LEFTOVERS:  # of a process killed while writing
             for leftover in self.path.rglob(pattern):
@@ -207,14 +177,6 @@ class RunFolder:
                 return True
         return False
 
-    def foreign(self) -> list[str]:
-        """Names in the folder of something that is not a run; an ablation's worker finds its pack there."""
-        names = sorted(item.name for item in self.path.iterdir()) if self.path.exists() else []
-        return [name for name in names if not any(fnmatch(name, own) for own in BEFORE_A_RUN)]
-
-    def _first_failure(self) -> str:
-        return next((str(known["reason"]) for known in map(self.failure, self.replicas()) if known), "")
-
     def _owner(self) -> str:
         try:
             return f" (process {int((self.path / LOCK).read_text())})"
@@ -222,11 +184,7 @@ class RunFolder:
             return ""
 
     def facts(self) -> RunRecord:
-        """What run.json says.
-
-        Raises:
-            RunError: this is not a run's folder, or the file is damaged.
-        """
+        """What run.json says. Raises RunError: this is not a run's folder, or the file is damaged."""
         from dqlab.tracking.records import RunRecord, read_record
 
         if not (self.path / "run.json").exists():
@@ -240,22 +198,14 @@ class RunFolder:
         write_text(self.path / "run.json", json.dumps({**known, **facts}, indent=1, default=str))
 
     def failure(self, replica: Replica) -> FailureRecord | None:
-        """Why a replica ended before its time; None where it did not.
-
-        Raises:
-            RunError: its record is damaged.
-        """
+        """Why a replica ended before its time; None where it did not. Raises RunError: its record is damaged."""
         from dqlab.tracking.records import FailureRecord, read_record
 
         path = self.replica(replica.name) / FAILURE
         return read_record(path, FailureRecord) if path.exists() else None
 
     def summary(self, replica: Replica) -> SummaryRecord:
-        """A finished replica's summary.
-
-        Raises:
-            RunError: the replica has failed, or has not finished, or its summary is damaged.
-        """
+        """A finished replica's summary. Raises RunError: it has failed, or not finished, or its summary is damaged."""
         from dqlab.tracking.records import SummaryRecord, read_record
 
         if failure := self.failure(replica):
@@ -269,11 +219,7 @@ class RunFolder:
         return read_record(path, SummaryRecord)
 
     def chosen_step(self, replica: Replica, rule: str) -> int:
-        """The step of the checkpoint that a selection rule chose.
-
-        Raises:
-            RunError: as `summary`.
-        """
+        """The step of the checkpoint that a selection rule chose. Raises RunError: as `summary`."""
         step = self.summary(replica)["selection"][rule]["step"]
         assert step is not None
         return step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,10 @@ def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
     for path in sorted(expanded(folder).rglob("run.json")):
         with leaving.damaged():
             run = RunFolder(path.parent)
-            facts: Mapping[str, Any] = run.facts()
-            about = {name: facts.get(name, "") for name in ("state", "task", "algorithm", "caveat")}
+            facts = {"algorithm": "", **run.facts()}
             for replica in run.replicas():
                 own = {"path": str(run.replica(replica.name)), "cell": replica.cell, "seed": replica.seed}
-                rows.append({**about, **own, **_standing(run, replica)})
+                rows.append({**facts, **own, **_standing(run, replica)})
     for text in leaving.out:
         warnings.warn(f"Left out: {text}", stacklevel=2)
     columns = ["path", "task", "algorithm", "cell", "seed", "state", "caveat", *SELECTION_RULES]
@@ -54,11 +52,7 @@ def _standing(run: RunFolder, replica: Replica) -> dict[str, Any]:
 
 
 def logged_metrics(run: RunFolder) -> pd.DataFrame:
-    """All that a run has logged so far, a row a number: replica, seed, step, metric, value.
-
-    Raises:
-        RunError: a journal is damaged.
-    """
+    """All that a run has logged so far, a row a number: replica, seed, step, metric, value."""
     rows = []
     for replica in run.replicas():
         for record in read_journal(run.replica(replica.name) / "metrics.jsonl"):

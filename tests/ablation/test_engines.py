@@ -20,7 +20,7 @@ import pytest
 from made_packs import CELLS, check_same, pack_text, summary
 from ray_cluster import Cluster, lives, until
 
-from dqlab.ablation.engines import base, slurm
+from dqlab.ablation.engines import base
 from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED, Engine, Job
 from dqlab.ablation.engines.local import LocalEngine
 from dqlab.ablation.engines.ray import RayEngine, modules_of
@@ -38,8 +38,7 @@ OnEvent = Callable[[Job, dict[str, Any]], None]
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever drives jobs elsewhere looks for news five times as often."""
-    for module in (base, slurm):
-        monkeypatch.setattr(module, "POLL_REMOTE", 0.1)
+    monkeypatch.setattr(base, "POLL_REMOTE", 0.1)
 
 
 @pytest.fixture(scope="module")

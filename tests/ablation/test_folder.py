@@ -105,9 +105,9 @@ def test_failures_of_packs_under_way_are_kept_until_these_are_over(
     for pack, state in zip(packs, ("running", "finished"), strict=True):
         begin(folder, pack, state)
         failed.append(end(folder, pack, 0, "failure.json"))
-    assert set(folder.failed()) == set(failed)
+    assert set(dict(folder.ended("failure.json"))) == set(failed)
     folder.forget_failures()
-    assert set(folder.failed()) == {failed[0]}
+    assert set(dict(folder.ended("failure.json"))) == {failed[0]}
     assert folder.free_id(packs[1].id) == f"{packs[1].id}-2"
     assert folder.free_id(packs[0].id) == packs[0].id
 
@@ -175,7 +175,7 @@ def test_a_dry_run_shows_what_force_and_retry_would_do(
         return len(ids(open_session(replace(request, **flags), planning_only=True).packs))
 
     assert (to_train(), to_train(retry=True), to_train(force=True)) == (2, 3, 4)
-    assert folder.failed()
+    assert list(folder.ended("failure.json"))
     assert folder.finished()
 
 

@@ -13,7 +13,7 @@ from made_grids import made_result
 from rich.console import Console
 
 from dqlab.ablation.config_resolver import ResolvedDataset
-from dqlab.ablation.display import GridDisplay, GridProgress
+from dqlab.ablation.display import GridDisplay
 from dqlab.ablation.engines.base import DIED, FINISHED, STOPPED, Ended, Job
 from dqlab.ablation.planning import PackKind, PlannedPack
 from dqlab.analysis.results import Cell, CellStatus
@@ -39,38 +39,43 @@ def write_cell(folder: Path, name: str, record: Mapping[str, object]) -> None:
     (folder / name).write_text(json.dumps(record))
 
 
-@pytest.fixture
-def progress(tmp_path: Path) -> GridProgress:
+def made_display(tmp_path: Path, console: Console) -> GridDisplay:
     cells = {cell(number).id: CellStatus(cell(number)) for number in range(6)}
     cells["0000"].finish(tmp_path)
     cells["0000"].last_score = 50.0
     cells["0001"].fail("diverged", "it diverged")
     packs = [pack("a", 2, 3), pack("b", 4, 5)]
-    return GridProgress(cells, packs)
+    return GridDisplay(cells, packs, console, "steps in runs/steps", "not D4RL")
 
 
-def counts(progress: GridProgress) -> dict[str, int]:
+@pytest.fixture
+def progress(tmp_path: Path) -> GridDisplay:
+    return made_display(tmp_path, Console(file=io.StringIO(), width=120))
+
+
+def counts(progress: GridDisplay) -> dict[str, int]:
     return dict(Counter(status.state for status in progress.cells.values()))
 
 
-def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> None:
+def test_progress_follows_the_packs(progress: GridDisplay, tmp_path: Path) -> None:
     assert counts(progress) == {"finished": 1, "waiting": 4, "failed": 1}
-    assert {each.state for each in progress.on_event(job("a"), {"event": "starting"})} == {"starting"}
-    changed = progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100})
-    assert [status.cell.id for status in changed] == ["0002", "0003"]
-    assert progress.on_event(job("a"), {"event": "progress", "step": 50, "updates_per_second": 3.0}) == []
+    progress.on_event(job("a"), {"event": "starting"})
+    assert counts(progress) == {"finished": 1, "waiting": 2, "starting": 2, "failed": 1}
+    progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100})
+    assert [name for name, status in progress.cells.items() if status.state == "running"] == ["0002", "0003"]
+    progress.on_event(job("a"), {"event": "progress", "step": 50, "updates_per_second": 3.0})
     assert progress.cells["0003"].share == 0.5
     progress.on_event(job("a"), {"event": "evaluated", "step": 50, "scores": {"cell-0002": 12.5}})
     assert (progress.cells["0002"].last_score, progress.cells["0003"].last_score) == (12.5, None)
-    (failed,) = progress.on_event(job("a"), {"event": "cell_failed", "replica": "cell-0003", "reason": "NaN"})
-    assert (failed.cell.id, failed.reason) == ("0003", "NaN")
+    progress.on_event(job("a"), {"event": "cell_failed", "replica": "cell-0003", "reason": "NaN"})
+    assert (progress.cells["0003"].state, progress.cells["0003"].reason) == ("failed", "NaN")
     progress.on_event(job("a"), {"event": "progress", "step": 80, "updates_per_second": 3.0})
     assert progress.cells["0003"].share == 0.5  # it stays where it ended
     progress.on_event(job("a"), {"event": "of a later version"})
     job_a = Job("a", tmp_path / "a")
     write_cell(tmp_path / "a" / "cell-0002", "summary.json", made_result(cell(2), 13.0).summary)
     write_cell(tmp_path / "a" / "cell-0003", "failure.json", {"kind": "diverged", "reason": "NaN"})
-    assert [each.state for each in progress.on_end(Ended(job_a, FINISHED))] == ["finished"]
+    progress.on_end(Ended(job_a, FINISHED))
     assert counts(progress) == {"finished": 2, "waiting": 2, "failed": 2}
     assert progress.done() == 4.0
     assert (progress.cells["0002"].last_score, progress.cells["0002"].share) == (13.0, 1.0)
@@ -87,7 +92,7 @@ def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> N
     ],
 )
 def test_cells_of_which_an_ended_pack_left_nothing(
-    progress: GridProgress, code: int, reason: str, state: str, failure: str, said: str
+    progress: GridDisplay, code: int, reason: str, state: str, failure: str, said: str
 ) -> None:
     progress.on_event(job("b"), {"event": "started", "step": 0, "steps": 100})
     progress.on_event(job("b"), {"event": "progress", "step": 40})
@@ -97,18 +102,19 @@ def test_cells_of_which_an_ended_pack_left_nothing(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_cells_that_begin_and_end_have_lines(progress: GridProgress, terminal: bool) -> None:
+def test_cells_that_begin_and_end_have_lines(tmp_path: Path, terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=terminal, color_system=None, _environ={"TERM": "xterm"})
-    with GridDisplay(progress, console, "steps in runs/steps", "not D4RL") as display:
-        progress.cells["0000"].last_score = 50.0
-        display.show_changes(progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100}))
-        display.show_changes(progress.cells.values())
+    with made_display(tmp_path, console) as display:
+        display.on_event(job("a"), {"event": "started", "step": 0, "steps": 100})
+        display.on_event(job("a"), {"event": "cell_failed", "replica": "cell-0003", "reason": "it diverged"})
+        write_cell(tmp_path / "a" / "cell-0002", "summary.json", made_result(cell(2), 13.0).summary)
+        display.on_end(Ended(Job("a", tmp_path / "a"), FINISHED))
     text = out.getvalue()
-    assert "[1/6] N=0  walker2d-medium-expert-v2  seed 0  finished  score 50.0 (not D4RL)" in text
-    assert "N=0  walker2d-medium-expert-v2  seed 1  failed  it diverged" in text
+    assert "[2/6] N=1  walker2d-medium-expert-v2  seed 0  finished  score 13.0 (not D4RL)" in text
+    assert "N=1  walker2d-medium-expert-v2  seed 1  failed  it diverged" in text
     assert "N=1  walker2d-medium-expert-v2  seed 0  running" in text
-    assert ("33%" in text) == terminal, "a result, a failure, and four cells to go"
+    assert ("67%" in text) == terminal, "two results, two failures, and two cells to go"
 
 
 @pytest.mark.parametrize(

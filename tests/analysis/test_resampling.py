@@ -17,6 +17,7 @@ from statsmodels.stats.multitest import multipletests
 from dqlab.analysis import resampling
 from dqlab.analysis.cautions import COVERAGE, ENOUGH, simulated_coverage
 from dqlab.analysis.resampling import (
+    METRICS,
     SEED,
     Bootstrap,
     interquartile_mean,
@@ -26,7 +27,7 @@ from dqlab.analysis.resampling import (
     sign_flip_tests,
 )
 from dqlab.analysis.results import Report
-from dqlab.analysis.statistics import BOUNDS, METRICS, Analysis, aggregates_of, analyse, holm, win_matrix
+from dqlab.analysis.statistics import BOUNDS, Analysis, aggregates_of, analyse, holm, win_matrix
 
 BOOTSTRAP = Bootstrap(100, 0.95)
 REPS = 150

@@ -14,8 +14,9 @@ import pytest
 from made_grids import TASKS, made_grid, made_result
 
 from dqlab.analysis.report.exports import results_json
+from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import FAILED, CellStatus, GridResults, Report
-from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, METRICS, Analysis, analyse
+from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, Analysis, analyse
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 SETTINGS = Report(reps=100)

@@ -27,6 +27,8 @@ from dqlab.machine import GPU_SHARE, QUIET_THREADS
 FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
 """Exit codes of a job: all of its cells have results; some have; none, and it said why; it ended in a way that another
 attempt may mend (so do all other codes say); it was asked to stop."""
+POLL, POLL_REMOTE = 0.1, 0.5
+"""Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ class Job:
         id, folder: of the pack.
         inputs: datasets that it reads, files or folders, where they are not part of dqlab.
         threads: CPU threads that it computes with.
-        memory: bytes of memory that it is expected to take, on the host.
-        gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
+        memory, gpu_memory: bytes that it is expected to take on the host, and on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
         worker: the module that is run.
     """
@@ -86,8 +87,7 @@ class Ended:
 
 
 Event = Mapping[str, Any]
-OnEvent = Callable[[Job, Event], None]
-"""Told of every event of a job; may be called from any thread."""
+OnEvent = Callable[[Job, Event], None]  # told of every event of a job; may be called from any thread
 
 
 @runtime_checkable
@@ -111,39 +111,8 @@ def slots_of(engine: Engine) -> int:
     return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER
 
 
-class StopCounter:
-    """How often jobs have been asked to stop: once, to save; twice, to be killed. Safe in a signal's handler."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self) -> int:
-        return self.count
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryingEngine(Engine):
-    """What dqlab's own engines have in common."""
-
-    retries: NonNegativeInt = 2
-    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def stop(self) -> None:
-        self.stops.count += 1
-
-
-POLL, POLL_REMOTE = 0.1, 0.5
-"""Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
-
-
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
-    """Variables of a job's process: its threads (idle ones sleep), the only GPU that it sees, its share of that GPU.
-
-    The GPU is `device`, as CUDA_VISIBLE_DEVICES names it; `None` leaves it as it is here.
-    """
+    """Variables of a job's process: its threads (idle ones sleep), only GPU (None: as here), its share of that."""
     seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     shared = {GPU_SHARE: str(share)} if share < 1 else {}
     return {**QUIET_THREADS, **os.environ, "OMP_NUM_THREADS": str(threads), **seen, **shared}
@@ -154,11 +123,8 @@ def run_attempt(
 ) -> Ended:
     """Run a job's process to its end, in a session of its own, which a terminal's Ctrl-C does not reach.
 
-    Args:
-        job: the job.
-        variables: the process's environment.
-        on_event: called in this thread with each of its events, in order; if it fails, the process is killed.
-        stops: asked all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
+    `on_event` is called in this thread with each of its events; if it fails, the process is killed. `stops` is asked
+    all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
     """
     heard, why, pipe = False, "", subprocess.PIPE
     try:
@@ -168,19 +134,22 @@ def run_attempt(
                 job.command, stdin=pipe, stdout=pipe, stderr=log, env=variables, start_new_session=True, bufsize=0
             ) as process,
         ):
-            written = log.tell()
+            before = log.tell()
             try:
                 for line in _lines(process, stops):
-                    event = _event_of(line)
-                    if event is None:  # a plugin prints
-                        log.write(line + b"\n")
-                        log.flush()
-                    else:
+                    event: Any = None
+                    with suppress(ValueError):
+                        event = json.loads(line)
+                    if isinstance(event, dict):
                         heard, why = True, str(event.get("reason", why))
                         on_event(event)
+                    else:  # a plugin prints
+                        log.write(line + b"\n")
+                        log.flush()
             finally:
                 _kill(process)
-        return _judged(job, process.returncode, heard, why or _tail(job.log, written), stops())
+        said = job.log.read_bytes()[before:][-2000:].decode(errors="replace").strip()
+        return _judged(job, process.returncode, heard, why or said, stops())
     except OSError as error:  # no process, no log: a full disk ends one job, not all
         return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
 
@@ -215,13 +184,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _event_of(line: bytes) -> Event | None:
-    with suppress(ValueError):
-        event = json.loads(line)
-        return event if isinstance(event, dict) else None
-    return None
-
-
 def _judged(job: Job, code: int, heard: bool, why: str, stops: int) -> Ended:
     """What an exit code means; an interpreter that fails before any event has codes of its own."""
     if stops >= 2 and code < 0:
@@ -237,22 +199,13 @@ def _judged(job: Job, code: int, heard: bool, why: str, stops: int) -> Ended:
     return Ended(job, code if code < 0 else DIED, f"{what}{why and ': ' + why}")
 
 
-def _tail(log: Path, start: int, limit: int = 2000) -> str:
-    """The end of what was written to a log since it had `start` bytes."""
-    with log.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(start, size - limit))
-        return file.read().decode(errors="replace").strip()
-
-
 class Mailbox:
     """What the driver and a job write for each other, in a folder of this driver's beside the pack's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stop, self._events, self._read = folder / "stop", folder / "events.jsonl", 0
-        self.begun = folder / "begun"
-        """Is there once the job has had a machine."""
+        self.begun = folder / "begun"  # is there once the job has had a machine
 
     @classmethod
     def new(cls, pack: Path, engine: str) -> Mailbox:
@@ -302,24 +255,36 @@ class RemoteJob(Protocol):
         """Have it stopped (1) or killed (2), and taken out of the queue if it still waits there."""
 
 
-def follow(remote: Sequence[RemoteJob], on_event: OnEvent, stops: StopCounter) -> Iterator[Ended]:
-    """Pass on the events of jobs, and requests to stop; yields each job as it ends."""
-    left, told = list(remote), 0
-    try:
-        while left:
-            time.sleep(POLL_REMOTE)
-            if told < stops():
-                told = stops()
-                for each in left:
+@dataclass(kw_only=True)
+class RetryingEngine(Engine):
+    """What dqlab's own engines have in common; `stops` is how often jobs have been asked to stop."""
+
+    retries: NonNegativeInt = 2
+    stops: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def follow(self, remote: Sequence[RemoteJob], on_event: OnEvent) -> Iterator[Ended]:
+        """Pass on the events of jobs, and requests to stop; yields each job as it ends."""
+        left, told = list(remote), 0
+        try:
+            while left:
+                time.sleep(POLL_REMOTE)
+                before, told = told, self.stops
+                for each in left if before < told else ():
                     each.stop(told)
-            for each in list(left):
-                outcome = each.outcome()
-                for event in each.mailbox.new_events():
-                    on_event(each.job, event)
-                if outcome is not None:
-                    left.remove(each)
-                    yield outcome.when_stopping(stops())
-    finally:  # whoever listens may leave early: the jobs save what they have
-        for each in left:
-            each.stop(1)
-        stops.count = 0
+                for each in list(left):
+                    outcome = each.outcome()
+                    for event in each.mailbox.new_events():
+                        on_event(each.job, event)
+                    if outcome is not None:
+                        left.remove(each)
+                        yield outcome.when_stopping(self.stops)
+        finally:  # whoever listens may leave early: the jobs save what they have
+            for each in left:
+                each.stop(1)
+            self.stops = 0

@@ -8,26 +8,20 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import NamedTuple
 
-from dqlab.ablation.engines.base import (
-    STOPPED,
-    Ended,
-    Job,
-    OnEvent,
-    RetryingEngine,
-    engines,
-    job_environment,
-    run_attempt,
-)
+from dqlab.ablation.engines import base
+from dqlab.ablation.engines.base import engines
 from dqlab.config.fields import NonNegativeInt, check_field
 from dqlab.errors import ConfigError
 from dqlab.machine import cores
 
+Slot = tuple[str | None, float]
+"""A place for one pack at a time: the GPU that it sees, and its share of that GPU's memory."""
+
 
 @engines.register("local", source="Python's subprocess and concurrent.futures")
-@dataclass(frozen=True)
-class LocalEngine(RetryingEngine):
+@dataclass
+class LocalEngine(base.RetryingEngine):
     """This machine: a process for every pack, as many at a time as there are cores, memory and GPUs for.
 
     Attributes:
@@ -45,15 +39,16 @@ class LocalEngine(RetryingEngine):
         listed = isinstance(self.devices, (tuple, list)) and all(isinstance(name, str) for name in self.devices)
         check_field(listed, self, "devices", "a tuple of strings, such as ('0', '1')")
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
+    def run(self, jobs: Sequence[base.Job], on_event: base.OnEvent) -> Iterator[base.Ended]:
         """Run every job, the longest first; yields each as it ends."""
         if not jobs:
             return
         devices = self._devices(jobs)
         workers = self.workers or self._room(jobs, devices)
+        placed = [devices[index % len(devices)] if devices else None for index in range(workers)]
         slots: SimpleQueue[Slot] = SimpleQueue()
-        for slot in _slots(workers, devices):
-            slots.put(slot)
+        for device in placed:
+            slots.put((device, 1.0 / placed.count(device) if device else 1.0))
         pool = ThreadPoolExecutor(workers)
         try:
             longest_first = sorted(jobs, key=lambda job: -job.seconds)
@@ -61,40 +56,44 @@ class LocalEngine(RetryingEngine):
             for future in as_completed(futures):
                 yield future.result()
         finally:  # whoever listens may leave early: the jobs save what they have
-            self.stops.count = max(self.stops.count, 1)
+            self.stops = max(self.stops, 1)
             pool.shutdown()
-            self.stops.count = 0
+            self.stops = 0
 
     def slots(self) -> int:
         """Packs at a time, at most."""
         return self.workers or cores()
 
-    def _run_one(self, job: Job, on_event: OnEvent, slots: SimpleQueue[Slot]) -> Ended:
+    def _run_one(self, job: base.Job, on_event: base.OnEvent, slots: SimpleQueue[Slot]) -> base.Ended:
         """As many attempts as it takes, in a place that is free."""
-        if self.stops():
-            return Ended(job, STOPPED, "not started")
+        if self.stops:
+            return base.Ended(job, base.STOPPED, "not started")
         slot = slots.get()
-        variables = job_environment(job.threads, *slot) if job.gpu_memory else job_environment(job.threads, "")
+        variables = base.job_environment(job.threads, *(slot if job.gpu_memory else ("",)))
         try:
             for _ in range(self.retries + 1):
-                outcome = run_attempt(job, variables, partial(on_event, job), self.stops)
-                if self.stops() or not outcome.retryable:
+                outcome = base.run_attempt(job, variables, partial(on_event, job), lambda: self.stops)
+                if self.stops or not outcome.retryable:
                     break
-            return outcome.when_stopping(self.stops())
+            return outcome.when_stopping(self.stops)
         finally:
             slots.put(slot)
 
-    def _devices(self, jobs: Sequence[Job]) -> tuple[str, ...]:
+    def _devices(self, jobs: Sequence[base.Job]) -> tuple[str, ...]:
         """The GPUs that these jobs go to; none where none of them wants one."""
         if not any(job.gpu_memory for job in jobs):
             return ()
-        found = self.devices or _visible()
+        import torch
+
+        count = torch.cuda.device_count()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        found = self.devices or [name.strip() for name in visible.split(",")[:count]]
         if not found:
             raise ConfigError("The grid's packs want a GPU, and there is none here. Use Experiment.device='cpu'.")
         return tuple(found)
 
     @staticmethod
-    def _room(jobs: Sequence[Job], devices: Sequence[str]) -> int:
+    def _room(jobs: Sequence[base.Job], devices: Sequence[str]) -> int:
         """How many of these jobs run at a time."""
         from dqlab.training.probe import USABLE, free_bytes
 
@@ -105,26 +104,3 @@ class LocalEngine(RetryingEngine):
         memory = max(job.memory for job in jobs)
         fitting = int(free_bytes(torch.device("cpu")) * USABLE) // memory if memory else len(jobs)
         return max(1, min(cores() // max(job.threads for job in jobs), fitting, len(jobs)))
-
-
-class Slot(NamedTuple):
-    """A place for one pack at a time: the GPU that it sees, and its share of that GPU's memory."""
-
-    device: str | None = None
-    share: float = 1.0
-
-
-def _slots(workers: int, devices: Sequence[str]) -> list[Slot]:
-    """As many places as there are packs at a time, spread evenly over the GPUs."""
-    placed = [devices[index % len(devices)] if devices else None for index in range(workers)]
-    return [Slot(device, 1.0 / placed.count(device) if device else 1.0) for device in placed]
-
-
-def _visible() -> tuple[str, ...]:
-    """The GPUs that this process sees."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    names = named.split(",") if named else [str(index) for index in range(count)]
-    return tuple(name.strip() for name in names[:count])

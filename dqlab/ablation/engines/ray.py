@@ -19,39 +19,27 @@ from threading import current_thread, main_thread
 from typing import Any
 
 import dqlab
-from dqlab.ablation.engines.base import (
-    DIED,
-    STOPPED,
-    Ended,
-    Job,
-    Mailbox,
-    OnEvent,
-    RetryingEngine,
-    engines,
-    follow,
-)
+from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Mailbox, OnEvent, RetryingEngine, engines
 from dqlab.ablation.engines.ray_tasks import LostAttemptError, fingerprint, run_pack, storage_fault
 from dqlab.config.fields import check_field
 from dqlab.data.download import MINARI_STORE, cache_folder, minari_store
 from dqlab.errors import ConfigError, first_line
 from dqlab.tracking.run_folder import claim_folder
 
-REACHED_WITHIN = 10.0
-"""Seconds that a cluster has for taking a connection."""
+REACHED_WITHIN = 10.0  # seconds that a cluster has for taking a connection
 PATIENCE, ANSWER = 10.0, 300.0
 """Seconds that packs have for their end when they are killed; and nodes for saying what they see."""
-WHERE_RAY_IS = (
-    "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts a Ray of its own."
-)
+WHERE_RAY_IS = "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts one here."
 WANTS_A_TOKEN = (
-    "The cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token that it was "
-    "started with, on every machine."
+    "It wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it, on every machine."
 )
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
+"""Modules that a pack's configuration imports, or that register its environment."""
 
 
 @engines.register("ray", source="Moritz et al. 2018, Ray", cites=("moritz2018ray",), example={"address": ""})
-@dataclass(frozen=True)
+@dataclass
 class RayEngine(RetryingEngine):
     """The nodes of a Ray cluster: each pack goes where there is room, and elsewhere from its checkpoint if it is lost.
 
@@ -68,15 +56,13 @@ class RayEngine(RetryingEngine):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(0 < self.gpus <= 1, self, "gpus", "above 0, at most 1")
-        check_field(
-            "://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster that this machine is in"
-        )
+        check_field("://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster with this machine")
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         if not jobs:
             return
         with self._connected(jobs):
-            yield from follow([*submit(jobs, self.retries, self.gpus)], on_event, self.stops)
+            yield from self.follow([*submit(jobs, self.retries, self.gpus)], on_event)
 
     @contextmanager
     def _connected(self, jobs: Sequence[Job]) -> Iterator[None]:
@@ -85,51 +71,41 @@ class RayEngine(RetryingEngine):
         except ImportError as error:
             raise ConfigError("The ray engine needs Ray: pip install 'dqlab[ray]'.") from error
         if ray.is_initialized():
-            raise ConfigError(
-                "This process is connected to Ray already. Call ray.shutdown(), and set RayEngine.address."
-            )
+            raise ConfigError("This process is connected to Ray already. Call ray.shutdown(); set RayEngine.address.")
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         runtime = {"py_modules": modules_of(jobs), "excludes": ["__pycache__"], "env_vars": driver_variables()}
         own = {} if self.address else {"include_dashboard": False}
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        before = signal.getsignal(signal.SIGTERM)
         try:
             if self.address:
                 _check_reachable(self.address)
-            with _own_signals():
-                ray.init(self.address or "local", runtime_env=runtime, **quiet, **own)
+            ray.init(self.address or "local", runtime_env=runtime, **quiet, **own)
         except (OSError, RuntimeError, ValueError) as error:
             reason = first_line(error).rstrip(".")
             advice = WANTS_A_TOKEN if "AuthToken" in str(error.__cause__) else WHERE_RAY_IS
             raise ConfigError(
                 f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason}. {advice}"
             ) from error
+        finally:
+            if current_thread() is main_thread():  # Ray sets a handler when it connects; the driver keeps its own
+                signal.signal(signal.SIGTERM, before)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
-"""Modules that a pack's configuration imports, or that register its environment."""
-
-
 def modules_of(jobs: Iterable[Job]) -> list[str]:
     """dqlab's folder, and the packages or single files of the plugins that the packs import."""
     named = {name for job in jobs for pair in IMPORT.findall((job.folder / "pack.gin").read_text()) for name in pair}
-    found = (_source_of(name) for name in sorted(named - {dqlab.__name__, ""}))
-    return [str(Path(dqlab.__file__).parent), *(str(path) for path in found if path is not None)]
-
-
-def _source_of(name: str) -> Path | None:
-    """A top-level package's folder, or a module's file; None where there is neither (the worker will say so)."""
-    spec = find_spec(name)
-    if spec is None:
-        return None
-    folder = next(iter(spec.submodule_search_locations or ()), None)
-    if folder is not None:
-        return Path(folder)
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    found = [str(Path(dqlab.__file__).parent)]
+    for spec in map(find_spec, sorted(named - {dqlab.__name__, ""})):
+        if spec is not None:  # else the worker will say so
+            source = next(iter(spec.submodule_search_locations or ()), spec.origin or "")
+            found += [source] if source.endswith(".py") or os.path.isdir(source) else []
+    return found
 
 
 def driver_variables() -> dict[str, str]:
@@ -145,19 +121,6 @@ def _check_reachable(address: str) -> None:
     host, _, port = (canonicalize_bootstrap_address(address) or "").rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN):
         pass
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray sets a handler for SIGTERM when it connects; the driver keeps its own."""
-    if current_thread() is not main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class RayJob:
@@ -182,12 +145,11 @@ class RayJob:
             outcome: Ended = self._ray.get(self._reference)
         except TaskCancelledError:
             outcome = Ended(self.job, STOPPED, "stopped before it began, or killed")
-        except RayTaskError as error:
-            lost = f"lost on the cluster ({type(error.cause).__name__}: {error.cause})"
-            outcome = error.cause.args[0] if isinstance(error.cause, LostAttemptError) else Ended(self.job, DIED, lost)
         except RayError as error:
-            said = str(error).strip().splitlines() or [""]
-            outcome = Ended(self.job, DIED, f"lost on the cluster ({type(error).__name__}: {said[-1][:500]})")
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            said = str(cause).strip().splitlines() or [""]
+            lost = Ended(self.job, DIED, f"lost on the cluster ({type(cause).__name__}: {said[-1][:500]})")
+            outcome = cause.args[0] if isinstance(cause, LostAttemptError) else lost
         return outcome
 
     def stop(self, times: int) -> None:
@@ -207,9 +169,7 @@ def submit(jobs: Sequence[Job], retries: int, gpus: float) -> Iterator[RayJob]:
     for name, amount in (item for node in nodes for item in node["Resources"].items()):
         room[name] = max(room.get(name, 0), amount)
     if any(job.gpu_memory for job in jobs) and not room.get("GPU"):
-        raise ConfigError(
-            "The grid's packs want a GPU, and no node of the cluster has one. Use Experiment.device='cpu'."
-        )
+        raise ConfigError("The grid's packs want a GPU, and no node has one. Use Experiment.device='cpu'.")
     _check_nodes({node["NodeID"]: node["NodeManagerAddress"] for node in nodes}, jobs)
     for job in sorted(jobs, key=lambda job: -job.seconds):
         options = {

@@ -39,12 +39,7 @@ ADVICE = (
 
 
 def storage_fault(token: Path, inputs: Mapping[Path, str]) -> str:
-    """What this node lacks, as the end of a sentence; empty where nothing.
-
-    Args:
-        token: a folder of the storage that the driver has made and locked.
-        inputs: datasets, with their fingerprints on the driver's machine.
-    """
+    """What this node lacks of a folder that the driver has made and locked, and of datasets; empty where nothing."""
     if not token.is_dir():
         return f"does not see {token.parent}. {ADVICE}"
     try:

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dqlab.ablation.engines.base import (
-    DIED,
-    POLL_REMOTE,
-    Ended,
-    Job,
-    Mailbox,
-    OnEvent,
-    RetryingEngine,
-    engines,
-    follow,
-    job_environment,
-    run_attempt,
-)
+from dqlab.ablation.engines import base
+from dqlab.ablation.engines.base import engines
 from dqlab.errors import ConfigError
 
 
@@ -28,14 +17,19 @@ from dqlab.errors import ConfigError
 class SlurmPack:
     """What a SLURM job calls: one attempt at a pack. When SLURM wants its node back, it saves and is requeued."""
 
-    job: Job
-    mailbox: Mailbox
+    job: base.Job
+    mailbox: base.Mailbox
     preempted: bool = False
 
-    def __call__(self) -> Ended:
+    def __call__(self) -> base.Ended:
         """Run the pack's process, in a thread: submitit's signals come to this one."""
+        variables = base.job_environment(self.job.threads, None if self.job.gpu_memory else "")
+
+        def stops() -> int:
+            return self.mailbox.asked() or int(self.preempted)
+
         with ThreadPoolExecutor(1) as pool:
-            self._attempt: Future[Ended] = pool.submit(self._run)
+            self._attempt = pool.submit(base.run_attempt, self.job, variables, self.mailbox.write, stops)
             return self._wait()
 
     def checkpoint(self) -> Any:
@@ -46,21 +40,17 @@ class SlurmPack:
         self._wait()
         return DelayedSubmission(SlurmPack(self.job, self.mailbox))
 
-    def _wait(self) -> Ended:
+    def _wait(self) -> base.Ended:
         while not self._attempt.done():  # in steps: signals are heard between them
-            time.sleep(POLL_REMOTE)
+            time.sleep(base.POLL_REMOTE)
         return self._attempt.result()
-
-    def _run(self) -> Ended:
-        variables = job_environment(self.job.threads, None if self.job.gpu_memory else "")
-        return run_attempt(self.job, variables, self.mailbox.write, lambda: self.mailbox.asked() or int(self.preempted))
 
 
 @engines.register(
     "slurm", source="Yoo, Jette, Grondona 2003, SLURM; submitit", cites=("yoo2003slurm",), example={"cluster": "local"}
 )
-@dataclass(frozen=True)
-class SlurmEngine(RetryingEngine):
+@dataclass
+class SlurmEngine(base.RetryingEngine):
     """A SLURM cluster with a shared file system: a job for every pack, requeued from its checkpoint when preempted.
 
     Attributes:
@@ -73,12 +63,12 @@ class SlurmEngine(RetryingEngine):
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"timeout_min": 1440})
     cluster: str = "slurm"
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
+    def run(self, jobs: Sequence[base.Job], on_event: base.OnEvent) -> Iterator[base.Ended]:
         """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`."""
         longest_first = sorted(jobs, key=lambda job: -job.seconds)
-        yield from follow([SlurmJob(self, job) for job in longest_first], on_event, self.stops)
+        yield from self.follow([SlurmJob(self, job) for job in longest_first], on_event)
 
-    def submit(self, job: Job, mailbox: Mailbox) -> Any:
+    def submit(self, job: base.Job, mailbox: base.Mailbox) -> Any:
         """Hand a job to submitit."""
         try:
             import submitit
@@ -97,19 +87,19 @@ class SlurmEngine(RetryingEngine):
 class SlurmJob:
     """A job in SLURM's hands."""
 
-    def __init__(self, engine: SlurmEngine, job: Job) -> None:
-        self.job, self.mailbox = job, Mailbox.new(job.folder, "slurm")
+    def __init__(self, engine: SlurmEngine, job: base.Job) -> None:
+        self.job, self.mailbox = job, base.Mailbox.new(job.folder, "slurm")
         self._engine, self._retries = engine, engine.retries
         self._submitted = engine.submit(job, self.mailbox)
 
-    def outcome(self) -> Ended | None:
+    def outcome(self) -> base.Ended | None:
         if not self._submitted.done():
             return None
         try:
-            outcome: Ended = self._submitted.result()
+            outcome: base.Ended = self._submitted.result()
         except Exception as error:  # submitit's, for a job that left no result; or whatever the job raised
-            outcome = Ended(self.job, DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
-        if outcome.retryable and self._retries and not self._engine.stops():
+            outcome = base.Ended(self.job, base.DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
+        if outcome.retryable and self._retries and not self._engine.stops:
             self._retries -= 1
             self._submitted = self._engine.submit(self.job, self.mailbox)
             return None

@@ -14,25 +14,19 @@ from pydantic_core import to_json
 
 from dqlab import __version__
 from dqlab.analysis.cautions import CORRECTION, ENOUGH
-from dqlab.analysis.report.tables import (
-    ReportTable,
-    aggregate_table,
-    common_table,
-    comparison_table,
-    gap_table,
-    order_table,
-    reference_table,
-    swap_table,
-    task_table,
-)
-from dqlab.analysis.results import FINISHED, CellStatus, GridResults
-from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, METRICS, TEST, Analysis
+from dqlab.analysis.report import tables
+from dqlab.analysis.report.tables import ReportTable
+from dqlab.analysis.resampling import METRICS
+from dqlab.analysis.results import FAILED, FINISHED, GridResults
+from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, TEST, Analysis
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 FRAMES = (
     *("scores", "task_scores", "estimates", "comparisons", "curves", "profiles", "references", "reference_means"),
     *("gains", "orders", "swaps", "tuning"),
 )
+SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
+LAST = ("steps", "state", "reason", "caveat", "id")
 
 
 def results_json(analysis: Analysis) -> str:
@@ -41,44 +35,30 @@ def results_json(analysis: Analysis) -> str:
     `analysis` has the statistics as `Analysis` has them: `pandas.DataFrame(**known["analysis"]["estimates"])`.
     """
     results = analysis.results
+    indexed = {name: getattr(analysis, name) for name in FRAMES}
+    frames = {name: each if each.index.names == [None] else each.reset_index() for name, each in indexed.items()}
     known = {
         "grid": {name: getattr(results, name) for name in ("name", "base", "labels", "axes", "tasks", "seeds", "gin")},
         "caveat": results.caveat,
         "facts": results.facts,
         "settings": asdict(analysis.settings),
         "cells": all_cells(results),
-        "analysis": {name: _frame(getattr(analysis, name)) for name in FRAMES}
+        "analysis": {name: frame.to_dict("split", index=False) for name, frame in frames.items()}
         | {"cautions": analysis.cautions, "correction": CORRECTION, "test": TEST, "enough": ENOUGH},
     }
     return to_json(known, indent=1, inf_nan_mode="null", fallback=str).decode() + "\n"
 
 
-def _frame(frame: pd.DataFrame) -> dict[str, Any]:
-    """`columns` and `data`, what it is indexed by among them."""
-    named = frame.reset_index() if frame.index.names != [None] else frame
-    split: dict[str, Any] = named.to_dict("split", index=False)
-    return split
-
-
 def all_cells(results: GridResults) -> list[dict[str, Any]]:
     """Every cell of the grid: finished ones with scores and evaluations, then failures, then what is pending."""
-    states = [(each, FINISHED) for each in results.results] + [(each, each.failure) for each in results.failures]
-    return [
-        {**each.cell.as_dict(), "state": state, "reason": each.reason, **_outcome(each)}
-        for each, state in [*states, *((each, "pending") for each in results.pending)]
-    ]
-
-
-def _outcome(status: CellStatus) -> dict[str, Any]:
-    """Scores and evaluations of a finished cell; nothing of any other."""
-    if status.state != FINISHED:
-        return {}
-    kept = {name: status.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
-    return {"scores": {rule: status.score(rule) for rule in SELECTION_RULES}, **kept}
-
-
-SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
-LAST = ("steps", "state", "reason", "caveat", "id")
+    cells = []
+    for each in results.statuses:
+        state = {FINISHED: FINISHED, FAILED: each.failure}.get(each.state, "pending")
+        cells.append({**each.cell.as_dict(), "state": state, "reason": each.reason})
+        if each.state == FINISHED:
+            kept = {name: each.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
+            cells[-1] |= {"scores": {rule: each.score(rule) for rule in SELECTION_RULES}, **kept}
+    return cells
 
 
 def scores_csv(results: GridResults) -> str:
@@ -126,20 +106,10 @@ def sheet_csv(sheet: pd.DataFrame, analysis: Analysis) -> str:
 HEAD = r"""% Written by dqlab from the grid '{name}'. Wants \usepackage{{booktabs}}; then \input{{tables.tex}}.
 % Every score stands with its selection rule{caveat}.
 """
-SPECIAL = {character: rf"\{character}" for character in "{}$&#%_"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "\u2212": "$-$",
-    "\u2013": "--",
-    "\u00d7": r"$\times$",
-    "…": r"\ldots{}",
-}
+SPECIAL = {character: rf"\{character}" for character in "{}$&#%_"}
+SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "…": r"\ldots{}"}
+SPECIAL |= {"±": r"$\pm$", "\u2212": "$-$", "\u2013": "--", "\u00d7": r"$\times$"}
 
 
 def latex_tables(analysis: Analysis) -> str:
@@ -152,19 +122,19 @@ def latex_tables(analysis: Analysis) -> str:
 def _tables(analysis: Analysis) -> Iterator[ReportTable]:
     several = len(analysis.results.labels) > 1
     for metric in ("iqm", "mean"):
-        yield aggregate_table(analysis, analysis.settings.rules, (metric,))
-    yield gap_table(analysis)
-    yield common_table(analysis)
+        yield tables.aggregate_table(analysis, analysis.settings.rules, (metric,))
+    yield tables.gap_table(analysis)
+    yield tables.common_table(analysis)
     if several:
-        yield order_table(analysis)
-        yield swap_table(analysis)
+        yield tables.order_table(analysis)
+        yield tables.swap_table(analysis)
     for rule in analysis.settings.rules:
-        yield task_table(analysis, rule)
+        yield tables.task_table(analysis, rule)
         if several:
-            table = comparison_table(analysis, rule)
+            table = tables.comparison_table(analysis, rule)
             yield replace(table, cells=table.cells.drop(columns=["mean difference", "least p"], level=0))
     if analysis.settings.reference:
-        yield reference_table(analysis)
+        yield tables.reference_table(analysis)
 
 
 def latex_table(table: ReportTable) -> str:

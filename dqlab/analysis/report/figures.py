@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import matplotlib
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from dqlab.analysis.choosing import EVERY, MOST_SIZES, SEEDS
 from dqlab.analysis.results import GridResults
@@ -89,14 +91,11 @@ def draw_panels(
     more: float = 0.5,
     **shared: bool,
 ) -> tuple[Any, list[Any]]:
-    """A figure with a panel a title, so many beside each other at most, and these panels.
+    """A figure with a panel a title, `most` beside each other, and these panels.
 
     Args:
-        titles: of the panels.
-        height: of a row of them, in inches.
+        height, more: inches of a row of panels, and for what is above and below all of them.
         x, y: what is said below the lowest panels, of three columns the middle one's, and beside the leftmost.
-        most: panels in a row.
-        more: inches for what is above and below them.
         shared: `sharex`, `sharey`.
     """
     columns = min(len(titles), most)
@@ -126,10 +125,7 @@ def style_axes(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def plain_label(label: str, most: int = 38) -> str:
-    """A label that leaves room for the drawing, without the mathematics that matplotlib reads between dollars.
-
-    Its end tells settings apart as much as its start.
-    """
+    """A label's start and end, which leave room for the drawing, without what matplotlib reads between dollars."""
     short = label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
     return short.replace("$", r"\$")
 
@@ -196,8 +192,8 @@ def learning_curves(analysis: Analysis) -> ReportFigure | None:
     figure, panels = draw_panels(results.tasks, 2.1, "gradient steps", points_label(results.caveat), more=more)
     for axes, task in zip(panels, results.tasks, strict=True):
         _setting_lines(axes, curves[curves.task == task], "step", labels, results.base, dots=12)
-        axes.xaxis.set_major_formatter(lambda value, _: steps_text(value))
-        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
+        axes.locator_params(axis="x", nbins=5, integer=True)
         axes.set_xlim(left=0)
     legend_below(figure, panels[0], labels)
     band = f"shaded: {_interval(analysis)}" if curves.low.notna().any() else "one seed: no interval"
@@ -219,14 +215,6 @@ def _line(axes: Any, found: pd.DataFrame, x: str, name: str, style: dict[str, An
     axes.plot(found[x], found.point, label=name, **style, **marker)
     if found.low.notna().any():
         axes.fill_between(found[x], found.low, found.high, color=style["color"], alpha=0.14, linewidth=0, zorder=1)
-
-
-def steps_text(steps: float) -> str:
-    """20k for 20,000, 1.5M for 1,500,000."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(steps) >= size:
-            return f"{steps / size:g}{unit}"
-    return f"{steps:g}"
 
 
 def _rule_panels(analysis: Analysis, height: float, x: str, y: str = "") -> tuple[Any, list[Any]]:
@@ -277,10 +265,6 @@ def interval_figure(analysis: Analysis) -> ReportFigure | None:
     return ReportFigure("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
 
 
-Lines = Mapping[str, Sequence[tuple[float, str]]]
-"""Name of a line -> value on the axis and label of the setting, in order."""
-
-
 def score_by_value(analysis: Analysis) -> ReportFigure | None:
     """IQM over the axis' values, a panel a rule; None without exactly one numeric axis, or without a run."""
     results, axis = analysis.results, numeric_axis(analysis.results)
@@ -321,10 +305,9 @@ def numeric_axis(results: GridResults) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def lines_of(results: GridResults, axis: str) -> Lines:
-    """A line for each combination of the other axes' points, at most as many as can be told apart."""
-    every = (*results.results, *results.failures, *results.pending)
-    points = {status.cell.label: status.cell.points for status in every}
+def lines_of(results: GridResults, axis: str) -> dict[str, list[tuple[float, str]]]:
+    """A line of values and settings for each combination of the other axes' points, as many as can be told apart."""
+    points = {status.cell.label: status.cell.points for status in results.statuses}
     lines: dict[str, list[tuple[float, str]]] = {}
     for label in results.labels:
         own = points.get(label, {})
@@ -370,12 +353,8 @@ def _tuning_lines(found: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd
     if found.axis.iloc[0] in (EVERY, SEEDS):
         if found.held_out.notna().any():
             yield "held out", {"color": INK}, one_figure(found, "held_out")
-        yield (
-            "seen",
-            {"color": COLOURS[1], "linestyle": DASHES[1]},
-            one_figure(found, "seen"),
-        )  # above, where both are one
+        # above, where both are one
+        yield "seen", {"color": COLOURS[1], "linestyle": DASHES[1]}, one_figure(found, "seen")
         return
-    for place, (point, own) in enumerate(found.groupby("point", sort=False)):
-        if place < MOST_LINES:
-            yield plain_label(str(point), 20), line_style(place), one_figure(own, "held_out")
+    for place, (point, own) in enumerate(islice(found.groupby("point", sort=False), MOST_LINES)):
+        yield plain_label(str(point), 20), line_style(place), one_figure(own, "held_out")

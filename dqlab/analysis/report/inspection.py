@@ -12,19 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from dqlab.analysis.report.figures import (
-    COLOURS,
-    GRID,
-    INK,
-    ReportFigure,
-    choose_labels,
-    draw_panels,
-    legend_below,
-    new_figure,
-    plain_label,
-    setting_style,
-    style_axes,
-)
+from dqlab.analysis.report import figures
 from dqlab.analysis.statistics import Analysis
 from dqlab.errors import RunError
 from dqlab.files import atomic_path
@@ -37,85 +25,78 @@ Inspections = Mapping[str, "InspectionRecord"]
 MOST_DIMENSIONS, MOST_POINTS, COLUMNS = 12, 6, 4
 ACTION_BINS = np.linspace(-1.0, 1.0, 31)
 NOISE_BINS = np.linspace(-2.0, 2.0, 34)
-
-
 MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
+BETWEEN = 6  # pictures from one denoising step to the next
 
 
-def inspection_figures(analysis: Analysis) -> dict[str, ReportFigure]:
+def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
     """Name -> figure of what is inside of a grid's policies, of its first tasks."""
     known = {task: seen for task, seen in analysis.results.inspections.items() if seen}
     return {figure.name: figure for task in list(known)[:MOST_TASKS] for figure in _of_task(analysis, task)}
 
 
-def _of_task(analysis: Analysis, task: str) -> Iterator[ReportFigure]:
+def _of_task(analysis: Analysis, task: str) -> Iterator[figures.ReportFigure]:
     every = analysis.results.inspections[task]
-    labels, note = choose_labels(analysis, list(every), MOST_SETTINGS, FEWER_SETTINGS)
+    labels, note = figures.choose_labels(analysis, list(every), MOST_SETTINGS, FEWER_SETTINGS)
     seen = {label: every[label] for label in labels}
     where = f"{task}, seed {analysis.results.seeds[0]}, last checkpoint"
     said = f"Actions of policies and data in the same states of the data ({where}). {note}".strip()
-    yield ReportFigure(f"actions_{task}", said, actions_figure(seen))
+    yield figures.ReportFigure(f"actions_{task}", said, actions_figure(seen))
     if any(each["values"] for each in seen.values()):
         said = f"Values that the critics predicted along episodes, over the discounted returns that came ({where}). "
         said += f"Above the line they were too high. {note}"
-        yield ReportFigure(f"values_{task}", said.strip(), values_figure(seen))
+        yield figures.ReportFigure(f"values_{task}", said.strip(), values_figure(seen))
     for label, each in [item for item in seen.items() if item[1]["chain"]][:1]:
         said = f"How noise becomes actions in one state: {label} ({where})."
-        yield ReportFigure(f"chain_{task}", said, chain_figure(each))
+        yield figures.ReportFigure(f"chain_{task}", said, chain_figure(each))
 
 
 def actions_figure(seen: Inspections) -> Any:
     """Distribution of each action dimension: of the data, filled, and of policies in the same states, a line each."""
     first = next(iter(seen.values()))
     data = np.array(first["data_actions"])
-    figure, panels = draw_panels(_dimensions(data), 1.5, most=COLUMNS)
+    figure, panels = figures.draw_panels(_dimensions(data), 1.5, most=COLUMNS)
     for dimension, axes in enumerate(panels):
-        axes.hist(data[:, dimension], ACTION_BINS, density=True, color=GRID, alpha=0.55, label="data")
+        axes.hist(data[:, dimension], ACTION_BINS, density=True, color=figures.GRID, alpha=0.55, label="data")
         for label, each in seen.items():
             own, _ = np.histogram(np.array(each["policy_actions"])[:, dimension], ACTION_BINS, density=True)
-            style = setting_style(label, list(seen), next(iter(seen)))
-            axes.stairs(own, ACTION_BINS, label=plain_label(label), **style)
+            style = figures.setting_style(label, list(seen), next(iter(seen)))
+            axes.stairs(own, ACTION_BINS, label=figures.plain_label(label), **style)
         axes.set_yticks([])
-    legend_below(figure, panels[0], ["data", *seen])
+    figures.legend_below(figure, panels[0], ["data", *seen])
     return figure
 
 
 def values_figure(seen: Inspections) -> Any:
-    """Values that critics predicted along episodes, over the discounted returns that came; a panel a policy.
-
-    Raises:
-        RunError: there are none.
-    """
+    """Values that critics predicted along episodes, over the discounted returns that came; a panel a policy."""
     known = {label: each for label, each in seen.items() if each["values"]}
     if not known:
         raise RunError("There are no values to be drawn: no critics, or no episode from which a return is known.")
-    figure, panels = draw_panels([plain_label(label) for label in known], 1.9, "discounted return", "predicted value")
+    titles = list(map(figures.plain_label, known))
+    figure, panels = figures.draw_panels(titles, 1.9, "discounted return", "predicted value")
     for each, axes in zip(known.values(), panels, strict=True):
         returns, values = np.array(each["returns"]), np.array(each["values"])
         ends = [min(returns.min(), values.min()), max(returns.max(), values.max())]
-        axes.plot(ends, ends, color=GRID, linewidth=1)
-        axes.scatter(returns, values, s=7, alpha=0.5, linewidths=0, color=COLOURS[0])
+        axes.plot(ends, ends, color=figures.GRID, linewidth=1)
+        axes.scatter(returns, values, s=7, alpha=0.5, linewidths=0, color=figures.COLOURS[0])
         over = (values - returns).mean()
-        axes.text(0.03, 0.97, f"bias {over:+.3g}", transform=axes.transAxes, va="top", fontsize=7, color=INK)
+        axes.text(0.03, 0.97, f"bias {over:+.3g}", transform=axes.transAxes, va="top", fontsize=7, color=figures.INK)
     return figure
 
 
 def chain_figure(seen: InspectionRecord) -> Any:
-    """How noise becomes actions in one state: clouds where actions are two numbers, else a strip for each of them.
-
-    Raises:
-        RunError: the policy has no chain.
-    """
+    """How noise becomes actions in one state: clouds where actions are two numbers, else a strip for each of them."""
     points = _chain_of(seen)
     if points.shape[2] == 2:
         kept = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
-        figure, panels = draw_panels([_title(seen["chain_steps"], point) for point in kept], 1.5, most=len(kept))
+        titles = [_title(seen["chain_steps"], point) for point in kept]
+        figure, panels = figures.draw_panels(titles, 1.5, most=len(kept))
         for point, axes in zip(kept, panels, strict=True):
-            axes.scatter(*points[point].T, s=4, alpha=0.6, linewidths=0, color=COLOURS[0])
+            axes.scatter(*points[point].T, s=4, alpha=0.6, linewidths=0, color=figures.COLOURS[0])
             axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
         return figure
-    figure, panels = draw_panels(_dimensions(points), 1.5, "denoising steps done", most=COLUMNS)
-    clear = LinearSegmentedColormap.from_list("clear", [to_rgba(COLOURS[0], alpha) for alpha in (0.0, 1.0)])
+    figure, panels = figures.draw_panels(_dimensions(points), 1.5, "denoising steps done", most=COLUMNS)
+    clear = LinearSegmentedColormap.from_list("clear", [to_rgba(figures.COLOURS[0], alpha) for alpha in (0.0, 1.0)])
     for dimension, axes in enumerate(panels):
         strips = [np.histogram(np.clip(each[:, dimension], -2, 2), NOISE_BINS)[0] for each in points]
         image = np.array([strip / strip.max() for strip in strips]).T
@@ -124,28 +105,20 @@ def chain_figure(seen: InspectionRecord) -> Any:
     return figure
 
 
-BETWEEN = 6
-"""Pictures from one denoising step to the next."""
-
-
 def animate_chain(seen: InspectionRecord, path: Path, seconds: float = 4.0) -> None:
-    """Write a GIF of the first two numbers of actions while noise becomes them.
-
-    Raises:
-        RunError: the policy has no chain, or the file cannot be written.
-    """
+    """Write a GIF of the first two numbers of actions while noise becomes them."""
     points = _chain_of(seen)[:, :, :2]
-    figure = new_figure(3.2, 3.4)
+    figure = figures.new_figure(3.2, 3.4)
     figure.set_dpi(110)
     axes = figure.subplots()
     axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
-    cloud = axes.scatter(*points[0].T, s=8, alpha=0.6, linewidths=0, color=COLOURS[0])
+    cloud = axes.scatter(*points[0].T, s=8, alpha=0.6, linewidths=0, color=figures.COLOURS[0])
     pictures = []
     for place in np.arange(0.0, len(points) - 1 + 1e-9, 1 / BETWEEN):
         before = int(place)
         after = min(before + 1, len(points) - 1)
         cloud.set_offsets(points[before] + (place - before) * (points[after] - points[before]))
-        style_axes(axes, _title(seen["chain_steps"], before))
+        figures.style_axes(axes, _title(seen["chain_steps"], before))
         figure.canvas.draw()
         pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
     moving = {"save_all": True, "append_images": pictures[1:], "loop": 0}

@@ -16,21 +16,16 @@ from rich.text import Text
 
 from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.choosing import COMMON, choice_name
+from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics import METRICS, TEST, Analysis, one_figure
+from dqlab.analysis.statistics import COMPARED, TEST, Analysis, one_figure
 from dqlab.envs.caveats import score_or_return
-from dqlab.printing import (
-    MINUS,
-    NOTHING,
-    counted,
-    enumerate_names,
-    format_interval,
-    format_points,
-    p_value,
-)
+from dqlab.printing import MINUS, NOTHING, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import rule_name
 
 NUMBER = re.compile(rf"[<+{MINUS}]? ?\d|{NOTHING}$")
+Heads = Sequence[str | tuple[str, str]]
+NAMES = {**{metric: metric for metric in METRICS}, "iqm": "IQM", "optimality_gap": "optimality gap"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,7 @@ class ReportTable:
     """A table of texts.
 
     Attributes:
-        name: for references, such as `iqm-mean`.
-        caption: what it shows, with selection rule and caveat.
+        name, caption: for references, such as `iqm-mean`; and what it shows, with selection rule and caveat.
         cells: rows by name, columns by head and what stands below it (the selection rule of its scores). The second
             line of a cell is in small print (an interval).
         strong: the row that stands out (the base).
@@ -70,11 +64,11 @@ class ReportTable:
         return replace(self, cells=cells.set_axis([(name, under) for name in self.cells.index], axis=1), strong=None)
 
 
-def text_table(name: str, caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> ReportTable:
-    """A table of rows, whose first text names each; of a column, its head and what stands below that."""
-    cells = pd.DataFrame(list(rows), columns=pd.MultiIndex.from_tuples(heads), dtype=object)
-    named = cells.set_index(heads[0]).rename_axis(heads[0][0])
-    return ReportTable(name, caption, named)
+def text_table(name: str, caption: str, heads: Heads, rows: Iterable[Sequence[str]]) -> ReportTable:
+    """A table of rows, whose first text names each; of a column, its head and perhaps what stands below that."""
+    both = [(head, "") if isinstance(head, str) else head for head in heads]
+    cells = pd.DataFrame(list(rows), columns=pd.MultiIndex.from_tuples(both), dtype=object)
+    return ReportTable(name, caption, cells.set_index(both[0]).rename_axis(both[0][0]))
 
 
 def rich_table(table: ReportTable, most: int | None = None) -> Group:
@@ -101,9 +95,6 @@ def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[
     return _by_setting(analysis, "-".join(metrics), caption, columns)
 
 
-NAMES = {**{metric: metric for metric in METRICS}, "iqm": "IQM", "optimality_gap": "optimality gap"}
-
-
 def gap_table(analysis: Analysis) -> ReportTable:
     """A row a setting: what choosing the best checkpoint online is worth."""
     columns = {
@@ -121,11 +112,9 @@ def common_table(analysis: Analysis) -> ReportTable:
         own = gains[gains.rule == rule].set_index("setting")
         for figure, head, under in (("gain", f"{name} {MINUS} last", "gap"), ("held_out", "held out", name)):
             columns[head, under] = with_intervals(one_figure(own, figure), signed=True)
-    known = gains[gains.rule == "last"].set_index("setting")
-    numbers = [
-        str(row.most) if row.fewest == row.most else f"{row.fewest}\u2013{row.most}" for row in known.itertuples()
-    ]
-    columns["checkpoints", "to choose from"] = pd.Series(numbers, known.index, dtype=object)
+    last = gains[gains.rule == "last"].set_index("setting")
+    counts = [str(row.most) if row.fewest == row.most else f"{row.fewest}\u2013{row.most}" for row in last.itertuples()]
+    columns["checkpoints", "to choose from"] = pd.Series(counts, last.index, dtype=object)
     caption = (
         "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. Held out: "
         "its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, in points. A gain "
@@ -136,7 +125,7 @@ def common_table(analysis: Analysis) -> ReportTable:
 
 def order_table(analysis: Analysis) -> ReportTable:
     """A row a rule: how it orders the settings, beside their order by the last checkpoint."""
-    heads = [("Order by", ""), ("Kendall's tau", "with last"), ("pairs that swap", ""), ("resamples", "in this order")]
+    heads: Heads = ["Order by", ("Kendall's tau", "with last"), "pairs that swap", ("resamples", "in this order")]
     rows = [
         (choice_name(row.rule), format_points(row.tau, decimals=2), f"{row.swaps} of {row.pairs}", _percent(row.kept))
         for row in analysis.orders.itertuples()
@@ -148,18 +137,14 @@ def order_table(analysis: Analysis) -> ReportTable:
 def swap_table(analysis: Analysis, most: int = 5) -> ReportTable:
     """A row a pair of settings that a rule orders otherwise than the last checkpoint does: the surest of each rule."""
     swaps = analysis.swaps.groupby("rule", sort=False).head(most)
-    heads = [("By rule", ""), ("higher", ""), ("lower", ""), ("difference", "by this rule"), ("difference", "last")]
-    rows = [
-        (
-            *(choice_name(row.rule), row.higher, row.lower),
-            *(format_points(value, signed=True) for value in (row.by_rule, row.by_last)),
-            _percent(row.share),
-        )
-        for row in swaps.itertuples()
-    ]
+    differences, share = [("difference", "by this rule"), ("difference", "last")], ("resamples", "with this swap")
+    rows = []
+    for row in swaps.itertuples():
+        both = (format_points(value, signed=True) for value in (row.by_rule, row.by_last))
+        rows.append((choice_name(row.rule), row.higher, row.lower, *both, _percent(row.share)))
     caption = f"Pairs of settings that change places when checkpoints are chosen: of each rule the {most} surest. "
     return text_table(
-        "swaps", caption + _unit(analysis.results.caveat), [*heads, ("resamples", "with this swap")], rows
+        "swaps", caption + _unit(analysis.results.caveat), ["By rule", "higher", "lower", *differences, share], rows
     )
 
 
@@ -199,11 +184,7 @@ def _error(error: float) -> str:
 def comparison_table(analysis: Analysis, rule: str) -> ReportTable:
     """A row a setting other than the base: whether it is better, and how sure that is."""
     under, results, tests = rule_name(rule), analysis.results, analysis.compared(rule)
-    scored = {
-        "probability": "P(better than base)",
-        "iqm_difference": "IQM difference",
-        "mean_difference": "mean difference",
-    }
+    scored = dict(zip(COMPARED, ("P(better than base)", "IQM difference", "mean difference"), strict=True))
     columns = {
         **{(head, under): _figure_texts(analysis, rule, metric) for metric, head in scored.items()},
         ("p", "raw"): tests.p.map(p_value),
@@ -225,24 +206,22 @@ def reference_table(analysis: Analysis) -> ReportTable:
     under = rule_name(settings.reference_rule)
     over = means.assign(task=[f"average over {counted(len(tasks), 'task')}" for tasks in means.tasks])
     known = pd.concat([analysis.references.astype({"inside": object}), over], ignore_index=True)
-    heads = [("Setting", ""), ("task", ""), *((head, under) for head in ("ours", "published", "difference"))]
-    rows = [
-        (
-            *(row.setting, row.task, ours, f"{format_points(row.published)}\n{_error(row.error)}".rstrip()),
-            *(format_points(row.difference, signed=True), {True: "yes", False: "no"}.get(row.inside, NOTHING)),
-        )
-        for row, ours in zip(known.itertuples(), with_intervals(known), strict=True)
-    ]
+    scored = ((head, under) for head in ("ours", "published", "difference"))
+    heads: Heads = ["Setting", "task", *scored, "published in our interval"]
+    rows = []
+    for row, ours in zip(known.itertuples(), with_intervals(known), strict=True):
+        published = f"{format_points(row.published)}\n{_error(row.error)}".rstrip()
+        inside = {True: "yes", False: "no"}.get(row.inside, NOTHING)
+        rows.append((row.setting, row.task, ours, published, format_points(row.difference, signed=True), inside))
     source = f"Published: {settings.reference_source}. " if settings.reference_source else ""
     caption = f"Beside published scores, selection rule {under}. {source}{_intervals(analysis)}"
-    return text_table("references", caption, [*heads, ("published in our interval", "")], rows)
+    return text_table("references", caption, heads, rows)
 
 
 def failure_table(results: GridResults) -> ReportTable:
     """A row a failed run: when it stopped, and why."""
-    heads = [(head, "") for head in ("Setting", "task", "seed", "what happened", "reason")]
-    cells = [(each.cell, each.failure, each.reason) for each in results.failures]
-    rows = [(cell.label, cell.task, str(cell.seed), failure, reason) for cell, failure, reason in cells]
+    heads = ["Setting", "task", "seed", "what happened", "reason"]
+    rows = [(s.cell.label, s.cell.task, str(s.cell.seed), s.failure, s.reason) for s in results.failures]
     return text_table("failures", f"Failed: {counted(len(rows), 'run')}. They have no score.", heads, rows)
 
 
@@ -251,9 +230,9 @@ def pending_table(results: GridResults) -> ReportTable:
     seeds: dict[tuple[str, str], list[int]] = {}
     for cell in (status.cell for status in results.pending):
         seeds.setdefault((cell.label, cell.task), []).append(cell.seed)
-    heads = [(head, "") for head in ("Setting", "task", "seeds")]
     rows = [(*key, ", ".join(map(str, sorted(each)))) for key, each in seeds.items()]
-    return text_table("pending", f"Pending: {counted(len(results.pending), 'run')}.", heads, rows)
+    caption = f"Pending: {counted(len(results.pending), 'run')}."
+    return text_table("pending", caption, ["Setting", "task", "seeds"], rows)
 
 
 def _unit(caveat: str) -> str:

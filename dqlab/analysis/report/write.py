@@ -13,39 +13,20 @@ from jinja2 import Environment, FileSystemLoader
 from rich.text import Text
 
 from dqlab.analysis.cautions import ENOUGH
-from dqlab.analysis.report.exports import (
-    aggregates_csv,
-    bibtex_file,
-    latex_tables,
-    results_json,
-    scores_csv,
-    sheet_csv,
-)
+from dqlab.analysis.report import tables
+from dqlab.analysis.report.exports import aggregates_csv, bibtex_file, latex_tables, results_json, scores_csv, sheet_csv
 from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, draw_figures, figure_bytes
 from dqlab.analysis.report.inspection import inspection_figures
-from dqlab.analysis.report.tables import (
-    ReportTable,
-    aggregate_table,
-    common_table,
-    comparison_table,
-    failure_table,
-    gap_table,
-    order_table,
-    pending_table,
-    reference_table,
-    rich_table,
-    swap_table,
-    task_table,
-)
+from dqlab.analysis.report.tables import ReportTable
+from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults, Report
-from dqlab.analysis.statistics import METRICS, Analysis, analyse
+from dqlab.analysis.statistics import Analysis, analyse
 from dqlab.files import new_folder
 from dqlab.machine import readable_duration
 from dqlab.printing import Console, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
-MARK = "results.json"
-"""The file by which a report's folder is known."""
+MARK = "results.json"  # the file by which a report's folder is known
 FILES: Mapping[str, Callable[[Analysis], str]] = {
     "scores.csv": lambda analysis: scores_csv(analysis.results),
     "aggregates.csv": aggregates_csv,
@@ -55,22 +36,15 @@ FILES: Mapping[str, Callable[[Analysis], str]] = {
     "tables.tex": latex_tables,
     "references.bib": lambda analysis: bibtex_file(analysis.results),
 }
+SHOWN = 40  # rows on a terminal, at most
+THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
 
 def write_report(results: GridResults, settings: Report, folder: Path, analysis: Analysis | None = None) -> list[Path]:
     """Write the report of a grid, as far as it has come; an older one is replaced at once, or stays as it is.
 
-    Args:
-        results: cells with results, failures, and what is pending.
-        settings: what is shown.
-        folder: of the report itself: `index.html`, `figures/`, and FILES.
-        analysis: theirs, where there is one already.
-
-    Returns:
-        The files, the page first.
-
-    Raises:
-        RunError: the folder holds something else than a report.
+    The folder gets `index.html`, `figures/`, and FILES; `analysis` is theirs, where there is one already. Returns the
+    files, the page first. Raises RunError: the folder holds something else than a report.
     """
     analysis = analysis or analyse(results, settings)
     drawn = draw_figures(analysis) | inspection_figures(analysis)
@@ -85,17 +59,14 @@ def write_report(results: GridResults, settings: Report, folder: Path, analysis:
     return [folder / name for name in files]
 
 
-SHOWN = 40
-
-
 def report_and_print(results: GridResults, settings: Report, folder: Path, console: Console) -> None:
     """Write the report, and say what it says."""
     with console.status("computing intervals"):
         analysis = analyse(results, settings)
         write_report(results, settings, folder, analysis)
-    shown = aggregate_table(analysis, settings.rules, ("iqm",))
-    cells = pd.concat([shown.cells, gap_table(analysis).cells], axis=1)
-    console.print(rich_table(replace(shown, caption=f"{results.name}: {shown.caption}", cells=cells), SHOWN))
+    shown = tables.aggregate_table(analysis, settings.rules, ("iqm",))
+    cells = pd.concat([shown.cells, tables.gap_table(analysis).cells], axis=1)
+    console.print(tables.rich_table(replace(shown, caption=f"{results.name}: {shown.caption}", cells=cells), SHOWN))
     for caution in analysis.cautions:
         console.print(Text(f"! {caution}"), soft_wrap=True)
     console.print(f"Report: {folder / 'index.html'}", soft_wrap=True)
@@ -111,19 +82,17 @@ def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
         cautions=analysis.cautions,
         rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
         figures={name: _embedded(figure) for name, figure in drawn.items()},
-        aggregates=[aggregate_table(analysis, rules)],
+        aggregates=[tables.aggregate_table(analysis, rules)],
         choices=[] if analysis.gains.empty else list(_choices(analysis)),
-        tasks=[task_table(analysis, rule) for rule in rules],
-        comparisons=[] if analysis.comparisons.empty else [comparison_table(analysis, rule) for rule in rules],
-        references=[reference_table(analysis)] if analysis.settings.reference else [],
-        unfinished=[failure_table(results)] * bool(results.failures) + [pending_table(results)] * bool(results.pending),
+        tasks=[tables.task_table(analysis, rule) for rule in rules],
+        comparisons=[] if analysis.comparisons.empty else [tables.comparison_table(analysis, rule) for rule in rules],
+        references=[tables.reference_table(analysis)] if analysis.settings.reference else [],
+        unfinished=[tables.failure_table(results)] * bool(results.failures)
+        + [tables.pending_table(results)] * bool(results.pending),
         all_rules=list(_by_all_rules(analysis)),
         made=dict(_facts(results.facts)),
         bibtex=bibtex_file(results),
     )
-
-
-THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
 
 def _embedded(drawn: ReportFigure) -> dict[str, str]:
@@ -135,30 +104,29 @@ def _embedded(drawn: ReportFigure) -> dict[str, str]:
 
 
 def _choices(analysis: Analysis) -> Iterator[ReportTable]:
-    common = common_table(analysis)
+    common = tables.common_table(analysis)
     caption = f"Best-online: each run has its own best checkpoint. {common.caption}"
-    yield replace(common, caption=caption, cells=pd.concat([gap_table(analysis).cells, common.cells], axis=1))
+    yield replace(common, caption=caption, cells=pd.concat([tables.gap_table(analysis).cells, common.cells], axis=1))
     if len(analysis.orders):
-        yield order_table(analysis)
+        yield tables.order_table(analysis)
     if len(analysis.swaps):
-        yield swap_table(analysis)
+        yield tables.swap_table(analysis)
 
 
 def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
     for rule in SELECTION_RULES:
-        table = aggregate_table(analysis, [rule], tuple(METRICS))
+        table = tables.aggregate_table(analysis, [rule], tuple(METRICS))
         yield replace(table, name=f"all-{rule}", caption=f"Selection rule: {rule_name(rule)}. {table.caption}")
     for rule in SELECTION_RULES:
         if rule not in analysis.settings.rules:
-            yield task_table(analysis, rule)
+            yield tables.task_table(analysis, rule)
 
 
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in known.items():
-        if isinstance(value, Mapping):
-            yield name.replace("_", " "), ", ".join(f"{key} {item}" for key, item in value.items())
-        elif isinstance(value, (tuple, list)):
-            yield name.replace("_", " "), ", ".join(map(str, value))
+        if isinstance(value, (Mapping, tuple, list)):
+            parts = [f"{key} {item}" for key, item in value.items()] if isinstance(value, Mapping) else map(str, value)
+            yield name.replace("_", " "), ", ".join(parts)
         else:
             yield ("time", readable_duration(float(value))) if name == "seconds" else (name, str(value))
 
@@ -175,7 +143,7 @@ def summary_paragraph(analysis: Analysis) -> str:
 
 def _progress(results: GridResults) -> str:
     done, failed, pending = len(results.results), len(results.failures), len(results.pending)
-    total = counted(done + failed + pending, "run")
+    total = counted(len(results.statuses), "run")
     if not failed and not pending:
         return f"All {total} have finished."
     others = [f"{failed:,} failed"] if failed else []

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -19,13 +18,14 @@ from dqlab.tracking.records import JournalRecord
 
 ODD = set("?#%")
 """Characters of paths that mean something else in an address."""
+OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
+BATCH, PARAMETERS, PAGE = 900, 90, 1000
+LONGEST_VALUE, LONGEST_TAG = 480, 4000
+"""MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
 
 
 def store_uri(path: Path) -> str:
-    """The address of a store; that of one in a folder such as `50%?` names SQLite's driver too.
-
-    SQLAlchemy decodes what is encoded here, but MLflow makes folders called as it is written, unless a driver is named.
-    """
+    """The address of a store. In a folder such as `50%` it names SQLite's driver, or MLflow makes a folder `50%25`."""
     return f"sqlite+pysqlite:///{quote(str(path))}" if ODD & set(str(path)) else f"sqlite:///{path}"
 
 
@@ -62,12 +62,6 @@ def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
     ]
 
 
-OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
-BATCH, PARAMETERS, PAGE = 900, 90, 1000
-LONGEST_VALUE, LONGEST_TAG = 480, 4000
-"""MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
-
-
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:
     """Id of a new run that began then, in seconds; 0: now."""
     cut = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
@@ -89,15 +83,12 @@ def log_all(client: Any, run: str, metrics: Iterable[Any], params: Mapping[str, 
     """All of it in as few requests as MLflow's limits allow."""
     from mlflow.entities import Param, RunTag
 
+    points = list(metrics)
     listed = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in params.items()]
-    told = [[RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]] if tags else []
-    nothing: list[Any] = []
-    for part in zip_longest(_parts([*metrics], BATCH), _parts(listed, PARAMETERS), told, fillvalue=nothing):
-        client.log_batch(run, **dict(zip(("metrics", "params", "tags"), part, strict=True)))
-
-
-def _parts(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    told = [RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]
+    while points or listed or told:
+        client.log_batch(run, metrics=points[:BATCH], params=listed[:PARAMETERS], tags=told)
+        points, listed, told = points[BATCH:], listed[PARAMETERS:], []
 
 
 def mirror_environment() -> dict[str, str]:
@@ -122,12 +113,9 @@ def client_environment(uri: str = "") -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name in before:
             os.environ.pop(name, None)
-            os.environ.update({name: value} if value is not None else {})
-
-
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def beside_uri(run: Path) -> str:
@@ -136,11 +124,9 @@ def beside_uri(run: Path) -> str:
 
 
 def tracking_uri(run: Path) -> str:
-    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs.
+    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs; a RunError where the folder names another address.
 
-    Raises:
-        RunError: the folder names another address. It may be a stranger's, and whoever answers there would get the
-            records, and the user's name and password: so the user has to say it too.
+    It may be a stranger's, who would get the records and the user's password: so the user has to say it too.
     """
     beside = beside_uri(run)
     if said := os.environ.get("MLFLOW_TRACKING_URI"):
@@ -166,18 +152,15 @@ def mlflow_client(uri: str) -> Any:
 
 
 def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
-    """The experiment's id, made where it does not exist; a local store keeps its artifacts beside the run's folder.
-
-    Raises:
-        RunError: it has been deleted.
-    """
+    """The experiment's id, made where there is none; a local store keeps its artifacts beside the run's folder."""
     found = client.get_experiment_by_name(name)
-    if found is not None and found.lifecycle_stage == "deleted":
+    if found is None:
+        location = (run.resolve().parent / "mlartifacts").as_uri() if store_path(uri) else None
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
+        return str(client.create_experiment(name, artifact_location=location, tags=kind))
+    if found.lifecycle_stage == "deleted":
         raise RunError(
             f"MLflow's experiment '{name}' is deleted. Restore it, with MLFLOW_TRACKING_URI set to its store, by "
             f"`mlflow experiments restore -x {found.experiment_id}`; then: dqlab sync {run}."
         )
-    if found is not None:
-        return str(found.experiment_id)
-    location = (run.resolve().parent / "mlartifacts").as_uri() if store_path(uri) else None
-    return str(client.create_experiment(name, artifact_location=location, tags=KIND))
+    return str(found.experiment_id)

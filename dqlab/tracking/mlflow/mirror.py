@@ -6,15 +6,12 @@ rest; so a dead server never stops a run, and `dqlab sync RUN` sends later what 
 
 from __future__ import annotations
 
-import argparse
 import re
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from dqlab.errors import RunError, masked, one_line
 from dqlab.tracking.folders import LeftOutError, grid_of, read_facts
@@ -23,18 +20,12 @@ from dqlab.tracking.mlflow.sync import MEMORY, send_folder
 from dqlab.tracking.run_folder import RunFolder
 
 POLL_SECONDS = 5.0
-LONGEST_PAUSE = 60.0
-PLACE = re.compile(r"0x[0-9a-f]+")
-"""Addresses of objects in memory, which differ each time that the same is said."""
+LONGEST_PAUSE, PATIENCE = 60.0, 20.0
+PLACE = re.compile(r"0x[0-9a-f]+")  # addresses of objects in memory, which differ each time that the same is said
 
 
 class Mirror:
-    """A mirror process beside a training process; the pipe to it closes with that process, however it ends.
-
-    Args:
-        run: the folder of a run or of a grid.
-        experiment: MLflow's experiment.
-    """
+    """A mirror process beside one that trains a run or a grid; the pipe to it closes with that, however it ends."""
 
     def __init__(self, run: Path, experiment: str) -> None:
         command = [sys.executable, "-m", "dqlab.tracking.mlflow.mirror", str(run.resolve()), experiment]
@@ -54,46 +45,28 @@ class Mirror:
             return False
 
 
-def keep_sending(stop: IO[bytes], send: Callable[[bool], None], say: Callable[[str], None], patience: float) -> bool:
-    """Send every few seconds until `stop` is at its end, then once more; pauses grow while sending fails.
+def keep_sending(run: Path, experiment: str) -> bool:
+    """Send every few seconds until standard input ends, then once more, for PATIENCE seconds if that fails.
 
-    Args:
-        stop: a pipe whose end says that training is over.
-        send: sends what is new, told whether training is over; raises on failure.
-        say: told of failures.
-        patience: seconds of last attempts after the end.
-
-    Returns:
-        Whether the last attempt succeeded, and left nothing out.
+    Pauses grow while sending fails; why is said on standard output. Returns whether all has been sent.
     """
     pause, deadline, said = POLL_SECONDS, float("inf"), ""
-
-    def say_anew(text: str) -> None:
-        nonlocal said
-        if (plain := PLACE.sub("", text)) != said:
-            said = plain
-            say(text)
-
     while True:
-        over = bool(select.select([stop], [], [], 0 if deadline < float("inf") else pause)[0])
-        if over and deadline == float("inf"):
-            deadline = time.monotonic() + patience
+        over = bool(select.select([sys.stdin], [], [], 0 if deadline < float("inf") else pause)[0])
+        deadline = min(deadline, time.monotonic() + PATIENCE) if over else deadline
+        problem, retry = "", False
         try:
-            send(over)
-            pause, said = POLL_SECONDS, ""
-            if over:
-                return True
+            send_folder(run, tracking_uri(run), experiment, over)
         except LeftOutError as error:  # to try again at once would not help
-            say_anew(f"left out: {error}")
-            pause = POLL_SECONDS
-            if over:
-                return False
+            problem = f"left out: {error}"
         except Exception as error:  # whatever the server or its client does, training's records are safe
-            say_anew(f"not sent: {type(error).__name__}: {one_line(error)}")
-            pause = min(2 * pause, LONGEST_PAUSE)
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(1.0 if over else 0.0)
+            problem, retry = f"not sent: {type(error).__name__}: {one_line(error)}", True
+        if problem and PLACE.sub("", problem) != said:
+            print(time.strftime("%H:%M:%S"), problem, flush=True)
+        if over and (not retry or time.monotonic() > deadline):
+            return not problem
+        said, pause = PLACE.sub("", problem), min(2 * pause, LONGEST_PAUSE) if retry else POLL_SECONDS
+        time.sleep(1.0 if over else 0.0)
 
 
 def warn_unsent(path: Path) -> None:
@@ -105,17 +78,10 @@ def warn_unsent(path: Path) -> None:
 
 
 def sync_to_mlflow(path: Path, to: str = "") -> tuple[Path, str]:
-    """Send the rest; a pack's folder stands for its grid.
+    """Send the rest of a run or a grid, for which a pack stands; a RunError where that cannot be.
 
-    Args:
-        path: the folder of a run or of a grid.
-        to: MLflow's tracking URI; as `tracking_uri` finds it by default.
-
-    Returns:
-        What was sent, and the tracking URI, without a password.
-
-    Raises:
-        RunError: it is neither a run's nor a grid's folder, or the server cannot be reached.
+    `to` is MLflow's tracking URI, by default as `tracking_uri` finds it. Returns what was sent, and the URI without a
+    password.
     """
     path = grid_of(path) or path
     facts = read_facts(path)
@@ -136,22 +102,5 @@ def is_tracked(run: Path) -> bool:
     return any((folder / name).exists() for name in (MEMORY, "mlflow.log"))
 
 
-def main() -> int:
-    """Entry point of the mirror process."""
-    parser = argparse.ArgumentParser(description="Copies a run's folder into MLflow until standard input ends.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("experiment")
-    parser.add_argument("--patience", type=float, default=20.0)
-    args = parser.parse_args()
-
-    def send(over: bool) -> None:
-        send_folder(args.run, tracking_uri(args.run), args.experiment, over)
-
-    def say(text: str) -> None:
-        print(time.strftime("%H:%M:%S"), text, flush=True)
-
-    return 0 if keep_sending(sys.stdin.buffer, send, say, args.patience) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(0 if keep_sending(Path(sys.argv[1]), sys.argv[2]) else 1)

@@ -22,19 +22,9 @@ from urllib.request import url2pathname
 
 from dqlab.errors import RunError, masked
 from dqlab.files import open_lock, path_within, write_text
-from dqlab.tracking.folders import SkippedRecords, grid_facts, is_grid
-from dqlab.tracking.mlflow.client import (
-    KEY,
-    OWNER,
-    PARENT,
-    all_runs,
-    create_run,
-    experiment_id,
-    log_all,
-    metrics_of,
-    mlflow_client,
-    store_path,
-)
+from dqlab.tracking.folders import GRID, SkippedRecords, is_grid
+from dqlab.tracking.mlflow import client
+from dqlab.tracking.mlflow.client import KEY, OWNER, PARENT, mlflow_client
 from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_journal, read_record
 
@@ -42,13 +32,9 @@ MEMORY = "mlflow.json"
 
 
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
-    """Send whatever of a folder has not been sent, one process at a time; may be called at any time.
+    """Send whatever of a run's or a grid's folder has not been sent, one process at a time; may be called at any time.
 
-    Args:
-        folder: of a run or of a grid.
-        uri: MLflow's tracking URI.
-        experiment: MLflow's experiment.
-        over: nobody writes into the folder any more; what has not ended is then shown as killed, until it goes on.
+    With `over` nobody writes into the folder any more: what has not ended is shown as killed, until it goes on.
 
     Raises:
         LeftOutError: something in the folder is damaged, or a link; all else was sent.
@@ -67,34 +53,24 @@ def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> 
 class Memory:
     """What one store has of a run, a pack or a grid; what is remembered of another store is forgotten.
 
-    Args:
-        path: the JSON file.
-        uri: MLflow's tracking URI.
-        grid: of a pack, the id of its grid's run and the grid's owner.
-
-    Raises:
-        RunError: the file is damaged.
+    `grid` is, of a pack, the id of its grid's run and the grid's owner.
 
     Attributes:
         runs: what has been sent of each run, by key; the top one first.
         owner: a name that nobody else has, and MLflow's runs have as a tag.
         attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
-        began: of a grid, when, in seconds.
-        settled: of a grid, packs that need no further look.
+        began, settled: of a grid, when, in seconds; and packs that need no further look.
     """
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
-        self.path = path
-        new = not path.exists()
-        known: dict[str, Any] = {} if new else {**read_record(path, MemoryRecord)}
-        self._place = {"uri": masked(uri), "grid": grid[0]}
+        self.path, self._place, self._saved = path, {"uri": masked(uri), "grid": grid[0]}, ""
+        known: dict[str, Any] = {**read_record(path, MemoryRecord)} if path.exists() else {}
         same = masked(known.get("uri", "")) == masked(uri) and known.get("grid", grid[0]) == grid[0]
         self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex
-        self.attempt: str = uuid.uuid4().hex[:8] if new else known.get("attempt", "")
+        self.attempt: str = known.get("attempt", "") if known else uuid.uuid4().hex[:8]
         self.began: float = known.get("began", 0.0)
         self.runs: dict[str, SentRecord] = known.get("runs", {}) if same else {}
         self.settled: list[str] = known.get("settled", []) if same else []
-        self._saved = ""
 
     def save(self) -> None:
         """Write the file, if there is anything new."""
@@ -110,35 +86,22 @@ def _unsent(run: str, status: str = "RUNNING", tags: str = "") -> SentRecord:
 
 
 class MlflowWriter:
-    """Writes what folders hold into one MLflow store.
-
-    Args:
-        folder, uri, experiment, over: as of `send_folder`.
-
-    Attributes:
-        skipped: what could not be sent, because it is damaged or a link.
-    """
+    """Writes what folders hold into one MLflow store; `skipped` is what could not be sent: damaged, or a link."""
 
     def __init__(self, folder: Path, uri: str, experiment: str, over: bool) -> None:
         self._folder, self._uri, self._name, self._over = folder, uri, experiment, over
-        self._client = mlflow_client(uri)
-        self.skipped = SkippedRecords()
+        self._client, self.skipped = mlflow_client(uri), SkippedRecords()
 
     @cached_property
     def _experiment(self) -> str:
-        return experiment_id(self._client, self._name, self._folder, self._uri)
+        return client.experiment_id(self._client, self._name, self._folder, self._uri)
 
     def send_grid(self) -> None:
         """A grid's run, its packs with their cells, and cells that another grid has trained."""
         grid, memory = self._folder, Memory(self._folder / MEMORY, self._uri)
-        facts = grid_facts(grid)
+        facts = read_record(grid / GRID, GridRecord)
         memory.began = memory.began or min(path.lstat().st_mtime for path in grid.iterdir())
-
-        def is_sent(key: str) -> bool:
-            return not self._over and key in memory.runs and memory.runs[key]["status"] == "FINISHED"
-
-        known = 0 if self._over or "grid" not in memory.runs else memory.runs["grid"]["records"]
-        top = grid_tree(grid, facts, memory.began, self._over, is_sent, self.skipped, known)
+        top = grid_tree(grid, facts, memory.began, self._over, {} if self._over else memory.runs, self.skipped)
         self.send_tree(memory, top, packs=self._open_packs(memory, facts))
         memory.runs[top.key]["records"] = int(top.tags["finished"])
         memory.save()
@@ -147,21 +110,27 @@ class MlflowWriter:
         """A run, those below it, and a grid's packs."""
         self._create(memory, top, parent)
         try:
-            self._send_children(memory, top)
+            for child in top.children:
+                with self.skipped.damaged():
+                    self._send(memory, child)
+                    continue
+                if self._over:  # nobody trains it any more, and nothing that can be read says how it ended
+                    with self._unless_deleted(memory, child):
+                        self._show(memory.runs[child.key], replace(child, status="KILLED"))
             for pack in packs:
                 with self.skipped.damaged():
                     self._send_pack(memory, memory.runs[top.key]["run"], path_within(pack, pack.parent))
+            found = {memory.runs[child.key]["status"] for child in top.children}
+            of_children = next((each for each in ("RUNNING", "KILLED", "FAILED") if each in found), "FINISHED")
             with self.skipped.damaged():
-                self._send(memory, replace(top, status=top.status or _status_of(memory, top)))
+                self._send(memory, replace(top, status=top.status or of_children))
         finally:
             memory.save()
 
     def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
-        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look.
-
-        One that was set aside and begun afresh has the same id, and remembers nothing of having been sent.
-        """
+        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look."""
         packs = {name: self._folder / "packs" / name for name in facts["packs"]}  # `packs` may be a link
+        # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
         memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
         done = set() if self._over else set(memory.settled)
         return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
@@ -180,61 +149,41 @@ class MlflowWriter:
         if all(node.key in memory.runs for node in (top, *top.children)):
             return
         scope = f" and tags.`{KEY}` LIKE '%{top.key.removeprefix('pack ')}%'" if parent else ""
-        known = all_runs(self._client, [self._experiment], f"tags.`{OWNER}` = '{memory.owner}'{scope}")
+        known = client.all_runs(self._client, [self._experiment], f"tags.`{OWNER}` = '{memory.owner}'{scope}")
         memory.save()  # with the owner's name, by which they are found if this process does not come to remember them
         found = {run.data.tags[KEY]: _unsent(run.info.run_id, run.info.status) for run in known}
         for node in (top, *top.children):
             if node.key not in memory.runs:
                 above = parent if node is top else memory.runs[top.key]["run"]
-                memory.runs[node.key] = found.get(node.key) or self._create_run(memory, node, above)
-
-    def _create_run(self, memory: Memory, node: TrackedRun, parent: str) -> SentRecord:
-        tags = {**node.tags, OWNER: memory.owner, KEY: node.key, **({PARENT: parent} if parent else {})}
-        began = node.began or memory.began
-        return _unsent(create_run(self._client, self._experiment, node.name, tags, began), tags=_digest(node.tags))
-
-    def _send_children(self, memory: Memory, top: TrackedRun) -> None:
-        for child in top.children:
-            with self.skipped.damaged():
-                self._send(memory, child)
-                continue
-            if self._over:  # nobody trains it any more, and nothing that can be read says how it ended
-                with self._unless_deleted(memory, child):
-                    self._show(memory.runs[child.key], replace(child, status="KILLED"))
+                tags = {**node.tags, OWNER: memory.owner, KEY: node.key, **({PARENT: above} if above else {})}
+                if node.key not in found:
+                    began = node.began or memory.began
+                    made = client.create_run(self._client, self._experiment, node.name, tags, began)
+                    found[node.key] = _unsent(made, tags=_digest(node.tags))
+                memory.runs[node.key] = found[node.key]
 
     def _send(self, memory: Memory, node: TrackedRun) -> None:
-        """What is new of one run.
-
-        Raises:
-            RunError: one of its files is damaged, missing or a link.
-        """
+        """What is new of one run; a RunError where one of its files is damaged, missing or a link."""
         sent = memory.runs[node.key]
         if sent.get("deleted"):
             sent["status"] = node.status
             return
         with self._unless_deleted(memory, node):
-            first, journal, size = sent["bytes"] is None, node.journal, -1
-            if journal and journal.exists():
-                size = journal.stat().st_size
-                self._send_records(sent, path_within(journal, node.root), size)
-            versions = {**{name: _digest(text) for name, text in node.texts.items()}, **_versions(node)}
-            changed = [name for name, version in versions.items() if sent["files"].get(name) != version]
+            first, size = sent["bytes"] is None, -1
+            if node.journal and node.journal.exists():
+                size = node.journal.stat().st_size
+                if size != sent["bytes"]:
+                    records = read_journal(path_within(node.journal, node.root), sent["records"])
+                    for part in (records[start : start + 50] for start in range(0, len(records), 50)):
+                        client.log_all(self._client, sent["run"], client.metrics_of(part), {}, {})
+                        sent["records"] += len(part)
+            changed = {name: now for name, now in _versions(node).items() if sent["files"].get(name) != now}
             if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
                 self._send_results(sent, node, first)
-                self._send_files(sent["run"], node, changed)
+                self._send_files(sent["run"], node, [node.root / name for name in changed])
                 self._show(sent, node)
-            sent["files"].update({name: versions[name] for name in changed})
+            sent["files"].update(changed)
             sent["bytes"], sent["tags"] = size, _digest(node.tags)
-
-    def _send_records(self, sent: SentRecord, journal: Path, size: int) -> None:
-        """The journal's new records, in batches."""
-        if size == sent["bytes"]:
-            return
-        records = read_journal(journal, sent["records"])
-        for start in range(0, len(records), 50):
-            part = records[start : start + 50]
-            log_all(self._client, sent["run"], metrics_of(part), {}, {})
-            sent["records"] += len(part)
 
     def _send_results(self, sent: SentRecord, node: TrackedRun, first: bool) -> None:
         metrics, tags = node.results()
@@ -243,24 +192,20 @@ class MlflowWriter:
             for name in () if first else self._client.get_run(sent["run"]).data.tags:
                 if name.startswith(TAG) and name not in tags:
                     self._client.delete_tag(sent["run"], name)
-        log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
+        client.log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
 
-    def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
+    def _send_files(self, run: str, node: TrackedRun, changed: list[Path]) -> None:
         """Artifacts that are new, or other than they were."""
-        paths = {str(path.relative_to(node.root)): path for path in node.files}
-        for path in (paths[name] for name in changed if name in paths):
+        for path in changed:
             path_within(path, node.root)
         if changed:
             self._check_place(run)
-        for name in changed:
-            if name in paths:
-                self._client.log_artifact(run, str(paths[name]), node.files[paths[name]] or None)
-            else:
-                self._client.log_text(run, node.texts[name], name)
+        for path in changed:
+            self._client.log_artifact(run, str(path), node.files[path] or None)
 
     def _check_place(self, run: str) -> None:
         """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""
-        store = store_path(str(self._client.tracking_uri))
+        store = client.store_path(str(self._client.tracking_uri))
         if store is None or os.environ.get("MLFLOW_TRACKING_URI"):
             return
         place = str(self._client.get_run(run).info.artifact_uri)
@@ -307,22 +252,12 @@ class MlflowWriter:
             sent["status"] = node.status
 
 
-def _status_of(memory: Memory, top: TrackedRun) -> str:
-    """A pack's status: the first of these that one of its cells has."""
-    found = {memory.runs[child.key]["status"] for child in top.children}
-    return next((status for status in ("RUNNING", "KILLED", "FAILED") if status in found), "FINISHED")
-
-
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _versions(node: TrackedRun) -> dict[str, str]:
-    """What tells each of a run's files from what it was, by its name.
-
-    Raises:
-        RunError: one is not there, or is no file.
-    """
+    """What tells each of a run's files from what it was, by its name."""
     found = {}
     for path in node.files:
         if not path.is_file():

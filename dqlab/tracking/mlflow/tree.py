@@ -15,31 +15,17 @@ from typing import Any
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import DqlabError, RunError, printable_name
 from dqlab.files import path_within, read_text
-from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells, run_facts
-from dqlab.tracking.records import (
-    ChosenRecord,
-    FailureRecord,
-    GridRecord,
-    JournalRecord,
-    RunRecord,
-    SummaryRecord,
-    parse_record,
-    read_record,
-)
+from dqlab.tracking import records
+from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells
+from dqlab.tracking.run_folder import RunFolder
 
-Results = tuple[list[Any], dict[str, str]]
-"""MLflow's metrics, and tags."""
-VIDEOS = "videos"
-"""RUN/<replica>/videos/, and the artifacts' folder."""
+Results = tuple[list[Any], dict[str, str]]  # MLflow's metrics, and tags
+VIDEOS = "videos"  # RUN/<replica>/videos/, and the artifacts' folder
 JOURNAL = "metrics.jsonl"
 ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}
 """The file that says how a replica ended, by MLflow's status."""
-LONGEST_LINE = 1 << 20
-"""Bytes of a journal's first line above which it is not read for its time."""
-
-
-def _no_results() -> Results:
-    return [], {}
+LONGEST_LINE = 1 << 20  # bytes of a journal's first line above which it is not read for its time
+TAG = "tag."  # what the names of tags begin with that a run's owner has given it: none is one of dqlab's own
 
 
 @dataclass(frozen=True)
@@ -47,14 +33,11 @@ class TrackedRun:
     """One MLflow run, as its folder describes it.
 
     Attributes:
-        key: which of the folder's runs it is.
+        key, root: which of the folder's runs it is; the folder out of which none of its files may lead.
         name, tags, parameters: as MLflow shows them.
-        root: the folder out of which none of its files may lead.
         status: MLflow's word; empty where it follows from the children's.
-        place: of a replica, its own folder.
-        history: whether a replica's journal is sent.
+        place, journal: of a replica, its own folder, and the file of its metrics if these are sent.
         files: artifacts, each with its folder among the artifacts.
-        texts: artifacts that are no files here, by name.
         results: reads what is known only at its end: final metrics, and tags.
         children: runs below it.
     """
@@ -66,10 +49,9 @@ class TrackedRun:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     status: str = ""
     place: Path | None = None
-    history: bool = True
+    journal: Path | None = None
     files: Mapping[Path, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    results: Callable[[], Results] = _no_results
+    results: Callable[[], Results] = lambda: ([], {})
     children: Sequence[TrackedRun] = ()
 
     @property
@@ -78,28 +60,19 @@ class TrackedRun:
         return self.place / ENDED_BY[self.status] if self.place and self.status in ENDED_BY else None
 
     @property
-    def journal(self) -> Path | None:
-        """The file of its metrics."""
-        return self.place / JOURNAL if self.place and self.history else None
-
-    @property
     def began(self) -> float:
         """When, in seconds: its configuration was written, or its first record; 0 where nothing shows it."""
         if self.place is None:
             return min((child.began for child in self.children if child.began), default=0.0)
         times = [config.stat().st_mtime] if (config := self.place / "config.gin").exists() else []
         with suppress(OSError, ValueError), (self.place / JOURNAL).open("rb") as journal:
-            times.append(parse_record(journal.readline(LONGEST_LINE), JournalRecord)["time"])
+            times.append(records.parse_record(journal.readline(LONGEST_LINE), records.JournalRecord)["time"])
         return min(times, default=0.0)
 
 
 def run_tree(path: Path, over: bool) -> TrackedRun:
-    """A run of `dqlab train`: a parent, and a child for each replica, both with the operative configuration.
-
-    Raises:
-        RunError: it is no run's folder, or its run.json is damaged.
-    """
-    facts, name = run_facts(path), path.resolve().name
+    """A run of `dqlab train`: a parent, and a child for each replica, both with the operative configuration."""
+    facts, name = RunFolder(path).facts(), path.resolve().name
     tags, shared = {**run_tags(facts), **note_tags(path)}, facts.get("parameters", {})
     ended = {"finished": "FINISHED", "failed": "FAILED"}.get(facts["state"], "")
     replicas = replicas_of(facts)
@@ -117,7 +90,8 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
             {**shared, **replica.bindings},
             status,
             own,
-            files=_files_of_replica(own, status),
+            own / JOURNAL,
+            _files_of_replica(own, status),
             results=partial(_results, own, path, status),
         )
 
@@ -129,39 +103,21 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
         shared,
         ended or _unended(over),
         files={path / "config.gin": ""} if ended else {},
-        results=partial(_mean_scores, [path / replica.name for replica in replicas], path) if ended else _no_results,
+        results=partial(_mean_scores, [path / replica.name for replica in replicas if ended], path),
         children=[child(replica) for replica in replicas],
     )
 
 
 def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
-    """A pack of a grid, and a child for each of its cells.
-
-    Args:
-        path: its folder.
-        attempt: tells it from packs of the same name before it.
-        over: nobody trains it any more.
-
-    Raises:
-        RunError: it is no run's folder, or its run.json is damaged.
-    """
-    facts, scope = run_facts(path), f"{path.name} {attempt}".strip()
-    tags = {**run_tags(facts), "pack": path.name}
-    cells = [
-        _cell(path, replica, f"{scope} {replica.name}", facts["task"], tags, over) for replica in replicas_of(facts)
-    ]
+    """A pack of a grid, and a child for each of its cells; `attempt` tells it from earlier packs of its name."""
+    facts, scope = RunFolder(path).facts(), f"{path.name} {attempt}".strip()
+    tags = {**run_tags(facts), "kind": "pack", "pack": path.name}
+    cells = [_cell(path, each, f"{scope} {each.name}", facts["task"], tags, over) for each in replicas_of(facts)]
     labels = list(dict.fromkeys(cell.tags["cell"] for cell in cells))
     title = f"pack {path.name[:8]}: " + "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")
     first, *others = (cell.parameters for cell in cells)
     shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
-    return TrackedRun(
-        f"pack {scope}",
-        title,
-        path,
-        {**tags, "kind": "pack"},
-        {**shared, "cells": len(cells)},
-        children=cells,
-    )
+    return TrackedRun(f"pack {scope}", title, path, tags, {**shared, "cells": len(cells)}, children=cells)
 
 
 def _cell(
@@ -180,7 +136,7 @@ def _cell(
         {**points, "seed": seed, "task": task},
         status,
         own,
-        history,
+        own / JOURNAL if history else None,
         {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)},
         results=partial(_results, own, path, status, digest=True),
     )
@@ -188,54 +144,37 @@ def _cell(
 
 def grid_tree(
     grid: Path,
-    facts: GridRecord,
+    facts: records.GridRecord,
     began: float,
     over: bool,
-    sent: Callable[[str], bool],
+    sent: Mapping[str, records.SentRecord],
     skipped: SkippedRecords,
-    known: int = 0,
 ) -> TrackedRun:
     """A grid's own run, with a child for each cell that another grid has trained; its packs have trees of their own.
 
-    Args:
-        grid: its folder.
-        facts: its grid.json.
-        began: when, in seconds.
-        over: its driver has ended.
-        sent: whether the child of a key needs nothing more.
-        skipped: takes reused cells that cannot be used.
-        known: of how many finished cells MLflow has the end.
+    `sent` is what MLflow has of it and of those cells, by their keys; `skipped` takes cells that cannot be used.
     """
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
-    axes = "; ".join(f"{axis}: {', '.join(map(str, points))}" for axis, points in facts["axes"].items())
-    lists = {name: ", ".join(map(str, facts[name])) for name in ("tasks", "seeds")}
+    axes = "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts["axes"].items())
     ends = _ends(grid, facts, began)
+    # tags, because a grid may grow and parameters stay as they were
+    tags = {"kind": "grid", "grid": facts["name"], "base": facts["base"], "caveat": facts.get("caveat", "")}
+    tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
+    tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(grid, facts), **note_tags(grid)}
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
     return TrackedRun(
         "grid",
         grid.resolve().name,
         grid,
-        {  # tags, because a grid may grow and parameters stay as they were
-            "kind": "grid",
-            "grid": facts["name"],
-            "axes": axes,
-            **lists,
-            "base": facts["base"],
-            "cells": str(facts["cells"]),
-            "finished": str(len(ends)),
-            "caveat": facts.get("caveat", ""),
-            **_versions(grid, facts),
-            **note_tags(grid),
-        },
+        tags,
         status=status or _unended(over),
-        files={path: str(path.parent.relative_to(grid)) for path in report},
-        texts={"grid.gin": facts["gin"]},
-        results=partial(_progress, ends, began, known),
+        files={grid / "grid.gin": "", **{path: str(path.parent.relative_to(grid)) for path in report}},
+        results=partial(_progress, ends, began, sent["grid"]["records"] if "grid" in sent else 0),
         children=list(_reused(grid, facts, sent, skipped)),
     )
 
 
-def _ends(grid: Path, facts: GridRecord, began: float) -> list[float]:
+def _ends(grid: Path, facts: records.GridRecord, began: float) -> list[float]:
     """When each cell that has finished had done so, in order; those of other grids had from the beginning."""
     packs = (grid / "packs" / name for name in facts["packs"])
     ended = (path for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}"))
@@ -251,23 +190,24 @@ def _progress(ends: Sequence[float], began: float, known: int) -> Results:
     return [Metric("finished_cells", n, int(end * 1000), int(max(0.0, end - began))) for n, end in numbered], {}
 
 
-def _versions(grid: Path, facts: GridRecord) -> dict[str, str]:
+def _versions(grid: Path, facts: records.GridRecord) -> dict[str, str]:
     """What the first pack that has begun says of the programs that train."""
     packs = (grid / "packs" / name for name in facts["packs"])
     first = next((pack for pack in packs if (pack / "run.json").exists()), None)
     tags: dict[str, str] = {}
     if first is not None:
         with suppress(DqlabError):  # it is told where the pack is sent
-            tags = run_tags(run_facts(path_within(first, first.parent)))
+            tags = run_tags(RunFolder(path_within(first, first.parent)).facts())
     return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
 
 
 def _reused(
-    grid: Path, facts: GridRecord, sent: Callable[[str], bool], skipped: SkippedRecords
+    grid: Path, facts: records.GridRecord, sent: Mapping[str, records.SentRecord], skipped: SkippedRecords
 ) -> Iterator[TrackedRun]:
     """Cells that another grid has trained: their scores and files, without their history."""
-    reused = {cell: path for cell, path in reused_cells(facts).items() if not sent(f"reused cell-{cell}")}
-    planned, read_facts = planned_cells(grid) if reused else {}, cache(run_facts)
+    done = {key for key, run in sent.items() if run["status"] == "FINISHED"}
+    reused = {cell: path for cell, path in reused_cells(facts).items() if f"reused cell-{cell}" not in done}
+    planned, facts_of = planned_cells(grid) if reused else {}, cache(lambda pack: RunFolder(pack).facts())
     for cell, path in reused.items():
         with skipped.damaged():
             if cell not in planned:
@@ -281,11 +221,11 @@ def _reused(
                 raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
             own = planned[cell]
             replica = Replica(path.name, own["seed"], own["label"], own["points"])
-            tags = {**run_tags(read_facts(path.parent)), "reused_from": str(path)}
+            tags = {**run_tags(facts_of(path.parent)), "reused_from": str(path)}
             yield _cell(path.parent, replica, f"reused cell-{cell}", own["task"], tags, over=True, history=False)
 
 
-def run_tags(facts: RunRecord) -> dict[str, str]:
+def run_tags(facts: records.RunRecord) -> dict[str, str]:
     """What a run's record says about it, as tags; `execution` is known only once it trains."""
     data = facts["data"]
     plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
@@ -298,10 +238,6 @@ def run_tags(facts: RunRecord) -> dict[str, str]:
         **{f"version.{name}": value for name, value in facts["versions"].items()},
         **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
     }
-
-
-TAG = "tag."
-"""What the names of tags begin with that a run's owner has given it: none is one of dqlab's own."""
 
 
 def note_tags(folder: Path) -> dict[str, str]:
@@ -349,16 +285,12 @@ def _files_of_replica(path: Path, status: str) -> dict[Path, str]:
 
 
 def _results(path: Path, root: Path, status: str, digest: bool = False) -> Results:
-    """A replica's final score by every selection rule, at the step of the rule's checkpoint; or why it failed.
-
-    Raises:
-        RunError: a file is damaged, or a link.
-    """
+    """A replica's final score by every selection rule, at the step of the rule's checkpoint; or why it failed."""
     tags, metrics = {}, []
     if digest and (config := path / "config.gin").exists():
         tags["config_digest"] = config_digest(read_text(path_within(config, root)))
     if status == "FAILED":
-        failure = read_record(path_within(path / "failure.json", root), FailureRecord)
+        failure = records.read_record(path_within(path / "failure.json", root), records.FailureRecord)
         tags |= {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
     if status == "FINISHED":
         selection, at = _selection(path, root)
@@ -366,17 +298,17 @@ def _results(path: Path, root: Path, status: str, digest: bool = False) -> Resul
     return metrics, tags
 
 
-def _selection(path: Path, root: Path) -> tuple[Mapping[str, ChosenRecord], int]:
+def _selection(path: Path, root: Path) -> tuple[Mapping[str, records.ChosenRecord], int]:
     """What a replica's summary says, and when it was written, in milliseconds."""
     summary = path_within(path / "summary.json", root)
-    return read_record(summary, SummaryRecord)["selection"], int(summary.stat().st_mtime * 1000)
+    return records.read_record(summary, records.SummaryRecord)["selection"], int(summary.stat().st_mtime * 1000)
 
 
 def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
     """The mean of the finished replicas' scores; of those that cannot be read it is said where they are sent."""
-    skipped, found = SkippedRecords(), []
+    found = []
     for path in replicas:
-        with skipped.damaged():
+        with suppress(DqlabError):
             found += [_selection(path, root)] if _status(path, over=True) == "FINISHED" else []
     at = max((written for _, written in found), default=0)
     scores = {rule: [rows[rule]["score_mean"] for rows, _ in found] for rule in (found[0][0] if found else ())}

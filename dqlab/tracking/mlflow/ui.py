@@ -19,18 +19,10 @@ RUNS_PAGE = "/#/experiments?workflowType=machine_learning"
 
 
 def serve_ui(place: str | None, host: str, port: int) -> int:
-    """Become `mlflow ui` on a store, until Ctrl-C; of a server, only say where it is.
+    """Become `mlflow ui` on a store, until Ctrl-C; of a server, only say where it is, and return 0.
 
-    Args:
-        place: a folder of runs, one run's or one grid's, a tracking URI, or None for what is found here.
-        host: address to listen on.
-        port: the first one to try.
-
-    Returns:
-        0, of a server; otherwise this process is MLflow's from here on.
-
-    Raises:
-        RunError: there is no store, or no free port.
+    The place is a folder of runs, one run's or one grid's, a tracking URI, or None: what is found here. Ports are
+    tried from `port` on.
     """
     uri = store_of(place)
     if uri.startswith(("http:", "https:")):
@@ -47,11 +39,7 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
 
 
 def store_of(place: str | None) -> str:
-    """The tracking URI of a place.
-
-    Raises:
-        RunError: nothing was recorded there.
-    """
+    """The tracking URI of a place; a RunError where nothing was recorded."""
     if place and "://" in place:
         return place
     if not place and (said := os.environ.get("MLFLOW_TRACKING_URI")):
@@ -69,12 +57,7 @@ def store_of(place: str | None) -> str:
 
 
 def free_port(host: str, first: int) -> int:
-    """The first port from `first` on that nobody uses.
-
-    Raises:
-        ConfigError: it is no port, or no host.
-        RunError: there is none, or the host is not this machine.
-    """
+    """The first port from `first` on that nobody uses; an error where there is none, or no such host."""
     if not 1 <= first <= LAST_PORT:
         raise ConfigError(f"--port must be from 1 to {LAST_PORT}, not {first}.")
     if not host.strip():
