@@ -109,7 +109,7 @@ def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> p
         about = (*key, rows[key][0].caveat, tuple(run.seed for run in rows[key]))
         scores = [run.scores for run in rows[key]]
         known = {rule: [each[rule] for each in scores] for rule in rules if all(rule in each for each in scores)}
-        if all(set(GAP) <= set(each) for each in scores):  # what choosing the best by its score is worth
+        if set(GAP) <= set(known):  # what choosing the best by its score is worth
             known[" minus ".join(GAP)] = [each[GAP[0]] - each[GAP[1]] for each in scores]
         samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known.items()}
     tidy = tidy_rows(aggregates_of(samples, bootstrap, METRICS), METRICS)

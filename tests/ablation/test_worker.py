@@ -120,7 +120,7 @@ def test_killed_while_it_begins_and_then_nobody_listens(tmp_path: Path) -> None:
     """Before the first checkpoint: begun afresh, whatever lies there. The next one is written though nobody reads."""
     never = ("Training.checkpoint_seconds=1e9", "Training.evaluate_untrained=False")
     folder = make_pack(tmp_path / "pack", CELLS, *never)
-    process = start(folder)
+    process = start(folder, **held(1, tmp_path / "never"))
     wait_for(process, "started")
     os.kill(process.pid, signal.SIGKILL)
     process.wait(120)

@@ -27,6 +27,7 @@ ACTION_BINS = np.linspace(-1.0, 1.0, 31)
 NOISE_BINS = np.linspace(-2.0, 2.0, 34)
 MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
 BETWEEN = 6  # pictures from one denoising step to the next
+NO_VALUES = "There are no values to be drawn: no critics, or no episode from which a return is known."
 
 
 def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
@@ -40,9 +41,11 @@ def _of_task(analysis: Analysis, task: str) -> Iterator[figures.ReportFigure]:
     labels, note = figures.choose_labels(analysis, list(every), MOST_SETTINGS, FEWER_SETTINGS)
     seen = {label: every[label] for label in labels}
     where = f"{task}, seed {analysis.results.seeds[0]}, last checkpoint"
+    valued = any(each["values"] for each in seen.values())
     said = f"Actions of policies and data in the same states of the data ({where}). {note}".strip()
+    said += "" if valued else f" {NO_VALUES}"
     yield figures.ReportFigure(f"actions_{task}", said, actions_figure(seen))
-    if any(each["values"] for each in seen.values()):
+    if valued:
         said = f"Values that the critics predicted along episodes, over the discounted returns that came ({where}). "
         said += f"Above the line they were too high. {note}"
         yield figures.ReportFigure(f"values_{task}", said.strip(), values_figure(seen))
@@ -71,7 +74,7 @@ def values_figure(seen: Inspections) -> Any:
     """Values that critics predicted along episodes, over the discounted returns that came; a panel a policy."""
     known = {label: each for label, each in seen.items() if each["values"]}
     if not known:
-        raise RunError("There are no values to be drawn: no critics, or no episode from which a return is known.")
+        raise RunError(NO_VALUES)
     titles = list(map(figures.plain_label, known))
     figure, panels = figures.draw_panels(titles, 1.9, "discounted return", "predicted value")
     for each, axes in zip(known.values(), panels, strict=True):
