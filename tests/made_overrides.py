@@ -1,16 +1,10 @@
-"""Overrides and gin texts that nobody would write on purpose, the same for the same seed.
-
-`python tests/made_overrides.py 20000` loads so many of them and says how many were more than a message.
-"""
+"""Overrides and gin texts that nobody would write on purpose, the same for the same seed."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import random
-import sys
-import traceback
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,25 +114,3 @@ def faults(count: int, seed: int, folder: Path) -> list[tuple[str, BaseException
         except BaseException as error:
             found.append((text, error))
     return found
-
-
-def main() -> None:
-    import tempfile
-
-    count, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    with tempfile.TemporaryDirectory() as folder:
-        found = faults(count, seed, Path(folder))
-    kinds: Counter[str] = Counter()
-    for text, error in found:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        own = ([f for f in traceback.extract_tb(error.__traceback__) if "/dqlab/" in f.filename] or [frame])[-1]
-        kind = f"{type(error).__name__} {own.filename}:{own.lineno} {own.name} {frame.filename[-40:]}:{frame.lineno}"
-        if not kinds[kind]:
-            print(f"{kind}\n    {text[:150]!r}\n    {str(error)[:200]!r}")
-        kinds[kind] += 1
-    print(*(f"{number:6} {kind}" for kind, number in kinds.most_common()), sep="\n")
-    print(f"{len(found)} of {count} were more than a message")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -160,43 +160,6 @@ def test_a_class_has_its_name_to_itself() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(module)
     assert not {name: found for name, found in places.items() if len(found) > 1}
-
-
-ALONE = {"add", "check", "draw", "facts", "find", "forget", "load", "make", "measure", "read", "record", "report"}
-ALONE |= {"run", "save", "send", "show", "write"}
-RETIRED = {"Asked", "Board", "Contents", "Fixed", "Guarded", "Ladder", "Lasting", "Leaving", "Ledger", "Of", "Outline"}
-RETIRED |= {"Parcel", "Pick", "Reader", "Scene", "Sent", "Standing", "Stops", "Studio", "Take", "Tell", "Vault", "View"}
-RETIRED |= {"Watch", "Widths", "bring", "finish_replica", "is_d4rls", "mendable", "nobody", "read_directly", "rehearse"}
-RETIRED |= {"Observer", "kind_of", "parts_of", "print_parts", "propose", "put_back", "refuse"}
-RETIRED |= {"FailedCell", "Hear", "PlannedCell", "ResultCollector", "parts_used"}
-RETIRED |= {"send_rest", "settle", "settle_clash", "shoot", "take_in", "watched"}
-RETIRED |= {"Examined", "Finished", "Lines", "Moved", "Original", "Side", "Spent", "Today"}
-RETIRED |= {"near_goals", "shaken", "stand"}
-RETIRED |= {"Act", "Acting", "Collected", "Draws", "Extent", "Fetched", "LargeFields", "Listed", "OnTheWeb", "Piece"}
-RETIRED |= {"Scored", "SmallFields", "Sparse", "Stacked", "Stage", "Stepped", "Verified", "ant_in", "as_data"}
-RETIRED |= {"fill", "fill_fields", "hide", "maze_called", "name_it", "note_of", "outline_of", "outside", "pieces_of"}
-RETIRED |= {"second_home", "thinned", "why_outside", "with_cuts", "with_data", "content_of"}
-
-
-def test_names_say_what_they_mean_where_they_are_read() -> None:
-    """Verbs that say nothing alone, words that only this house had, and definite articles."""
-    found = Counter(
-        (module, node.name)
-        for module, nodes in NODES.items()
-        for node in nodes
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and (node.name in RETIRED or node.name.startswith("the_"))
-    )
-    found += Counter(
-        (module, node.name)
-        for module, tree in TREES.items()
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name in ALONE and (module, node.name) not in PUBLIC
-    )
-    assert not found
-
-
-PUBLIC = {("dqlab.tools.conformance.suite", "check")}
-"""A plugin's tests call it by this name."""
 
 
 @pytest.mark.parametrize("page", ["architecture", "contracts", "internals", "performance"])

@@ -80,16 +80,8 @@ def test_a_cell_is_trained_by_its_label(in_process: Run, tmp_path: Path) -> None
         ("", ("--out", "holds"), "holds is not empty and holds no grid. Choose another --out."),
         ("", ("--reuse", "nowhere"), "nowhere is not the folder of a grid"),
         ("", ("--tasks", "walker2d"), "Unknown task 'walker2d'."),
-        ("", ("--seeds", "-1"), "Grid.seeds must be a tuple of different integers >= 0 (and below 2**32), not (-1,)"),
         ("Grid.axes = {'a': {'Experiment.seeds': ((0,), (1,))}}", (), "Use Grid.seeds."),
-        ("Report.reference_rule = 'nonsense'", (), "Report.reference_rule='nonsense' is no selection rule"),
-        ("Grid.task_gin = '{'", (), f"Grid.task_gin, for the task '{WALKER}': There is no gin file '{{'."),
         ("DiffusionPolicy.denoiser = 'mpl'", (), f"Cell 'eta=0.5' on {WALKER}: Unknown denoiser 'mpl'"),
-        (
-            "Grid.axes = {'a': {'x': {}, 'y': {'Training.steps': 20}}}",
-            ("--set", "Training.steps=40"),
-            "--set Training.steps sets what the grid varies (axis 'a')",
-        ),
     ],
 )
 def test_the_command_line_tells_it_in_one_line(

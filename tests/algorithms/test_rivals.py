@@ -136,9 +136,7 @@ CASES = {
     ),
     "qam": Case("qam", ADJOINT_MATCHING, critics=3),
     "qam_edit": Case(
-        "qam_edit",
-        (*ADJOINT_MATCHING, *narrow("TanhGaussianPolicy"), "TanhGaussianPolicy.depth = 2"),
-        critics=3,
+        "qam_edit", (*ADJOINT_MATCHING, *narrow("TanhGaussianPolicy"), "TanhGaussianPolicy.depth = 2"), critics=3
     ),
     "qsm": Case(
         "qsm",
@@ -167,12 +165,7 @@ CASES = {
     "td3_bc": Case("td3_bc", narrow("DeterministicPolicy", "TwinCritic")),
     "iql": Case("iql", narrow("TanhGaussianPolicy", "TwinCritic", "ValueNetwork"), cosine=40),
     "bcq": Case("cvae_ql", narrow("CVAEPolicy", "Perturbation", "SoftClippedEnsemble")),
-    "fql": Case(
-        "fql",
-        (*FLOW, "FQL.alpha = 10.0", "FQL.normalise_q = False"),
-        flow_names,
-        critics=2,
-    ),
+    "fql": Case("fql", (*FLOW, "FQL.alpha = 10.0", "FQL.normalise_q = False"), flow_names, critics=2),
     "edp_td3": Case(
         "edp",
         (
@@ -210,9 +203,7 @@ CASES = {
     "best_of_n": Case("best_of_n", FLOW, critics=2),
     "qc": Case("qc", (*FLOW, "Experiment.action_chunk = 3", "Argmax.n_candidates = 4"), critics=2),
     "qc_fql": Case(
-        "qc_fql",
-        (*FLOW, "Experiment.action_chunk = 3", "FQL.alpha = 100.0", "FQL.normalise_q = False"),
-        critics=2,
+        "qc_fql", (*FLOW, "Experiment.action_chunk = 3", "FQL.alpha = 100.0", "FQL.normalise_q = False"), critics=2
     ),
     "meanflow_ql": Case("meanflow_ql", (*FLOW, "MLPDenoiser.time_dim = 1", "MeanFlowQL.alpha = 10.0"), critics=2),
     "ogbench_rebrac": Case(

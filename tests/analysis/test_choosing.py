@@ -20,7 +20,6 @@ from dqlab.analysis.choosing import (
     best_weights,
     budget_sizes,
     checkpoint_choices,
-    tuning_curves,
 )
 from dqlab.analysis.report.exports import results_json, sheet_csv
 from dqlab.analysis.report.tables import common_table, order_table, swap_table
@@ -242,18 +241,6 @@ def test_tuning_curves_against_a_plain_loop() -> None:
         assert (found.seen[size], found.held_out[size]) == pytest.approx((np.mean(seen), np.mean(held_out)))
     assert (found.seen_low <= found.seen).all()
     assert (found.held_out_low <= found.held_out_high).all()
-
-
-def test_luck_is_seen_and_held_out_is_none() -> None:
-    """Settings that are all alike: the best of 20 seems 1.8675 deviations better, and is not."""
-    generator = np.random.default_rng(6)
-    labels = tuple(map(str, range(20)))
-    grid = curved(lambda *cell: [generator.normal(50, 10)], labels, 2, 40)
-    row = (
-        tuning_curves(score_table(grid), grid, Bootstrap(100, 0.95)).query("rule == 'last' and policies == 20").iloc[0]
-    )
-    assert row.seen == pytest.approx(50 + BEST_OF_20 * 10, abs=2.0)  # standard error 0.6
-    assert row.held_out == pytest.approx(50, abs=1.5)
 
 
 def test_budgets_within_points_of_an_axis_and_over_seeds() -> None:

@@ -16,16 +16,6 @@ from dqlab.policies import selections
 from dqlab.policies.selection import Single
 
 
-def test_a_name_taken_twice_names_both_places() -> None:
-    with pytest.raises(
-        ConfigError, match=r"'vp' is taken twice: by dqlab.diffusion.schedules:\d+ and by .*test_registry"
-    ):
-
-        @noise_schedules.register("vp")
-        def another(n_timesteps: int) -> torch.Tensor:
-            return torch.zeros(n_timesteps)
-
-
 def test_a_part_is_a_gin_configurable() -> None:
     gin.clear_config()
     try:
@@ -49,16 +39,6 @@ def test_a_removed_part_leaves_both_its_names() -> None:
         noise_schedules.remove("cell")
     with pytest.raises(ConfigError, match="nothing is called 'cell'"):
         gin_files.load_gin([], ["cell.beta = 0.3"])
-
-
-def test_one_gin_name_for_two_parts_names_both_places() -> None:
-    def vp(n_timesteps: int) -> torch.Tensor:
-        return torch.zeros(n_timesteps)
-
-    both = r"gin name 'noise_schedule.vp' is taken twice: by dqlab.diffusion.schedules:\d+ and by .*test_registry:\d+"
-    with pytest.raises(ConfigError, match=both):
-        noise_schedules.register("vp_too")(vp)
-    assert "vp_too" not in noise_schedules
 
 
 def test_a_docstring_is_the_parts_own() -> None:

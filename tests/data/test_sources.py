@@ -21,9 +21,6 @@ from dqlab.envs import make_env, tasks
 from dqlab.envs.bandit import BANDIT, BEST, MODES, modes_of
 from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
-from dqlab.runs import Experiment
-from dqlab.runs.build import build_pack
-from dqlab.training import Evaluator
 
 WALKER, HOPPER = (tasks.get(f"{robot}-medium-expert-v2") for robot in ("walker2d", "hopper"))
 D4RLS = ("d4rl_cache", "d4rl_download")
@@ -174,10 +171,3 @@ def test_what_actions_are_worth_in_the_environment() -> None:
         assert not rewards(action, 3).any()
     assert np.array_equal(rewards((0.8, 0.8), 5), rewards((0.8, 0.8), 5))
     assert [BANDIT.score(value) for value in (0.0, 2.5, 5.0)] == [0.0, 50.0, 100.0]
-
-
-def test_an_evaluation_rolls_the_bandit_out() -> None:
-    gin_files.load_gin(["gin/bandit/base.gin"])
-    experiment = Experiment()
-    found = Evaluator(BANDIT, experiment.physics, 6).run(build_pack(experiment), 0)[0]
-    assert found.lengths.tolist() == [1] * 6

@@ -18,16 +18,13 @@ from conftest import ROOT, bindings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqlab.algorithms import algorithms
-from dqlab.data import Batch, Transitions, load_dataset
+from dqlab.data import Transitions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.formats.hdf5 import D4RL
 from dqlab.data.rewards import as_is, cql_antmaze, reward_transforms
 from dqlab.data.transitions import q_learning_view
 from dqlab.envs import tasks
 from dqlab.errors import DataError
-from dqlab.policies.base import Dims
-from dqlab.training import Pack
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ORIGIN = {"source": "test", "path": "-", "digest": "-", "is_d4rl": False}
@@ -172,15 +169,6 @@ def test_standardised_states_by_hand() -> None:
     assert data.provenance.state_std == pytest.approx((1.001,))
 
 
-def test_states_are_standardised_where_it_is_asked_for() -> None:
-    task = tasks.get("walker2d-medium-expert-v2")
-    plain, standard = (load_dataset(task, ("embedded",), standardise_states=on) for on in (False, True))
-    assert plain.provenance.state_mean == ()
-    assert float(standard.state.mean(dim=0).abs().max()) < 1e-4
-    assert float((standard.state.std(dim=0) - 1).abs().max()) < 0.05  # the floor
-    assert torch.equal(standard.action, plain.action)
-
-
 def test_an_evaluation_sees_states_as_training_did(in_process: Run, tmp_path: Path) -> None:
     """`dqlab eval` repeats the recorded return; without the recorded numbers it would not."""
     given = bindings("load_dataset.standardise_states=True", "Experiment.algorithm='td3_bc'", diffusion=False)
@@ -231,22 +219,3 @@ def test_a_device_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dqlab.data.transitions.free_memory", lambda device: 10)
     with pytest.raises(DataError, match=r"takes .* as torch.float64, cpu has .* free"):
         view_of(recorded([""] * 5)).to("cpu", torch.float64)
-
-
-def test_the_target_of_a_chunk_by_hand() -> None:
-    """r_0 + g r_1 + g^2 r_2 + g^3 V(s'), and no value after a terminal step, for replicas of different discounts."""
-    make = algorithms.get("td3_bc")
-    wide = partial(torch.zeros, dtype=torch.float64)
-    rewards, terminal = torch.tensor([[1.0, 2.0, 4.0]] * 2).double(), torch.tensor([0.0, 1.0]).double()
-    batch = Batch(wide(2, 2), wide(2, 3), rewards, wide(2, 2), terminal)
-    pack = Pack([make()], Dims(2, 3, chunk=3), [0], dtype=torch.float64)
-    for discount in (0.5, 0.9):
-
-        def target(nets: Any, batch: Batch, discount: float = discount) -> torch.Tensor:
-            value = torch.full((2, 1), 8.0, dtype=torch.float64)
-            return make().td_loss(nets, batch, value, torch.tensor(discount, dtype=torch.float64))[1]["critic/target_q"]  # type: ignore[attr-defined]
-
-        rows = {**pack.state.parameters, **pack.state.targets}
-        found = pack.map(target, rows, Batch(*(None if each is None else each[None] for each in batch)))  # type: ignore[arg-type]
-        returns = 1 + 2 * discount + 4 * discount**2
-        assert float(found) == pytest.approx(returns + 8 * discount**3 / 2, abs=1e-12)  # the mean of two rows

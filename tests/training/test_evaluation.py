@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.envs import make_env, tasks
+from dqlab.envs import tasks
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import EnvError, RunError
 from dqlab.networks.denoiser import MLPDenoiser
-from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import SoftmaxQ
@@ -75,38 +74,12 @@ def test_an_error_in_a_thread_is_the_callers() -> None:
     environments.close()
 
 
-def test_against_one_episode_at_a_time() -> None:
-    """The same actions from a loop over single environments: what the batched roll-out reports."""
-    replica, episodes = pack([2]), 3
-    result = Evaluator(HOPPER, "mujoco210", episodes).run(replica, 7)[0]
-    specs = replica.algorithm.act_noise(DIMS, episodes)
-    for index, seed in enumerate(initial_seeds(2, 7, episodes)):
-        stream = NoiseStream(specs, (2,), "evaluation 7", dtype=torch.float64, chunk=20)
-        env, total, time, over = make_env(HOPPER), 0.0, 0, False
-        state, _ = env.reset(seed=seed)
-        while not over:
-            states = torch.zeros(1, episodes, HOPPER.state_dim, dtype=torch.float64)
-            states[0, index] = torch.as_tensor(state)
-            action = replica.act(states, stream.at(time))[0, index].numpy()
-            state, reward, terminated, truncated, _ = env.step(action)
-            total, time, over = total + reward, time + 1, terminated or truncated
-        assert result.lengths[index] == time
-        assert abs(result.returns[index] - total) < 1e-6
-
-
 def test_initial_states_differ_between_seeds_steps_and_episodes() -> None:
     seeds = initial_seeds(0, 0, 10)
     assert len(set(seeds)) == 10
     assert seeds != initial_seeds(1, 0, 10)
     assert seeds != initial_seeds(0, 1, 10)
     assert seeds == initial_seeds(0, 0, 10)
-
-
-def test_a_policy_that_has_diverged_is_named() -> None:
-    broken = pack([1, 2])
-    broken.state.parameters["actor"][1] = float("nan")
-    with pytest.raises(RunError, match="seed 2 after 9 updates failed: its policy gives NaN or infinite actions"):
-        Evaluator(HOPPER, "mujoco210", 2).run(broken, 9)
 
 
 class Odd(gymnasium.Env):
@@ -122,14 +95,6 @@ class Odd(gymnasium.Env):
     def step(self, action: Any) -> Any:
         self.time += 1
         return np.zeros(11), np.array([1.0]), int(self.time == 3), 0, {}
-
-
-def test_ends_may_be_numbers_and_rewards_arrays() -> None:
-    gymnasium.register("dqlab-test/Odd-v0", Odd)
-    task = replace(HOPPER, env_id="dqlab-test/Odd-v0", body=None)
-    (episodes,) = Evaluator(task, "mujoco210", 2).run(pack([0]), 0)
-    assert episodes.returns.tolist() == [3.0, 3.0]
-    assert episodes.lengths.tolist() == [3, 3]
 
 
 class Frail(Odd):

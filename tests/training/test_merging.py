@@ -64,19 +64,6 @@ def test_gradients_of_a_layer_that_is_called_several_times(rows: list[int], batc
     assert products(graph) == len(rows) + 1
 
 
-def test_what_is_overwritten_before_the_sum_is_not_read_after() -> None:
-    def function(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        first = a.clone()
-        product = first @ b
-        first.mul_(2)
-        return product + c @ first
-
-    values = numbers(3, 3), numbers(3, 3, seed=1), numbers(3, 3, seed=2)
-    graph, saved = merged(function, *values)
-    assert saved == 0
-    torch.testing.assert_close(graph(*values), function(*values))
-
-
 def test_products_that_are_wanted_themselves_stay() -> None:
     def function(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         product = a @ b
