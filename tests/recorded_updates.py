@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,29 +28,47 @@ from dqlab.runs.official import ACTOR, CRITIC, Rules, Weights, renamed
 from dqlab.training import Pack
 
 
-def replay_recording(path: Path) -> tuple[Tensor, dict[str, Weights]]:
+@dataclass(frozen=True)
+class RecordingReplay:
+    """What dqlab made of a recording.
+
+    Attributes:
+        losses: (steps, 4): critic, L_bc, L_q, actor.
+        weights: `actor`, `actor_ema`, `critic`, `critic_target` after the last update, dqlab's names.
+    """
+
+    losses: Tensor
+    weights: dict[str, Weights]
+
+
+def replay_recording(recording: str | Path | Mapping[str, Any], dtype: torch.dtype = torch.float64) -> RecordingReplay:
     """Run `DiffusionQL` on the weights, batches and random numbers of a recording of the official agent.
 
     Args:
-        path: an .npz file. `meta`: a dict literal with sizes and hyper-parameters. `init/actor/...`, `init/critic/...`:
-            official state dicts. With a leading axis of steps: `state`, `action`, `next_state` (B, .), `reward`,
-            `not_done` (B, 1); `t` (B,), `eps` (B, A); `actor_start` (B, A), `actor_noise` (N, B, A); `target_start`,
-            `target_noise` likewise; `q1_ascended`: whether the actor ascended Q_1.
+        recording: an .npz file or its contents. `meta`: a dict literal with the sizes S, A, N and B, `steps`, `beta`
+            (schedule), `eta`, `grad_norm`, `actor_lr`, `critic_lr`, `tau`, `discount`, `ema_decay`, `ema_start`,
+            `ema_every`, `max_q_backup`, `max_action`. `init/actor/...`, `init/critic/...`: official state dicts.
+            With a leading axis of steps: `state`, `action`, `next_state` (B, .), `reward`, `not_done` (B, 1); `t` (B,),
+            `eps` (B, A); `actor_start` (B, A), `actor_noise` (N, B, A); `target_start`, `target_noise` likewise, with
+            max_q_backup for 10 B rows (or B, 10), a state's candidates side by side; `q1_ascended`: whether the actor
+            ascended Q_1.
+        dtype: precision of the replay.
 
     Returns:
-        Losses (steps, 4): critic, L_bc, L_q, actor; and the weights after the last update, in dqlab's names.
+        Losses of each update and the final weights.
     """
-    data = dict(np.load(path))
+    data = dict(np.load(recording)) if isinstance(recording, (str, Path)) else dict(recording)
     meta = ast.literal_eval(str(data["meta"]))
-    pack, losses = _recorded_pack(meta, data), []
+    pack = _recorded_pack(meta, data, dtype)
+    losses = []
     for step in range(meta["steps"]):
-        info = pack.update(_recorded_batch(data, step), _recorded_noise(data, step))
+        info = pack.update(_recorded_batch(data, step, dtype), _recorded_noise(data, step, dtype))
         row = ("critic/loss", "actor/bc_loss", "actor/q_loss", "actor/loss")
         losses.append(torch.stack([info[name][0] for name in row]))
-    return torch.stack(losses), pack.weights(0)
+    return RecordingReplay(torch.stack(losses), pack.weights(0))
 
 
-def _recorded_pack(meta: dict[str, Any], data: dict[str, Any]) -> Pack:
+def _recorded_pack(meta: dict[str, Any], data: dict[str, Any], dtype: torch.dtype) -> Pack:
     hidden = len(data["init/actor/final_layer.weight"][0])
     critic_hidden = len(data["init/critic/q1_model.0.bias"])
     time_dim = len(data["init/actor/time_mlp.3.bias"])
@@ -69,7 +88,7 @@ def _recorded_pack(meta: dict[str, Any], data: dict[str, Any]) -> Pack:
         grad_norm=float(meta["grad_norm"]),
         max_q_backup=bool(meta["max_q_backup"]),
     )
-    pack = Pack([algorithm], Dims(meta["S"], meta["A"], float(meta["max_action"])), [0], dtype=torch.float64)
+    pack = Pack([algorithm], Dims(meta["S"], meta["A"], float(meta["max_action"])), [0], dtype=dtype)
     actor, critic = _group(data, "init/actor/"), _group(data, "init/critic/")
     pack.load(0, {"actor": official_weights(actor, ACTOR), "critic": official_weights(critic, CRITIC)})
     return pack
@@ -86,20 +105,24 @@ def _group(data: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _recorded_batch(data: Mapping[str, Any], step: int) -> Batch:
+def _recorded_batch(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> Batch:
     def field(name: str) -> Tensor:
-        return torch.as_tensor(data[name][step]).double().unsqueeze(0)
+        return torch.as_tensor(data[name][step]).to(dtype).unsqueeze(0)
 
     terminal = 1 - field("not_done").reshape(1, -1)
     return Batch(field("state"), field("action"), field("reward").reshape(1, -1), field("next_state"), terminal)
 
 
-def _recorded_noise(data: Mapping[str, Any], step: int) -> dict[str, Tensor]:
+def _recorded_noise(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> dict[str, Tensor]:
     names = {name: name for name in ("target_start", "target_noise", "actor_start", "actor_noise")}
     names |= {"bc_eps": "eps", "bc_t": "t"}
     noise = {ours: torch.as_tensor(data[theirs][step]).unsqueeze(0) for ours, theirs in names.items()}
-    noise = {name: value.double() if value.is_floating_point() else value for name, value in noise.items()}
-    return {**noise, "coin": torch.tensor([0 if data["q1_ascended"][step] else 1])}
+    noise = {name: value.to(dtype) if value.is_floating_point() else value for name, value in noise.items()}
+    action_dim = noise["bc_eps"].shape[-1]  # candidates of a state may have an axis of their own
+    noise["target_start"] = noise["target_start"].reshape(1, -1, action_dim)
+    noise["target_noise"] = noise["target_noise"].reshape(1, len(noise["target_noise"][0]), -1, action_dim)
+    ascended_first = bool(data["q1_ascended"][step])
+    return {**noise, "coin": torch.tensor([0 if ascended_first else 1])}
 
 
 def arrays(place: str, name: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The documentation: it builds without a dead link, its commands are commands, its tables say what gin files say."""
+"""The documentation: it builds without a dead link, its commands are commands, its tables say what gin files say.
+
+And what else lies in the repository for people: forms, hooks, the citation, the team's MLflow server.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY, isolated
 from made_packs import write_undrawn
+from mlflow.cli import cli
 
 from dqlab import __version__
 from dqlab.ablation import Grid
@@ -229,3 +233,48 @@ def recipes(target: str, commands: str = "$(BIN)/") -> list[str]:
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found is not None
     return [line.strip().removeprefix(commands) for line in found[1].splitlines()]
+
+
+def test_the_page_about_python_works_as_written(tmp_path: Path) -> None:
+    """Its code runs as a script, one block after the other and each once, and prints what the page says."""
+    found = [(language, text) for _, language, text in BLOCK.findall((DOCS / "python.md").read_text())]
+    blocks = [each for each in found if each[0] in ("python", "text")]
+    sizes = (line.partition("=") for line in TINY)
+    small = {name: int(value) for name, _, value in sizes if name.endswith(("_dim", "_candidates"))}
+    code = "".join(text for language, text in blocks if language == "python")
+    told = 'short["Tracking.mlflow"] = False\n'
+    assert told in code
+    code = code.replace(told, f"{told}short |= {small!r}\n").replace('"Report.reps": 1000', '"Report.reps": 100')
+    (tmp_path / "page.py").write_text(f"print('begins')\n{code}")
+    command, env = [sys.executable, "-m", "page"], isolated(tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    assert said.count("begins") == 1, "no process of the library runs its caller's script again"
+    for shown in (text for language, text in blocks if language == "text"):
+        pattern = re.escape(shown.strip()).replace(re.escape("..."), ".*")
+        assert re.search(pattern, said), f"{shown} is not in:\n{said}"
+
+
+def test_the_composition_is_complete_and_has_no_password() -> None:
+    """And MLflow knows the options of the server's command."""
+    folder = ROOT / "deploy" / "mlflow"
+    text = (folder / "compose.yaml").read_text()
+    composition = yaml.safe_load(text)
+    services = composition["services"]
+    assert set(services) == {"database", "mlflow"}
+    for service in services.values():
+        assert service["healthcheck"]["test"][0] == "CMD"
+        named = {volume.partition(":")[0] for volume in service["volumes"]}
+        assert named <= set(composition["volumes"]), "data outlives its container"
+    example = (folder / ".env.example").read_text().splitlines()
+    secrets = ("POSTGRES_PASSWORD", "MLFLOW_ADMIN_USERNAME", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_SECRET_KEY")
+    for name in secrets:
+        assert f"{name}=" in example
+        uses = re.findall(rf"\$\{{{name}(.*?)\}}", text)
+        assert {use[:2] for use in uses} == {":?"}, f"{name} has no default"
+    assert services["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql+psycopg2://")
+    assert "psycopg2" in (folder / "Dockerfile").read_text()
+    program, door, *options = services["mlflow"]["command"]
+    known = {name for option in cli.commands[door].params for name in option.opts}
+    assert (program, door, {option.partition("=")[0] for option in options} <= known) == ("mlflow", "server", True)

@@ -29,16 +29,16 @@ GROUPS = {"actor": "actor", "ema": "actor_ema", "critic": "critic", "target": "c
 def test_twenty_updates_of_the_official_agent(shared: Path) -> None:
     path = shared / "golden-updates" / "walker2d.npz"
     data = np.load(path)
-    losses, weights = replay_recording(path)
-    assert np.abs(losses.numpy() - data["losses"]).max() < 1e-9
+    replay = replay_recording(path)
+    assert np.abs(replay.losses.numpy() - data["losses"]).max() < 1e-9
     for theirs, ours in GROUPS.items():
         kind = CRITIC if "critic" in ours else ACTOR
         prefix = f"final/{theirs}/"
         named = {key.removeprefix(prefix): torch.as_tensor(data[key]) for key in data.files if key.startswith(prefix)}
         expected = official_weights(named, kind)
-        assert set(expected) == set(weights[ours])
+        assert set(expected) == set(replay.weights[ours])
         for name, figures in expected.items():  # sum, norm, first 16 entries
-            values = weights[ours][name].flatten()
+            values = replay.weights[ours][name].flatten()
             measured = torch.cat([values.sum()[None], values.norm()[None], values[:16]])
             assert torch.allclose(measured, figures, rtol=0, atol=1e-9), f"{theirs} {name}"
 

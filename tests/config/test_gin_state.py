@@ -18,6 +18,24 @@ def test_one_file_touches_gins_variables() -> None:
     assert found == ["gin_state.py"]
 
 
+def test_what_is_bound_and_what_is_read() -> None:
+    """Without it, no run's configuration could be stored, nor a binding without effect be refused."""
+    load_gin([], ["Training.steps=7", "Training.batch_size=3"])
+    assert gin_state.bound_parameters() == {"training.Training.steps": 7, "training.Training.batch_size": 3}
+    assert not gin_state.parameters_read()
+    assert Training().steps == 7
+    assert gin_state.operative_parameters()["training.Training.batch_size"] == 3
+    assert gin_state.operative_parameters()["training.Training.top_k"] == 1
+
+
+def test_a_configurables_names_lead_to_what_was_written() -> None:
+    """Without it, neither `dqlab list` nor the check of a binding's name knows a component's parameters."""
+    assert gin_state.shortest_name("training.Training") == "Training"
+    assert gin_state.complete_name("Training.steps") == "training.Training.steps"
+    assert gin_state.wrapped_configurable("training.Training").__name__ == "Training"
+    assert gin_state.wrapped_configurable("training.Nothing") is None
+
+
 def test_a_name_is_free_again() -> None:
     """Without it, a plugin that fails half-way would keep the names that it has taken."""
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_ogbench import EPISODES, ROWS, collected
 
 from dqlab.cli import main
 from dqlab.config import gin_files
@@ -20,7 +19,30 @@ from dqlab.data.sources import absolute_source, find_dataset
 from dqlab.envs import tasks
 from dqlab.envs.ogbench_tasks import dataset_of
 from dqlab.errors import ConfigError, DataError
+from dqlab.tools.collect import oracle
 from dqlab.tools.collect.recipe import Collection
+
+ROWS = 40
+EPISODES = 3
+
+
+def collected(folder: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small set of a task's in a folder, in OGBench's layout; its file."""
+    monkeypatch.setattr(oracle, "EPISODE_ROWS", ROWS)
+    kind = "play" if "-play-" in task else "noisy"
+    gin_files.load_gin(
+        [],
+        [
+            f"Collection.task='{task}'",
+            f"Collection.name='{task}'",
+            f"Collection.mixture={{'oracle:{kind}': 1.0}}",
+            f"Collection.episodes={EPISODES}",
+            "Collection.formats=('ogbench',)",
+        ],
+    )
+    (place,) = Collection().run(folder, log=lambda line: None)
+    return Path(place)
+
 
 ogbench = pytest.importorskip("ogbench")
 pytest.importorskip("dm_control")

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +20,6 @@ import pytest
 from conftest import ROOT, TINY, isolated
 from made_folders import write_run
 from made_packs import held, write_hold
-from mlflow_server import Server
 from mlflow_stores import fresh_store
 from ray_cluster import until
 
@@ -27,6 +28,44 @@ from dqlab.tracking.mlflow.client import mlflow_client, store_path, store_uri, t
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.mlflow.ui import store_of
+
+
+class Server:
+    """A real MLflow tracking server on a port of its own, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.folder, self.store = folder, fresh_store(folder, "server.db")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = [
+            "--backend-store-uri",
+            self.store,
+            "--artifacts-destination",
+            str(self.folder / "art"),
+        ]
+        command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(self.port), "--workers", "1"]
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = ["--set", *(line for line in TINY if not line.startswith("Tracking"))]
