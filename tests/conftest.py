@@ -25,6 +25,9 @@ from dqlab.envs.legacy.backend import legacy_python
 from dqlab.errors import ConfigError
 from dqlab.training.execution import program  # noqa: F401  sets what PyTorch's compiler reads when it is imported
 
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+"""What the fixtures `dqlab` and `in_process` are."""
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -173,10 +176,10 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture
-def dqlab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def dqlab(tmp_path: Path) -> Run:
     """Runs the real command line in a process of its own, in an empty folder, without a D4RL cache or a network."""
 
-    def run(*args: str, env: dict[str, str] | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(*args: str, env: dict[str, str] | None = None, timeout: float = 240) -> Done:
         command = [sys.executable, "-m", "dqlab", *args]
         return subprocess.run(
             command, cwd=tmp_path, env=isolated(tmp_path) | (env or {}), capture_output=True, text=True, timeout=timeout
@@ -186,12 +189,10 @@ def dqlab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def in_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The same in this process, seconds faster: for what does not depend on when a process begins or how it ends."""
 
-    def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(*args: str, env: dict[str, str] | None = None) -> Done:
         forget_configuration()
         monkeypatch.chdir(tmp_path)
         for name, value in isolated(tmp_path).items():
@@ -204,6 +205,14 @@ def in_process(
         return subprocess.CompletedProcess(args, code, said.out, said.err)
 
     return run
+
+
+def refused(done: Done, *said: str) -> str:
+    """The one line of an error, which has these texts; exit code 2."""
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stdout + done.stderr
+    assert done.stderr.startswith("dqlab: error: "), done.stderr
+    assert all(text in done.stderr for text in said), done.stderr
+    return done.stderr
 
 
 def isolated(folder: Path) -> dict[str, str]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, Done, Run
 
 CARD = ROOT / "tests" / "mocked_card"
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Machine:
@@ -24,7 +21,7 @@ class Machine:
             "MOCKED_LOG": str(self._log),
         }
 
-    def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *args: str) -> Done:
         return self._run(*args, env=self.env)
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, bindings
+from conftest import TINY, Run, bindings
 from made_environments import write_odd
 
 import dqlab
@@ -34,7 +34,6 @@ SECONDS = {name: ast.literal_eval(value) for name, value in (binding.split("=", 
 """`set` of a training run of seconds."""
 STANDARDISED = {"load_dataset.standardise_states": True}
 RNG = np.random.default_rng(0)
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def train(out: Path, gin: str = "quickstart", **options: object) -> dqlab.Run:
@@ -56,7 +55,7 @@ def weights(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(path.glob("seed-*/checkpoints/*.safetensors"))}
 
 
-def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Command) -> None:
+def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Run) -> None:
     """Nor what their caller has set; the runs are bit for bit those of commands in processes of their own."""
     gin.parse_config("Training.steps = 7")
     torch.set_num_threads(2)
@@ -285,7 +284,7 @@ def test_a_grid_its_table_and_what_is_compared_and_listed(tmp_path: Path, run: d
 
 
 @pytest.fixture
-def dqlab_command(dqlab: Command) -> Command:
+def dqlab_command(dqlab: Run) -> Run:
     return dqlab
 
 

@@ -8,16 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, bindings, isolated
+from conftest import ROOT, TINY, Done, Run, bindings, isolated
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin")]
 MINI = ROOT / "dqlab" / "data" / "embedded" / "walker2d-medium-expert-mini.hdf5"
 WALKER = ["train", "--gin", str(ROOT / "gin" / "diffql_walker2d.gin")]
@@ -150,7 +148,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 }
 
 
-def check_mistake(done: subprocess.CompletedProcess[str], message: str) -> None:
+def check_mistake(done: Done, message: str) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

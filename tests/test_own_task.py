@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, Done, Run, refused
 from made_collections import collect
 from made_own import ENV_ID, task_gin, write_data, write_module
 
@@ -18,7 +16,6 @@ from dqlab.config.gin_syntax import parse_bindings
 from dqlab.envs.custom import gymnasium_task
 from dqlab.errors import ConfigError
 
-Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
 SAFE = {"PYTHONSAFEPATH": "1"}
 """As the installed command: Python itself does not look for modules in the current folder."""
 SHORT = [*TINY[1:], "Training.steps=4", "Training.eval_every=2"]
@@ -41,12 +38,12 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "made.gin"
 
 
-def fine(done: subprocess.CompletedProcess[str]) -> str:
+def fine(done: Done) -> str:
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
 
-def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, in_process: Dqlab) -> None:
+def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, in_process: Run) -> None:
     """Planned, trained, reported, compared, and again in part: every command knows the task that the file makes."""
     (tmp_path / "grid.gin").write_text(f"include '{collected}'\n" + "\n".join(SHORT) + "\n" + AXES)
     grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
@@ -59,11 +56,10 @@ def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, in_process: 
     assert "Pendulum-v1: scores" in said
     pack = next((tmp_path / "grid" / "packs").iterdir())
     fine(in_process("eval", str(pack.relative_to(tmp_path))))
-    wrong = in_process(*grid, "--tasks", "Pendulm-v1", "--dry-run")
-    assert (wrong.returncode, "Pendulum-v1" in wrong.stderr) == (2, True)
+    refused(in_process(*grid, "--tasks", "Pendulm-v1", "--dry-run"), "Pendulum-v1")
 
 
-def test_runs_compare_though_nothing_is_registered(collected: Path, in_process: Dqlab) -> None:
+def test_runs_compare_though_nothing_is_registered(collected: Path, in_process: Run) -> None:
     short = ["--set", *SHORT, "--gin", str(collected)]
     fine(in_process("train", "--out", "one", *short))
     fine(in_process("train", "--out", "two", "--seeds", "1", *short))
@@ -87,7 +83,7 @@ def own(folder: Path, *more: str) -> Path:
     return folder / "own.gin"
 
 
-def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, dqlab: Dqlab) -> None:
+def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, dqlab: Run) -> None:
     """The task has no reference scores: in every command numbers are returns, and called so."""
     path = own(tmp_path / "mine")
     lines = path.read_text().splitlines()
@@ -108,9 +104,8 @@ def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, 
     assert not list((tmp_path / "run").rglob("best_score_*.txt"))
     evaluation, allowed = ["eval", "run", "--checkpoint", "best"], f"import_path.folders=('{tmp_path}/mine',)"
     shutil.copy(tmp_path / "mine" / "rail.py", tmp_path / "run")
-    refused = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's, nor from it
-    assert (refused.returncode, allowed in refused.stderr) == (2, True)
-    assert "No module named 'rail'" in refused.stderr
+    done = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's, nor from it
+    assert (done.returncode, allowed in done.stderr, "No module named 'rail'" in done.stderr) == (2, True, True)
     assert "score" not in fine(dqlab(*evaluation, "--set", allowed, env=SAFE)).replace("no scores", "")
     fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
     report = (tmp_path / "grid" / "report" / "index.html").read_text()
@@ -121,11 +116,9 @@ def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, 
     assert "damaged" not in compared
 
 
-def test_wrong_folders_are_said(tmp_path: Path, in_process: Dqlab) -> None:
+def test_wrong_folders_are_said(tmp_path: Path, in_process: Run) -> None:
     (tmp_path / "wrong.gin").write_text("import_path.folders = 'mine'\n")
-    done = in_process("train", "--gin", "wrong.gin")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "wrong.gin:1: import_path.folders must be a tuple of folders" in done.stderr
+    refused(in_process("train", "--gin", "wrong.gin"), "wrong.gin:1: import_path.folders must be a tuple of folders")
 
 
 ONE = [({"min_score": 1.0}, "max_score is None"), ({"max_score": float("nan"), "min_score": 0}, "max_score is nan")]
@@ -137,7 +130,7 @@ def test_one_reference_score_is_no_scale(given: dict[str, float], said: str) -> 
         gymnasium_task("Pendulum-v1", **given)
 
 
-def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dqlab: Dqlab) -> None:
+def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dqlab: Run) -> None:
     """The gin file that `collect` writes lies in another folder than the module beside the recipe."""
     (tmp_path / "mine").mkdir()
     write_module(tmp_path / "mine")
@@ -150,7 +143,7 @@ def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dql
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-7])
-def test_values_beyond_any_return_are_told_of(scale: float, tmp_path: Path, in_process: Dqlab) -> None:
+def test_values_beyond_any_return_are_told_of(scale: float, tmp_path: Path, in_process: Run) -> None:
     """Fresh critics say some hundredths of anything; rewards of 1e-7 add up to a thousandth of that."""
     write_module(tmp_path, -1.0, 1.0)
     rows = dict(np.load(data := write_data(tmp_path, -1.0, 1.0)))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from conftest import Done, Run
 from made_folders import write_run
 from rich.table import Table
 from rich.text import Text
@@ -19,13 +18,12 @@ from rich.text import Text
 from dqlab.errors import printable, printable_names
 from dqlab.printing import Console
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 NASTY = "\x1b[2J\x1b]0;pwned\x07[bold red]x[/bold red] :smile: \u202egnp.exe\x9b1m"
 SHOWN = r"\x1b[2J\x1b]0;pwned\x07[bold red]x[/bold red] :smile: \u202egnp.exe\x9b1m"
 LONG = "y" * 5_000_000
 
 
-def harmless(done: subprocess.CompletedProcess[str]) -> str:
+def harmless(done: Done) -> str:
     said = done.stdout + done.stderr
     assert not set("\x1b\x07\x9b\u202e") & set(said)
     assert len(said) < 30_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 import gymnasium
 import pytest
-from conftest import ROOT, TINY, bindings
+from conftest import ROOT, TINY, Run, bindings, refused
 
 from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.driver import stop_on_signal
@@ -29,7 +28,6 @@ from dqlab.errors import ConfigError
 from dqlab.files import size_of
 from dqlab.runs import Experiment
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 ETA: dict[str, Any] = {"eta": {"DiffusionQL.eta": (0.5, 1.0)}}
 WALKER = "walker2d-medium-expert-v2"
 
@@ -69,8 +67,7 @@ def test_a_cell_is_trained_by_its_label(in_process: Run, tmp_path: Path) -> None
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (facts["cell"], facts["parameters"]["DiffusionPolicy.n_timesteps"]) == ("N=2", 2)
     again = in_process("train", "--gin", file, "--cell", "N=3", "--out", "other", *bindings())
-    assert again.returncode == 2
-    assert again.stderr == "dqlab: error: The grid has no cell 'N=3'. It has 'N=2'; 'N=5'; 'N=10'; 'N=20'.\n"
+    refused(again, "error: The grid has no cell 'N=3'. It has 'N=2'; 'N=5'; 'N=10'; 'N=20'.\n")
 
 
 @pytest.mark.parametrize(
@@ -92,13 +89,10 @@ def test_the_command_line_tells_it_in_one_line(
     grid = f"include 'gin/diffql_walker2d.gin'\nGrid.axes = {ETA!r}\nExperiment.task = '{WALKER}'\n{text}\n"
     (tmp_path / "made.gin").write_text(grid)
     done = in_process("ablate", "--grid", "made.gin", "--out", "out", "--dry-run", *more)
-    assert done.returncode == 2
-    assert done.stderr.startswith("dqlab: error: ")
-    assert words in done.stderr
-    assert done.stderr.count("\n") == 1
+    refused(done, words)
 
 
-def refused(part: Any, words: str, **values: Any) -> None:
+def check_refusal(part: Any, words: str, **values: Any) -> None:
     gin_files.load_gin([])
     with pytest.raises(ConfigError) as error:
         part(**values)
@@ -123,7 +117,7 @@ NO_SEEDS: list[Any] = [5, 1.5, "01", ([1],), {0: 1}, (-1,), (True,), (0.0,), (0,
     ],
 )
 def test_grids(values: dict[str, Any], words: str) -> None:
-    refused(Grid, words, axes=ETA, **values)
+    check_refusal(Grid, words, axes=ETA, **values)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +140,12 @@ def test_grids(values: dict[str, Any], words: str) -> None:
     ],
 )
 def test_axes(axes: Any, words: str) -> None:
-    refused(Grid, words, axes=axes)
+    check_refusal(Grid, words, axes=axes)
 
 
 def test_no_two_settings_have_one_label() -> None:
     axes: Any = {"a": {"x, y": {}, "x": {"DiffusionQL.eta": 0.5}}, "b": {"z": {}, "y, z": {"DiffusionQL.tau": 0.1}}}
-    refused(Grid, "several settings have the label 'x, y, z'", axes=axes)
+    check_refusal(Grid, "several settings have the label 'x, y, z'", axes=axes)
     assert len(Grid(axes=axes, exclude=({"a": "x", "b": "y, z"},)).settings) == 3
 
 
@@ -169,7 +163,7 @@ def test_no_two_settings_have_one_label() -> None:
 )
 def test_no_axis_sets_what_holds_for_the_grid(parameter: str, instead: str) -> None:
     for axis in ({parameter: (0, 1)}, {"x": {}, "y": {parameter: 1}}):
-        refused(Grid, f"Grid.axes['a']: {parameter} cannot differ between settings. {instead}", axes={"a": axis})
+        check_refusal(Grid, f"Grid.axes['a']: {parameter} cannot differ between settings. {instead}", axes={"a": axis})
 
 
 def test_a_gin_file_for_a_label_gives_none_of_it(tmp_path: Path) -> None:
@@ -235,7 +229,7 @@ NO_SCORES: list[Any] = [5.0, "12", (), (1, 2, 3), ("1",), (None,), (True,), (flo
     ],
 )
 def test_report_settings(values: dict[str, Any], words: str) -> None:
-    refused(Report, words, **values)
+    check_refusal(Report, words, **values)
 
 
 def test_rivals_that_were_not_run_and_averages_are_welcome() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import gin
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Run
 
 from dqlab.config import gin_files
 from dqlab.config.catalogue import components_as_json, components_markdown, gin_example, is_plain
@@ -19,8 +17,6 @@ from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
 from dqlab.testing import CHECKS
 from dqlab.tools.describe import contract, describe
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 noise_schedules.names()  # fills the registries
 

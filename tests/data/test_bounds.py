@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, Done, Run
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab.ablation.config_resolver import ConfigResolver
@@ -26,7 +25,6 @@ from dqlab.envs.custom import describe_environment, gymnasium_task
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
 
-Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
 BOTH = ("load_dataset.action_bounds='env'", "'as_is'")
 WALKER = tasks.get("walker2d-medium-v2")
 
@@ -164,10 +162,10 @@ def test_wrong_choices(tmp_path: Path) -> None:
             load(WALKER, tmp_path / "made.hdf5", wrong)  # type: ignore[arg-type]
 
 
-def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, in_process: Dqlab) -> None:
+def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, in_process: Run) -> None:
     write_module(tmp_path)
 
-    def train(*more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
+    def train(*more: str, steps: int = 6) -> Done:
         text = task_gin(write_data(tmp_path), *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
         (tmp_path / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
         forget_rail()
@@ -189,7 +187,7 @@ def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, 
     assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
 
 
-def test_the_data_commands_say_the_same(tmp_path: Path, in_process: Dqlab, d4rl_file: Callable[..., Path]) -> None:
+def test_the_data_commands_say_the_same(tmp_path: Path, in_process: Run, d4rl_file: Callable[..., Path]) -> None:
     path = d4rl_file(actions=np.full((60, 6), 2.0, dtype=np.float32) * (np.arange(60) % 2 * 2 - 1)[:, None])
     verified = in_process("data", "verify", path.name, "--task", WALKER.name)
     assert verified.returncode == 0, verified.stdout

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, Done, Run
 
 from dqlab.data.formats.base import format_of
 from dqlab.errors import DataError
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 WRITER = """
 import sys, h5py, numpy as np
@@ -47,7 +45,7 @@ def writer(how: str, path: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def check_words(done: subprocess.CompletedProcess[str], words: str) -> None:
+def check_words(done: Done, words: str) -> None:
     """One line with these words, and none that says that the file is at fault."""
     assert done.returncode == 2, done.stderr
     said = " ".join(done.stderr.split())

@@ -6,14 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from conftest import ROOT, isolated
+from conftest import ROOT, Run, isolated, refused
 from gymnasium import spaces
 from hub_server import Hub, running
 
@@ -30,7 +29,6 @@ from dqlab.data.sources import find_dataset  # noqa: E402
 from dqlab.envs import tasks  # noqa: E402
 from dqlab.errors import ConfigError, DataError  # noqa: E402
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 FORMAT = MinariFormat()
 HOPPER = tasks.get("hopper-medium-v2")
@@ -132,10 +130,7 @@ def test_what_is_not_there_damaged_or_of_another_minari(store: Path) -> None:
 def test_without_minari_one_line(in_process: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minari", None)
     done = in_process("data", "info", "minari:made/small-v0")
-    assert done.returncode == 2
-    assert done.stderr.startswith("dqlab: error: Minari's datasets need the package minari")
-    assert "pip install 'dqlab[minari]'" in done.stderr
-    assert done.stderr.count("\n") == 1
+    refused(done, "error: Minari's datasets need the package minari", "pip install 'dqlab[minari]'")
 
 
 def hoppers(name: str) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, bindings
+from conftest import ROOT, Run, bindings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +25,6 @@ from dqlab.data.transitions import q_learning_view
 from dqlab.envs import tasks
 from dqlab.errors import DataError
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 ORIGIN = {"source": "test", "path": "-", "digest": "-", "is_d4rl": False}
 ENDS = st.lists(st.sampled_from(["", "", "", "", "terminal", "timeout"]), min_size=3, max_size=50)
 view_of = partial(q_learning_view, episode_limit=1000, transform=as_is, origin=ORIGIN)

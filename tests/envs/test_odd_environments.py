@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Done, Run
 from made_environments import write_odd
 from made_packs import records
 from mlflow_stores import fresh_store
@@ -20,8 +19,6 @@ from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
 def odd(in_process: Run, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
@@ -29,7 +26,7 @@ def odd(in_process: Run, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     gin = write_odd(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def run(command: str, *args: str, fresh: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(command: str, *args: str, fresh: bool = False, **variables: str) -> Done:
         chosen = {"train": ["--gin", str(gin), "--out", "run", "-q"]}.get(command, [])
         if fresh:
             return dqlab(command, *chosen, *args, env={"PYTHONPATH": f"{tmp_path}:{ROOT}", **variables})
@@ -45,7 +42,7 @@ def forget_odd() -> None:
     gymnasium.registry.pop("Odd-v0", None)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
+def told(done: Done) -> str:
     """The one line of an error, with exit code 2."""
     errors = [line for line in done.stderr.splitlines() if line.startswith("dqlab: error: ")]
     assert (done.returncode, len(errors), "Traceback" in done.stderr) == (2, 1, False), done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, Run
 from made_collections import arrays
 from made_environments import write_odd
 from made_packs import records
@@ -21,7 +19,6 @@ import dqlab as library
 from dqlab.errors import ConfigError, EnvError
 from dqlab.runs.export import export_policy, run_onnx
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 CHUNK, LIMIT = 3, 5
 OWN = ["Experiment.action_chunk = 3", *SMALL]
 
@@ -110,7 +107,7 @@ def test_a_run_of_chunks_is_what_it_is_alone_and_whole(tmp_path: Path, monkeypat
     assert largest_difference(weights[2], weights[0]) <= 1e-5
 
 
-def test_by_the_commands(run: library.Run, tmp_path: Path, in_process: Command) -> None:
+def test_by_the_commands(run: library.Run, tmp_path: Path, in_process: Run) -> None:
     """Evaluate, and collect with a run of chunks as behaviour: it plays its chunks there, too."""
     done = in_process("eval", str(run.path), "--checkpoint", "last", "--episodes", "2")
     assert done.returncode == 0, done.stderr

@@ -10,13 +10,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Run, refused
 from hub_server import COMMIT, HubHandler, serving
 from made_environments import write_odd
 from made_packs import small_run
@@ -79,9 +79,6 @@ def model_hub(files: dict[str, bytes]) -> Iterator[str]:
 
     with serving(Handler) as address:
         yield address
-
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def given_noise(policy: LoadedPolicy, states: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
@@ -155,7 +152,7 @@ def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
 
 
 def test_the_command_the_hub_and_what_is_refused(
-    odd: library.Run, tmp_path: Path, dqlab: Command, in_process: Command, monkeypatch: pytest.MonkeyPatch
+    odd: library.Run, tmp_path: Path, dqlab: Run, in_process: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Hub takes a policy and gives it back; no file names a folder of this machine."""
     files: dict[str, bytes] = {}
@@ -186,8 +183,7 @@ def test_the_command_the_hub_and_what_is_refused(
         ((run, "--out", "new", "--push", "me/walker", *more), "--push wants hf:USER/REPO"),
         ((run, "--out", "again", "--push", "hf:me/odd", *more), "hf:me/odd was not uploaded"),
     ):
-        refused = in_process("export", *args)
-        assert (refused.returncode, says in refused.stderr, refused.stderr.count("\n")) == (2, True, 1), refused.stderr
+        refused(in_process("export", *args), says)
     with pytest.raises(ConfigError, match="There is no format 'tflite'"):
         export_policy(odd.path, tmp_path / "new", "tflite")
     assert not (tmp_path / "new").exists()

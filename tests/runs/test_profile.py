@@ -5,21 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, bindings
+from conftest import ROOT, Run, bindings
 from made_packs import check_same
 
 from dqlab.runs.profile import ProfileRecorder
 from dqlab.training import Training
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin")]
 FEW = ("Training.eval_every=30", "Training.log_every=15", "Training.eval_episodes=1", "DiffusionPolicy.n_timesteps=2")
 STEPS = ["--steps", "30", "--seeds", "0", "3", *bindings(*FEW)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from conftest import Run
 
 from dqlab.cli import main
 from dqlab.envs.physics import modern_inertia
@@ -18,7 +17,6 @@ from dqlab.machine import run_isolated
 from dqlab.tools import doctor
 from dqlab.tools.doctor import EXACT, DoctorFinding, device_finding, largest_error, unmet_requirements
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 WELL = {"packages", "PyTorch", "D4RL physics", "runs", "D4RL cache"}
 
 

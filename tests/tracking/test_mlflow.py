@@ -11,13 +11,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TINY, isolated
+from conftest import ROOT, TINY, Run, isolated, refused
 from made_folders import write_run
 from made_packs import held, write_hold
 from mlflow_stores import fresh_store
@@ -67,7 +66,6 @@ class Server:
             self.process = None
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = ["--set", *(line for line in TINY if not line.startswith("Tracking"))]
 TRAIN = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--seeds", "0", "1", "--steps", "40"]
 CLOCK = "train/updates_per_second"
@@ -252,10 +250,9 @@ def test_a_run_in_a_folder_with_an_odd_name(in_process: Run, tmp_path: Path) -> 
 
     at.delete_experiment(experiment.experiment_id)
     (folder / "run" / "mlflow.json").unlink()
-    deleted = in_process("sync", f"{folder.name}/run")
-    assert deleted.returncode == 2
-    assert f"experiment '{experiment.name}' is deleted. Restore it" in deleted.stderr
-    assert f"`mlflow experiments restore -x {experiment.experiment_id}`" in deleted.stderr
+    said = f"`mlflow experiments restore -x {experiment.experiment_id}`"
+    done = in_process("sync", f"{folder.name}/run")
+    refused(done, f"experiment '{experiment.name}' is deleted. Restore it", said)
     at.restore_experiment(experiment.experiment_id)
     assert in_process("sync", f"{folder.name}/run").returncode == 0
     assert len(at.search_runs([experiment.experiment_id])) == 2 * len(runs)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, Run, refused
 from made_folders import folder_of, write_grid, write_reusing, write_run, write_state
 from made_grids import made_grid
 from mlflow_stores import fresh_store
@@ -21,7 +20,6 @@ from mlflow_stores import fresh_store
 from dqlab.errors import masked
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = made_grid(values=(2, 5), seeds=2)
 QUICK = str(ROOT / "gin" / "quickstart.gin")
 SETS = ["--set", *(line for line in TINY if not line.startswith("Tracking"))]
@@ -68,15 +66,6 @@ def sent(folder: Path) -> dict[str, bytes]:
     """Every artifact that lies beside the store."""
     artifacts = folder / "mlartifacts"
     return {str(path.relative_to(artifacts)): path.read_bytes() for path in artifacts.rglob("*") if path.is_file()}
-
-
-def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
-    """One message, exit code 2, no traceback."""
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.count("dqlab: error:") == 1
-    assert "Traceback" not in done.stderr
-    for text in said:
-        assert text in done.stderr
 
 
 def test_an_address_that_only_a_folder_names_hears_nothing(listener: Listener, in_process: Run, tmp_path: Path) -> None:
@@ -242,7 +231,5 @@ def test_a_lock_that_is_no_file(name: str, kind: str, tmp_path: Path, in_process
     other.write_text("mine")
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name) if kind == "pipe" else (run / name).symlink_to(other)
-    done = in_process("sync", run)
-    assert done.returncode == 2
-    assert f"{name} cannot be locked (" in done.stderr
+    refused(in_process("sync", run), f"{name} cannot be locked (")
     assert other.read_text() == "mine"
