@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from measuring import Measure, Stopwatch, figures_of, full_precision, measure_peak
@@ -56,6 +58,14 @@ def test_a_round_is_long_enough_and_not_much_longer(seconds: float, calls: tuple
     clock = Clock()
     low, high = calls
     assert low <= Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds)) <= high
+
+
+def test_where_benchmarks_are_disabled_each_is_called_once(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "disabled", True)
+    calls: list[str] = []
+    measure = Measure(benchmark, lambda *row: pytest.fail("a figure was noted"))
+    assert measure(lambda: calls.append("c"), lambda: calls.append("b")) == {}
+    assert calls == ["b", "c"]
 
 
 def test_a_parameter_is_not_called_like_a_figure() -> None:

@@ -133,21 +133,6 @@ def check_complete(at: Any, file: Path) -> None:
     assert "ratio" not in children["test_lonely"].data.metrics
 
 
-DISABLED = """
-calls = []
-
-def test_it(measure):
-    assert measure(lambda: calls.append("c"), lambda: calls.append("b")) == {}
-    assert calls == ["b", "c"]
-"""
-
-
-def test_disabled_benchmarks_run_once_and_send_nothing(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, DISABLED, "--benchmark-disable", "--mlflow")
-    assert done.returncode == 0, done.stdout
-    assert "Nothing was measured" in done.stdout
-
-
 def test_a_dead_server_costs_a_line_and_the_figures_are_sent_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

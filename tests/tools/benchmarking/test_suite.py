@@ -34,9 +34,10 @@ def call(folder: Path, *args: str, env: dict[str, str]) -> subprocess.CompletedP
 
 
 def test_benchmarks(tmp_path: Path) -> None:
-    options = ("-p", "no:cacheprovider", "--quick", "--benchmark-disable")
+    options = ("-p", "no:cacheprovider", "--quick", "--benchmark-disable", "--mlflow")
     said = run(tmp_path, sys.executable, "-m", "pytest", "benchmarks/", *options, "-k", FEW)
     assert "5 passed" in said
+    assert "Nothing was measured" in said
 
 
 def test_the_products_own_door_comes_first(tmp_path: Path) -> None:
