@@ -167,7 +167,6 @@ def test_the_frequencies_of_a_time_embedding_end_at_or_before_their_limit() -> N
 
 MISTAKES = [
     ("transformer", {"n_heads": 3}, "must be a multiple of n_heads"),
-    ("transformer", {"chunk": 0}, "chunk must be at least 1"),
     ("ln_resnet", {"dropout": 1.0}, "at least 0 and below 1, not 1.0"),
     ("ln_resnet", {"time_dim": 3}, "must be even"),
     ("film_mlp", {"time_dim": 3}, "must be even"),

@@ -35,12 +35,6 @@ def test_the_screen_names_the_references(capsys: pytest.CaptureFixture[str]) -> 
         assert words in text
 
 
-def test_references_score_0_and_100() -> None:
-    for task in (entry.item for entry in tasks if entry.item.scored):
-        scored = score_returns(task.name, [str(task.min_score), str(task.max_score)])
-        assert scored["scores"] == pytest.approx([0.0, 100.0], abs=1e-12)
-
-
 TABLE = "episode,return\n" + "".join(f"{number},{value}\n" for number, value in enumerate(VALUES))
 LINES = "".join(f"{value}\n" for value in VALUES)
 TEXTS = {"a.txt": LINES, "a.json": json.dumps(VALUES), "a.csv": TABLE, "b.csv": LINES}

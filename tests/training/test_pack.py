@@ -15,7 +15,7 @@ from made_updates import DIMS, largest_difference, random_transitions
 
 from dqlab.algorithms import Algorithm, algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import RunError
 from dqlab.networks import Layout
 from dqlab.noise import NoiseStream, integers
 from dqlab.training import Pack
@@ -74,11 +74,6 @@ def test_a_diverging_replica_leaves_those_computed_with_it_alone() -> None:
     assert not torch.isfinite(together.state.parameters["actor"][1]).all()
     for row in (0, 2):
         assert largest_difference(together.weights(row), without.weights(row)) == 0
-
-
-def test_structure_must_be_shared() -> None:
-    with pytest.raises(ConfigError, match="scalar hyper-parameters only"):
-        Pack([DiffusionQL(), DiffusionQL(max_q_backup=True)], DIMS, [0, 1])
 
 
 def test_injected_weights_come_back_and_targets_follow() -> None:
