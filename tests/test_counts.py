@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from dqlab.config.fields import NonNegativeInt, PositiveInt
 from dqlab.config.gin_files import CONFIGURABLE
 from dqlab.config.gin_state import configurables
 from dqlab.config.registry import fill_registries
@@ -51,6 +52,9 @@ ANY = {"DqlabRun.seed"}
 """-1 stands for all."""
 
 
+KINDS = ("int", "<class 'int'>", "PositiveInt", "NonNegativeInt", str(PositiveInt), str(NonNegativeInt))
+
+
 def whole_numbers() -> Iterator[tuple[str, str]]:
     """Selector and parameter of everything that gin can set to a whole number."""
     fill_registries()
@@ -60,7 +64,7 @@ def whole_numbers() -> Iterator[tuple[str, str]]:
         if selector.startswith("gin.") or not item.__module__.startswith("dqlab."):
             continue
         for parameter in inspect.signature(item).parameters.values():
-            if str(parameter.annotation) in ("int", "<class 'int'>") and isinstance(parameter.default, int):
+            if str(parameter.annotation) in KINDS and isinstance(parameter.default, int):
                 yield selector, parameter.name
 
 
