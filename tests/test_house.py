@@ -169,6 +169,20 @@ def test_a_class_has_its_name_to_itself() -> None:
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
+ALONE = {"add", "check", "draw", "facts", "find", "forget", "load", "make", "measure", "read", "record", "report"}
+ALONE |= {"run", "save", "send", "show", "write"}
+PUBLIC = {("dqlab.tools.conformance.suite", "check")}
+"""A plugin's tests call it by this name."""
+
+
+def test_names_say_what_they_mean_where_they_are_read() -> None:
+    """No verbs that say nothing alone, and no definite articles."""
+    bodies = {
+        (module, node.name) for module, tree in TREES.items() for node in tree.body if isinstance(node, ast.FunctionDef)
+    }
+    assert not {(module, name) for module, name in bodies - PUBLIC if name in ALONE or name.startswith("the_")}
+
+
 @pytest.mark.parametrize("page", ["architecture", "contracts", "internals", "performance"])
 def test_files_that_the_pages_name_are_there(page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()

@@ -13,7 +13,7 @@ from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies import Policy, policies
 from dqlab.policies.flow import MeanFlowPolicy, OneStepFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.gaussian import CVAEPolicy, DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy
-from dqlab.policies.selection import Argmax, IDQLExpectile, IDQLExponential, IDQLQuantile, MeanOfBest, SoftmaxQ, TopK
+from dqlab.policies.selection import IDQLExpectile, IDQLExponential, IDQLQuantile, MeanOfBest, SoftmaxQ
 
 SMALL = partial(MLPDenoiser, hidden_dim=64)
 
