@@ -177,10 +177,10 @@ class GridDisplay(Progress):
             before = [(status, status.state) for status in self._packs[job.id]]
             for status, _ in before:
                 change(status)
-            self.update(self._task, completed=self.done())
-            for status, state in before:
-                if status.state not in (state, WAITING):
-                    self._tell(status)
+            changed = [status for status, state in before if status.state not in (state, WAITING)]
+        self.update(self._task, completed=self.done())
+        for status in changed:  # a terminal that is stopped holds up one pack, not all
+            self._tell(status)
 
     def _tell(self, status: CellStatus) -> None:
         cell, states = status.cell, [each.state for each in self.cells.values()]

@@ -222,11 +222,11 @@ def _below(store: Any, run: Any) -> list[Any]:
 def _found(store: Any, runs: list[Any]) -> FoundRuns:
     """Of each replica's runs, and of the attempts at a grid's cell the last one; parents have no seed."""
     found, files, latest = FoundRuns(), dict[str, Mapping[str, str]](), dict[Any, Any]()
-    for run in sorted(runs, key=lambda run: run.info.start_time):
+    replicas = (run for run in runs if "seed" in run.data.tags)
+    for run in sorted(replicas, key=lambda run: run.info.start_time):
         tags = run.data.tags
-        if "seed" in tags:
-            key = tags.get(client.KEY, "").rpartition(" ")[2]
-            latest[(tags[client.OWNER], key) if key else run.info.run_id] = run
+        key = tags.get(client.KEY, "").rpartition(" ")[2]
+        latest[(tags[client.OWNER], key) if key else run.info.run_id] = run
     for run in latest.values():
         if run.info.status == "FINISHED":
             found.runs.append(_finished(run, _configuration(store, run, files)))

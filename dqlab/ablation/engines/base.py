@@ -112,7 +112,7 @@ def slots_of(engine: Engine) -> int:
 
 
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
-    """Variables of a job's process: its threads (idle ones sleep), only GPU (None: as here), its share of that."""
+    """Variables of a job's process: its threads (idle ones sleep), what CUDA shows it (None: as here), its share."""
     seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     shared = {GPU_SHARE: str(share)} if share < 1 else {}
     return {**QUIET_THREADS, **os.environ, "OMP_NUM_THREADS": str(threads), **seen, **shared}
@@ -148,10 +148,16 @@ def run_attempt(
                         log.flush()
             finally:
                 _kill(process)
-        said = job.log.read_bytes()[before:][-2000:].decode(errors="replace").strip()
-        return _judged(job, process.returncode, heard, why or said, stops())
+        return _judged(job, process.returncode, heard, why or _tail(job.log, before), stops())
     except OSError as error:  # no process, no log: a full disk ends one job, not all
         return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
+
+
+def _tail(log: Path, start: int, limit: int = 2000) -> str:
+    """What an attempt has written last; the whole may be larger than memory."""
+    with log.open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - limit))
+        return file.read().decode(errors="replace").strip()
 
 
 def _lines(process: subprocess.Popen[bytes], stops: Callable[[], int]) -> Iterator[bytes]:
@@ -255,18 +261,28 @@ class RemoteJob(Protocol):
         """Have it stopped (1) or killed (2), and taken out of the queue if it still waits there."""
 
 
-@dataclass(kw_only=True)
+class StopCounter:
+    """How often jobs have been asked to stop: once, to save; twice, to be killed. Safe in a signal's handler."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetryingEngine(Engine):
-    """What dqlab's own engines have in common; `stops` is how often jobs have been asked to stop."""
+    """What dqlab's own engines have in common."""
 
     retries: NonNegativeInt = 2
-    stops: int = field(default=0, init=False, repr=False, compare=False)
+    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def stop(self) -> None:
-        self.stops += 1
+        self.stops.count += 1
 
     def follow(self, remote: Sequence[RemoteJob], on_event: OnEvent) -> Iterator[Ended]:
         """Pass on the events of jobs, and requests to stop; yields each job as it ends."""
@@ -274,17 +290,18 @@ class RetryingEngine(Engine):
         try:
             while left:
                 time.sleep(POLL_REMOTE)
-                before, told = told, self.stops
-                for each in left if before < told else ():
-                    each.stop(told)
+                if told < self.stops():
+                    told = self.stops()
+                    for each in left:
+                        each.stop(told)
                 for each in list(left):
                     outcome = each.outcome()
                     for event in each.mailbox.new_events():
                         on_event(each.job, event)
                     if outcome is not None:
                         left.remove(each)
-                        yield outcome.when_stopping(self.stops)
+                        yield outcome.when_stopping(self.stops())
         finally:  # whoever listens may leave early: the jobs save what they have
             for each in left:
                 each.stop(1)
-            self.stops = 0
+            self.stops.count = 0

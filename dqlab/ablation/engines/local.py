@@ -20,7 +20,7 @@ Slot = tuple[str | None, float]
 
 
 @engines.register("local", source="Python's subprocess and concurrent.futures")
-@dataclass
+@dataclass(frozen=True)
 class LocalEngine(base.RetryingEngine):
     """This machine: a process for every pack, as many at a time as there are cores, memory and GPUs for.
 
@@ -56,9 +56,9 @@ class LocalEngine(base.RetryingEngine):
             for future in as_completed(futures):
                 yield future.result()
         finally:  # whoever listens may leave early: the jobs save what they have
-            self.stops = max(self.stops, 1)
+            self.stops.count = max(self.stops.count, 1)
             pool.shutdown()
-            self.stops = 0
+            self.stops.count = 0
 
     def slots(self) -> int:
         """Packs at a time, at most."""
@@ -66,16 +66,16 @@ class LocalEngine(base.RetryingEngine):
 
     def _run_one(self, job: base.Job, on_event: base.OnEvent, slots: SimpleQueue[Slot]) -> base.Ended:
         """As many attempts as it takes, in a place that is free."""
-        if self.stops:
+        if self.stops():
             return base.Ended(job, base.STOPPED, "not started")
         slot = slots.get()
         variables = base.job_environment(job.threads, *(slot if job.gpu_memory else ("",)))
         try:
             for _ in range(self.retries + 1):
-                outcome = base.run_attempt(job, variables, partial(on_event, job), lambda: self.stops)
-                if self.stops or not outcome.retryable:
+                outcome = base.run_attempt(job, variables, partial(on_event, job), self.stops)
+                if self.stops() or not outcome.retryable:
                     break
-            return outcome.when_stopping(self.stops)
+            return outcome.when_stopping(self.stops())
         finally:
             slots.put(slot)
 
@@ -83,11 +83,13 @@ class LocalEngine(base.RetryingEngine):
         """The GPUs that these jobs go to; none where none of them wants one."""
         if not any(job.gpu_memory for job in jobs):
             return ()
+        if self.devices:
+            return tuple(self.devices)
         import torch
 
         count = torch.cuda.device_count()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-        found = self.devices or [name.strip() for name in visible.split(",")[:count]]
+        found = [name.strip() for name in visible.split(",")[:count]]
         if not found:
             raise ConfigError("The grid's packs want a GPU, and there is none here. Use Experiment.device='cpu'.")
         return tuple(found)

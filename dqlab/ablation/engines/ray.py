@@ -31,7 +31,8 @@ PATIENCE, ANSWER = 10.0, 300.0
 """Seconds that packs have for their end when they are killed; and nodes for saying what they see."""
 WHERE_RAY_IS = "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts one here."
 WANTS_A_TOKEN = (
-    "It wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with it, on every machine."
+    "The cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token that it was "
+    "started with, on every machine."
 )
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
@@ -39,7 +40,7 @@ IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:",
 
 
 @engines.register("ray", source="Moritz et al. 2018, Ray", cites=("moritz2018ray",), example={"address": ""})
-@dataclass
+@dataclass(frozen=True)
 class RayEngine(RetryingEngine):
     """The nodes of a Ray cluster: each pack goes where there is room, and elsewhere from its checkpoint if it is lost.
 
@@ -103,8 +104,9 @@ def modules_of(jobs: Iterable[Job]) -> list[str]:
     found = [str(Path(dqlab.__file__).parent)]
     for spec in map(find_spec, sorted(named - {dqlab.__name__, ""})):
         if spec is not None:  # else the worker will say so
-            source = next(iter(spec.submodule_search_locations or ()), spec.origin or "")
-            found += [source] if source.endswith(".py") or os.path.isdir(source) else []
+            folder = next(iter(spec.submodule_search_locations or ()), "")
+            source = folder or spec.origin or ""
+            found += [source] if folder or source.endswith(".py") else []
     return found
 
 
@@ -147,8 +149,8 @@ class RayJob:
             outcome = Ended(self.job, STOPPED, "stopped before it began, or killed")
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
-            said = str(cause).strip().splitlines() or [""]
-            lost = Ended(self.job, DIED, f"lost on the cluster ({type(cause).__name__}: {said[-1][:500]})")
+            said = str(cause) if cause is not error else str(error).strip().rpartition("\n")[2][:500]
+            lost = Ended(self.job, DIED, f"lost on the cluster ({type(cause).__name__}: {said})")
             outcome = cause.args[0] if isinstance(cause, LostAttemptError) else lost
         return outcome
 

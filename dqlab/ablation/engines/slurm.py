@@ -49,7 +49,7 @@ class SlurmPack:
 @engines.register(
     "slurm", source="Yoo, Jette, Grondona 2003, SLURM; submitit", cites=("yoo2003slurm",), example={"cluster": "local"}
 )
-@dataclass
+@dataclass(frozen=True)
 class SlurmEngine(base.RetryingEngine):
     """A SLURM cluster with a shared file system: a job for every pack, requeued from its checkpoint when preempted.
 
@@ -99,7 +99,7 @@ class SlurmJob:
             outcome: base.Ended = self._submitted.result()
         except Exception as error:  # submitit's, for a job that left no result; or whatever the job raised
             outcome = base.Ended(self.job, base.DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
-        if outcome.retryable and self._retries and not self._engine.stops:
+        if outcome.retryable and self._retries and not self._engine.stops():
             self._retries -= 1
             self._submitted = self._engine.submit(self.job, self.mailbox)
             return None

@@ -192,7 +192,7 @@ def learning_curves(analysis: Analysis) -> ReportFigure | None:
     figure, panels = draw_panels(results.tasks, 2.1, "gradient steps", points_label(results.caveat), more=more)
     for axes, task in zip(panels, results.tasks, strict=True):
         _setting_lines(axes, curves[curves.task == task], "step", labels, results.base, dots=12)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M; of whole numbers: 0.5 would be 500m
         axes.locator_params(axis="x", nbins=5, integer=True)
         axes.set_xlim(left=0)
     legend_below(figure, panels[0], labels)

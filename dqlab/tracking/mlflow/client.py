@@ -25,7 +25,10 @@ LONGEST_VALUE, LONGEST_TAG = 480, 4000
 
 
 def store_uri(path: Path) -> str:
-    """The address of a store. In a folder such as `50%` it names SQLite's driver, or MLflow makes a folder `50%25`."""
+    """The address of a store; that of one in a folder such as `50%?` names SQLite's driver too.
+
+    SQLAlchemy decodes what is encoded here, but MLflow makes folders called as it is written, unless a driver is named.
+    """
     return f"sqlite+pysqlite:///{quote(str(path))}" if ODD & set(str(path)) else f"sqlite:///{path}"
 
 

@@ -103,4 +103,6 @@ def is_tracked(run: Path) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m dqlab.tracking.mlflow.mirror RUN EXPERIMENT, until standard input ends")
     sys.exit(0 if keep_sending(Path(sys.argv[1]), sys.argv[2]) else 1)

@@ -171,16 +171,16 @@ class MlflowWriter:
         with self._unless_deleted(memory, node):
             first, size = sent["bytes"] is None, -1
             if node.journal and node.journal.exists():
-                size = node.journal.stat().st_size
+                journal, size = path_within(node.journal, node.root), node.journal.stat().st_size
                 if size != sent["bytes"]:
-                    records = read_journal(path_within(node.journal, node.root), sent["records"])
+                    records = read_journal(journal, sent["records"])
                     for part in (records[start : start + 50] for start in range(0, len(records), 50)):
                         client.log_all(self._client, sent["run"], client.metrics_of(part), {}, {})
                         sent["records"] += len(part)
             changed = {name: now for name, now in _versions(node).items() if sent["files"].get(name) != now}
             if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
                 self._send_results(sent, node, first)
-                self._send_files(sent["run"], node, [node.root / name for name in changed])
+                self._send_files(sent["run"], node, list(changed))
                 self._show(sent, node)
             sent["files"].update(changed)
             sent["bytes"], sent["tags"] = size, _digest(node.tags)
@@ -194,14 +194,15 @@ class MlflowWriter:
                     self._client.delete_tag(sent["run"], name)
         client.log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
 
-    def _send_files(self, run: str, node: TrackedRun, changed: list[Path]) -> None:
+    def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
         """Artifacts that are new, or other than they were."""
-        for path in changed:
-            path_within(path, node.root)
+        paths = {name: path_within(node.root / name, node.root) for name in changed if name not in node.texts}
         if changed:
             self._check_place(run)
-        for path in changed:
-            self._client.log_artifact(run, str(path), node.files[path] or None)
+        for name in node.texts.keys() & set(changed):
+            self._client.log_text(run, node.texts[name], name)
+        for name in paths:
+            self._client.log_artifact(run, str(node.root / name), node.files[node.root / name] or None)
 
     def _check_place(self, run: str) -> None:
         """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""
@@ -257,8 +258,8 @@ def _digest(value: Any) -> str:
 
 
 def _versions(node: TrackedRun) -> dict[str, str]:
-    """What tells each of a run's files from what it was, by its name."""
-    found = {}
+    """What tells each of a run's artifacts from what it was, by its name."""
+    found = {name: _digest(text) for name, text in node.texts.items()}
     for path in node.files:
         if not path.is_file():
             raise RunError(f"{path} is not there, or is no file.")

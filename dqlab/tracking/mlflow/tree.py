@@ -38,6 +38,7 @@ class TrackedRun:
         status: MLflow's word; empty where it follows from the children's.
         place, journal: of a replica, its own folder, and the file of its metrics if these are sent.
         files: artifacts, each with its folder among the artifacts.
+        texts: artifacts that are no files here, by name.
         results: reads what is known only at its end: final metrics, and tags.
         children: runs below it.
     """
@@ -51,6 +52,7 @@ class TrackedRun:
     place: Path | None = None
     journal: Path | None = None
     files: Mapping[Path, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     results: Callable[[], Results] = lambda: ([], {})
     children: Sequence[TrackedRun] = ()
 
@@ -168,7 +170,8 @@ def grid_tree(
         grid,
         tags,
         status=status or _unended(over),
-        files={grid / "grid.gin": "", **{path: str(path.parent.relative_to(grid)) for path in report}},
+        files={path: str(path.parent.relative_to(grid)) for path in report},
+        texts={"grid.gin": facts["gin"]},
         results=partial(_progress, ends, began, sent["grid"]["records"] if "grid" in sent else 0),
         children=list(_reused(grid, facts, sent, skipped)),
     )
