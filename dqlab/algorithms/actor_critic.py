@@ -87,7 +87,8 @@ class ActorCritic(Algorithm):
         """
         policy, name = self.resolved_policy, type(self).__name__
         if not isinstance(policy, kind) or not fits(policy):
-            raise ConfigError(f"{name} {does}: {name}.policy must be {wanted}, not {policy}.")
+            given = repr(self.policy) if isinstance(self.policy, str) else policy
+            raise ConfigError(f"{name} {does}: {name}.policy must be {wanted}, not {given}.")
         return policy
 
     def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
@@ -141,7 +142,9 @@ class ActorCritic(Algorithm):
         """What next states (B, S) are worth in the TD target, (B, Z): the backup of `next_action`."""
         count = self.next_candidates
         state = next_state.repeat_interleave(count, dim=0) if count > 1 else next_state
-        return self.backup(nets, state, self.next_action(dims, nets, state, noise, hyper), noise)
+        action = self.next_action(dims, nets, state, noise, hyper)
+        backup = self.backup_of_candidates if count > 1 else self.backup
+        return backup(nets, state, action, noise)
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
         """Of critics' outputs (M, B * C, Z) for next actions those that count, before they are aggregated: all."""
@@ -182,7 +185,12 @@ class ActorCritic(Algorithm):
     def backup(self, nets: Nets, next_state: Tensor, next_action: Tensor, noise: Noise) -> Tensor:
         """The target critics' values (B, Z) of next actions, as the ensemble aggregates them."""
         outputs = nets["critic_target"].call("outputs", next_state, next_action)
-        return ensemble_of(nets["critic"]).backup(self.of_candidates(outputs), strip_prefix("backup", noise))
+        return ensemble_of(nets["critic"]).backup(outputs, strip_prefix("backup", noise))
+
+    def backup_of_candidates(self, nets: Nets, next_state: Tensor, next_action: Tensor, noise: Noise) -> Tensor:
+        """Likewise of those that `of_candidates` leaves of C next actions a state (B * C, A)."""
+        outputs = self.of_candidates(nets["critic_target"].call("outputs", next_state, next_action))
+        return ensemble_of(nets["critic"]).backup(outputs, strip_prefix("backup", noise))
 
     def q_loss(self, nets: Nets, state: Tensor, action: Tensor, critic_index: Tensor, same: bool = False) -> Tensor:
         """-mean Q_i(s, a) / mean |Q_j(s, a)| for actions (B, A); `critic_index` (0 or 1, a fair coin) is i.

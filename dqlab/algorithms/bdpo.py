@@ -111,7 +111,7 @@ class BDPO(ActorCritic):
         """The backup (B, Z) of the averaged actor's next actions, minus eta * the mean KL of their whole chains."""
         state = next_state.repeat_interleave(self.candidates, dim=0)
         action, kl = self.chain(dims, nets, state, strip_prefix("target", noise))
-        value = self.backup(nets, state, action, noise)
+        value = self.backup_of_candidates(nets, state, action, noise)
         return value - hyper["eta"] * kl.view(-1, self.candidates).mean(dim=1, keepdim=True)
 
     def of_candidates(self, outputs: Tensor) -> Tensor:

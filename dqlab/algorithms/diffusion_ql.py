@@ -16,7 +16,7 @@ from dqlab.policies.base import Dims, strip_prefix
 
 @dataclass(frozen=True)
 class ClonedAscent(ActorCritic):
-    """The paper's loss: behaviour cloning plus ascent of a learned Q.
+    """Behaviour cloning plus ascent of a learned Q: eq. 3 of Wang, Hunt, Zhou 2022.
 
     Attributes:
         eta: weight of the Q term.
@@ -46,6 +46,7 @@ class DiffusionQL(ClonedAscent):
     """Behaviour cloning with a diffusion policy plus ascent of a learned Q: L = L_bc + eta * L_q.
 
     Attributes:
+        critic_learning_rate: Adam's, of the critics; 3e-4 whatever the actor's.
         ema_rate: 1 - decay of the actor's moving average, moved every `ema_every` steps from `ema_start` on.
         max_q_backup: take the best of `backup_candidates` next actions in the TD target.
     """

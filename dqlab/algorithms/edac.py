@@ -51,11 +51,12 @@ class EDAC(ActorCritic):
 
     @property
     def resolved_gaussian(self) -> TanhGaussianPolicy:
+        """The policy; a ConfigError where it is of another kind, or has no density."""
         wanted = "a Gaussian squashed by tanh"
         return self.policy_as(TanhGaussianPolicy, "has an entropy", wanted, lambda policy: policy.squashed)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        return {**super().build(dims), "temperature": Temperature(bounded=False)}
+        return {**super().build(dims), "temperature": Temperature()}
 
     def build_critic(self, dims: Dims) -> CriticEnsemble:
         critic = super().build_critic(dims)

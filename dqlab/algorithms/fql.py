@@ -41,6 +41,7 @@ class FQL(ActorCritic):
 
     @property
     def resolved_flow(self) -> OneStepFlowPolicy:
+        """The policy; a ConfigError where it is of another kind."""
         return self.policy_as(OneStepFlowPolicy, "distils a flow", "a one-step flow")
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:

@@ -56,11 +56,13 @@ class QAM(ActorCritic):
 
     @property
     def resolved_flow(self) -> RectifiedFlowPolicy:
-
-        def fits(policy: RectifiedFlowPolicy) -> bool:
-            return not isinstance(policy, OneStepFlowPolicy)
-
-        return self.policy_as(RectifiedFlowPolicy, "bends a flow", "a rectified flow", fits)
+        """The policy; a ConfigError where it is no flow, or one of a single step."""
+        return self.policy_as(
+            RectifiedFlowPolicy,
+            "bends a flow",
+            "a rectified flow",
+            lambda policy: not isinstance(policy, OneStepFlowPolicy),
+        )
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The behaviour flow, the actor and the critics."""

@@ -304,8 +304,8 @@ class TQC(MeanEnsemble):
         wanted = f"between 0 and {self.n_quantiles - 1} (n_quantiles - 1)"
         check_field(0 <= self.n_dropped < self.n_quantiles, self, "n_dropped", wanted)
 
-    def member(self, n_outputs: int = 0) -> QNetwork:
-        return super().member(self.n_quantiles)
+    def member(self, n_outputs: int = 1) -> QNetwork:
+        return super().member(n_outputs * self.n_quantiles)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Each critic's mean over its quantiles, (M, B)."""

@@ -92,6 +92,9 @@ class LinearMultiplier(nn.Module):
 class Temperature(Multiplier):
     """A multiplier without bounds, whose logarithm ascends by the excess itself, as in SAC's codes."""
 
+    def __init__(self) -> None:
+        super().__init__(bounded=False)
+
     def ascent(self, excess: Tensor) -> Tensor:
         return -self.log_value * excess
 

@@ -241,6 +241,8 @@ def chain_denoiser(network: Network, state: Tensor, times: Sequence[int]) -> Den
     shared = prepared_denoiser(network, state, known)
 
     def denoise(x: Tensor, t: int, given: Tensor) -> Tensor:
-        return shared(x, places[t]) if given is state else network(x, known[places[t]].expand(x.shape[0]), given)
+        if given is state and t in places:
+            return shared(x, places[t])
+        return network(x, torch.full((x.shape[0],), t, device=x.device, dtype=torch.int64), given)
 
     return denoise

@@ -55,7 +55,7 @@ def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
 
 
 def load_state(path: Path) -> tuple[Groups, StateRecord]:
-    """A run's training state, and its record; raises as `read_checkpoint` does."""
+    """A run's training state, and its record; a RunError where it is damaged, or the file holds something else."""
     from dqlab.tracking.records import StateRecord
 
     return read_checkpoint(path, StateRecord)

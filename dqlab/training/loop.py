@@ -177,11 +177,12 @@ class Loop:
         episodes = self._roll_out(running)
         for row, replica in running.items():
             what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {episodes[row].fault}"
-            if episodes[row].fault and episodes[row].diverged:
+            if not episodes[row].fault:
+                recorded[replica.name] = self._record(row, replica, episodes[row])
+            elif episodes[row].diverged:
                 self._diverged(replica, what)
-            elif done := self._record(row, replica, episodes[row]):
-                recorded[replica.name] = done
             else:
+                self._record_failure(row, replica, episodes[row].fault)
                 self._callbacks.on_warning(what)
         self._interval, self._interval_steps = {}, 0
         self._callbacks.on_evaluation(self.step, recorded)
@@ -258,18 +259,23 @@ class Loop:
                 f"environment is mended, dqlab train --resume --out {self.folder.path} goes on with the evaluation."
             ) from error
 
-    def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated | None:
-        """Record one replica's evaluation, or that it gave no score: its weights can be evaluated later."""
+    def _means(self, row: int) -> tuple[dict[str, float], float | None]:
+        """Every loss's mean since the last evaluation, and that by which checkpoints are selected."""
         means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
-        loss, name = means.get(self.pack.algorithm.selection_loss), replica.name
+        return means, means.get(self.pack.algorithm.selection_loss)
+
+    def _record_failure(self, row: int, replica: Replica, reason: str) -> None:
+        """Record that there is no score; the weights are kept: they can be evaluated later."""
+        failed = FailedEvaluation(self.step, reason, loss := self._means(row)[1])
+        self.states.failed_evaluations[replica.name].append(failed)
+        self._write_snapshot(row, replica, failed)
+        if self.step < self.plan.steps:  # the last one is repeated by a resume, which would record something else
+            self._write(replica.name, {"eval/failed": 1.0, **({} if loss is None else {"eval/selection_loss": loss})})
+
+    def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated:
+        """Record one replica's evaluation."""
+        (means, loss), name = self._means(row), replica.name
         selection = {} if loss is None else {"eval/selection_loss": loss}
-        if episodes.fault:
-            failed = FailedEvaluation(self.step, episodes.fault, loss)
-            self.states.failed_evaluations[name].append(failed)
-            self._write_snapshot(row, replica, failed)
-            if self.step < self.plan.steps:  # the last one is repeated by a resume, which would record something else
-                self._write(name, {"eval/failed": 1.0, **selection})
-            return None
         returns, score = episodes.returns, self.task.score
         mean, std, mean_score = float(returns.mean()), float(returns.std()), float(score(returns.mean()))
         done = Evaluated(self.step, mean, std, mean_score, float(score(returns).std()), loss, means)

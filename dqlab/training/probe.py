@@ -44,7 +44,11 @@ class Probe:
     precision: Precision = FULL
 
     def check_wiring(self) -> None:
-        """Update once in every phase and act once, so that mistakes in the wiring show, as a ConfigError."""
+        """Update once in every phase and act once, so that mistakes in the wiring show.
+
+        Raises:
+            ConfigError: the losses do not report what selection goes by; or whatever a component raises.
+        """
         _update_and_act(Pack([self.algorithm], self.dims, [0], precision=self.precision))
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dqlab.errors import CaptureError
 from dqlab.training.execution import modes
@@ -70,6 +71,26 @@ def test_the_device_and_the_workspaces_are_the_graphs_own(asked: list[str]) -> N
     assert float(program.tensors["count"]) == 1.0, "warm-up runs are undone (a real recording computes nothing)"
     replay()
     assert asked[-1] == "replayed"
+
+
+def on_card(said: list[str], index: int) -> Program:
+    """A program of a card that need not be there."""
+    with FakeTensorMode():
+        tensors = {"state": torch.zeros(1, device=f"cuda:{index}")}
+    return Program(lambda tensors: said.append("run"), tensors)
+
+
+def test_the_card_of_the_program_is_entered(asked: list[str]) -> None:
+    """Not the current one: stream, warm-up and recording are all on it; the next one has a stream of its own."""
+    mode = modes.CudaGraph()
+    mode(on_card(asked, 1))
+    assert asked[:3] == ["device begins on cuda:1", "stream made", "warm-up begins"]
+    assert asked[-1] == "device ends"
+    mode(on_card(asked, 0))
+    assert [said for said in asked if said.startswith("device begins")] == [
+        f"device begins on cuda:{i}" for i in (1, 0)
+    ]
+    assert asked.count("stream made") == 2
 
 
 def test_programs_of_one_mode_share_its_stream(asked: list[str]) -> None:

@@ -108,7 +108,7 @@ class CudaGraph(ExecutionMode):
         return "" if device.type == "cuda" else "a CUDA device"
 
     def __init__(self) -> None:
-        self._shared: tuple[Any, torch.cuda.Stream] | None = None
+        self._shared: dict[torch.device, tuple[Any, torch.cuda.Stream]] = {}
 
     def __call__(self, program: Program) -> RunProgram:
         return self.record(program, program.function)
@@ -116,19 +116,20 @@ class CudaGraph(ExecutionMode):
     def record(self, program: Program, function: Callable[[TensorTree], Any]) -> RunProgram:
         """A replay of one run of `function`, the program's or a compiled version of it, on the program's tensors.
 
-        The next replay overwrites its result; what warm-up runs changed is put back. A mode's programs are on one
-        device and never run at the same time: graphs share memory, and a stream for their recordings.
+        The next replay overwrites its result; what warm-up runs changed is put back. A mode's programs never
+        run at the same time: graphs on one device share memory, and a stream for their recordings.
 
         Raises:
             CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
         """
         causes: list[Exception] = []
+        device = nested_tensors(program.tensors)[0].device
         try:
-            # a thread's own: the recording would be of the current device's
-            with torch.cuda.device(nested_tensors(program.tensors)[0].device):
-                if self._shared is None:
-                    self._shared = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                pool, stream = self._shared
+            with torch.cuda.device(device):  # each thread has a current device, and a recording is of that one
+                if device not in self._shared:
+                    made = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                    self._shared[device] = made
+                pool, stream = self._shared[device]
                 warm_up(program, function, stream)
                 graph = torch.cuda.CUDAGraph()
                 with exclusive_recording(), torch.cuda.graph(graph, pool=pool, stream=stream), keep_error(causes):
