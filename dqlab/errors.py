@@ -44,7 +44,7 @@ class EnvError(DqlabError):
 
 
 class NotFiniteError(EnvError):
-    """An environment has given a NaN or infinite number, in an observation or (observation, reward, ...): `given`."""
+    """An environment has given a NaN or infinite number: in `given`, the observation of a reset, or all of a step."""
 
     def __init__(self, message: str, given: Any) -> None:
         super().__init__(message)

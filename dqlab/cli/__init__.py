@@ -54,14 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone
         return 1
     except (DqlabError, MemoryError, RuntimeError, OSError) as error:  # torch's allocators raise RuntimeErrors
-        if isinstance(error, DqlabError):
-            said = printable(masked(message_of(error)))
-        elif lacks_memory(error):
-            said = f"not enough memory ({first_line(error)}). Use a smaller batch (Training.batch_size), fewer seeds "
-            said += "together or a smaller dataset, or free some memory."
-        elif isinstance(error, OSError):
-            said = f"{error.filename or 'a file'}: {error.strerror or first_line(error)}."
-        else:
+        if not (said := _as_a_line(error)):
             raise
         if os.environ.get("DQLAB_DEBUG"):  # for whoever looks for a mistake in a component of her own
             traceback.print_exc()
@@ -82,6 +75,16 @@ def build_parser() -> Parser:
         listed += [f"{title}:", *(f"  {command.name:<12}{command.text}" for command in group)]
     parser.epilog = "\n".join([*listed, "", "`dqlab COMMAND --help` shows a command's options, and examples."])
     return parser
+
+
+def _as_a_line(error: Exception) -> str:
+    """What is said of what a user can mend; nothing of a mistake in the program."""
+    if isinstance(error, DqlabError):
+        return printable(masked(message_of(error)))
+    if lacks_memory(error):
+        advice = "Use a smaller batch (Training.batch_size), fewer seeds together or a smaller dataset, or free some"
+        return f"not enough memory ({first_line(error)}). {advice} memory."
+    return f"{error.filename or 'a file'}: {error.strerror or first_line(error)}." if isinstance(error, OSError) else ""
 
 
 def _use_utf8() -> None:

@@ -141,7 +141,7 @@ def new_task(args: argparse.Namespace) -> None:
 
     try:
         env_kwargs: Any = ast.literal_eval(args.env_kwargs)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         env_kwargs = None
     if not isinstance(env_kwargs, dict) or not all(isinstance(name, str) for name in env_kwargs):
         wanted = "a dictionary, such as \"{'gravity': 9.8}\""

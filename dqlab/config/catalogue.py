@@ -97,17 +97,18 @@ def print_components(kind: str | None) -> None:
     console = Console()
     for registry in registries_of(kind):
         console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
-        lines = Table.grid(padding=(0, 1))
-        lines.add_column(width=26, no_wrap=True)
-        lines.add_column(overflow="fold")
         for entry, *others in registry.families():
-            lines.add_row(f"  {len(others) + 1} names" if others else f"  {entry.name}", entry.family or entry.summary)
+            lines = Table.grid(padding=(0, 1))
+            lines.add_column(width=26, no_wrap=True)
+            lines.add_column(overflow="fold")
+            name, text = (f"{len(others) + 1} names", entry.family) if others else (entry.name, entry.summary)
+            lines.add_row(f"  {name}", text)
             details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
             details += [f"{key}={_default(value)}" for key, value in gin_parameters(registry, entry).items()]
             such = f"such as {entry.name}: {entry.summary}" if others else ""
             for line in filter(None, (such, ", ".join(details), entry.source)):
                 lines.add_row("", Text(line, style="dim"))
-        console.print(lines)
+            console.print(lines)
 
 
 def _default(value: Any) -> str:

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class LoadedConfig:
 
     def header(self) -> str:
         """The gin statements that come first, so that the others can be read from anywhere."""
-        folders = tuple(str(each) for each in self.folders if {*each.glob("*.py"), *each.glob("*/__init__.py")})
+        folders = tuple(str(each) for each in self.folders if any(chain(each.glob("*.py"), each.glob("*/__init__.py"))))
         found = f"import_path.folders = {folders!r}\n" if folders else ""
         return found + "".join(f"import {module}\n" for module in self.imports)
 

@@ -135,6 +135,7 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     """Write `source` as `target`, the task of either being that of both; what was written, and what was lost, to tell.
 
     A DataError where the target is there, unless by `force`, or is the source; or something cannot be read or written.
+    A ConfigError where the target's format is one that is only read.
     """
     if target.place.exists():
         if not force:

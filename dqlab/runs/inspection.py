@@ -38,8 +38,10 @@ def last_inspection(folder: Path) -> InspectionRecord:
     """What is inside a replica's last policy: as it was seen before, or else by `inspect_replica`, and kept there."""
     kept = folder / INSPECTION
     newest = max((file.stem for file in (folder / "checkpoints").glob("step-*.safetensors")), default="")
-    if kept.exists() and f"step-{(known := read_record(kept, InspectionRecord))['step']:09d}" == newest:
-        return known
+    if kept.exists() and newest:
+        known = read_record(kept, InspectionRecord)
+        if newest == f"step-{known['step']:09d}":
+            return known
     found = inspect_replica(folder)
     write_text(kept, json.dumps(found))
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,12 +160,16 @@ def _as_settings(betas: Tensor) -> dict[str, Any]:
     """A schedule as gin parameters: by its name, or its betas where it is none of the official code's."""
     if not len(betas):
         return {}
-    name = "listed"
-    for known in reversed(OFFICIAL_SCHEDULES):
-        with suppress(ConfigError):  # gin files may set its parameters, and wrongly
-            name = known if same_betas(build_betas(known, len(betas)), betas) else name
-    own = {OWN: tuple(betas.tolist())} if name not in OFFICIAL_SCHEDULES else {}
-    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": name, **own}
+    known = next((name for name in OFFICIAL_SCHEDULES if _is_schedule(name, betas)), "")
+    own = {} if known else {OWN: tuple(betas.tolist())}
+    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed", **own}
+
+
+def _is_schedule(name: str, betas: Tensor) -> bool:
+    try:
+        return same_betas(build_betas(name, len(betas)), betas)
+    except ConfigError:  # gin files may set its parameters, and wrongly
+        return False
 
 
 def same_betas(first: Tensor, second: Tensor) -> bool:

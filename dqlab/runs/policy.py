@@ -86,8 +86,8 @@ def _uses_cuda() -> bool:
 
 
 class PolicySource(NamedTuple):
-    """Where a policy is from: the run and the checkpoint in words, the updates that made it, its weights' file, and
-    run.json of its run, which is empty for one of the official code's.
+    """Where a policy is from: the run and the checkpoint in words, the updates that made it, run.json of its run, which
+    is empty for one of the official code's, and its weights' file.
     """
 
     name: str

@@ -196,7 +196,7 @@ def write_plugin(name: str, folder: Path) -> str:
         raise ConfigError(f"Python knows a module '{module}' already: choose another name.")
     if not folder.parent.is_dir():
         raise ConfigError(f"There is no folder '{folder.parent}' to write '{folder.name}' into.")
-    with new_folder(folder, lambda there: False) as temporary:
+    with new_folder(folder, lambda there: False, "a package") as temporary:
         for path, text in render_package(name):
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             (temporary / path).write_text(text)

@@ -92,7 +92,7 @@ def _trajectory(where: str, found: Any) -> Trajectory:
         raise DataError(f"{where} is no dict of arrays.")
     check_names(where, found)
     arrays: Trajectory = {}
-    for name in (name for name in COLUMN_NAMES if name in found):
+    for name in (name for name in COLUMN_NAMES if name in found):  # observations are the first
         given = found[name]
         array = np.asarray(given) if isinstance(given, (list, np.ndarray)) else np.empty(0, object)
         if array.ndim == 0 or array.dtype.kind not in "biuf":

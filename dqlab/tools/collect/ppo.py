@@ -262,7 +262,8 @@ class CollectionContext:
 
         cache, facts = self.folder / "ranking.json", f"{policy.folder} {self.ranking_episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
-        if known.get(name, {}).get("of") != facts:
+        entry = known.get(name)
+        if not (isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)):
             value = mean_return(policy, "ranking", self.ranking_episodes)
             known[name] = {"of": facts, "return": value}
             save_text(cache, json.dumps(known, indent=1))

@@ -174,3 +174,11 @@ def test_a_damaged_ranking_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "ranking.json").write_text(text)
     with pytest.raises(DqlabError, match="ranking.json.*Delete it, and run the same command again"):
         collect(tmp_path, *RANDOM, "Collection.episodes=1", "Collection.reference_scores=()")
+
+
+@pytest.mark.parametrize("entry", [5, None, {"return": 1.0}, {"of": " 1", "return": "3"}])
+def test_what_a_ranking_does_not_know_is_measured_again(entry: Any, tmp_path: Path) -> None:
+    (tmp_path / "ranking.json").write_text(json.dumps({"uniformly random": entry}))
+    few = ("Collection.episodes=1", "Collection.ranking_episodes=1", "Collection.reference_scores=()")
+    collect(tmp_path, *RANDOM, *few)
+    assert json.loads((tmp_path / "ranking.json").read_text())["uniformly random"]["return"] < 0
