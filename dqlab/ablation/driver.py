@@ -40,9 +40,11 @@ class GridRequest:
     """What the command line asks for.
 
     Attributes:
-        files, bindings, imports, out: the grid's configuration, as `gin_files.load_gin` takes it; and its folder.
+        files, bindings, imports: the grid's configuration, as `gin_files.load_gin` takes it.
+        out: its folder.
         reuse: folders of other grids, whose finished cells are not trained again.
-        force, retry: train all cells again, and set aside what there is; or those that have diverged.
+        force: train all cells again, and set aside what there is.
+        retry: train those again that have diverged.
         command: what was typed, for the record.
     """
 
@@ -66,8 +68,10 @@ class GridSession:
 
     Attributes:
         cells: how far every cell is, by its id.
-        packs, costs: what is to be run; and what it takes, by the packs' ids.
-        state, recorded: `running`, `finished`, `incomplete` (some have failed) or `interrupted`; when that was written.
+        packs: what is to be run.
+        costs: what it takes, by the packs' ids.
+        state: `running`, `finished`, `incomplete` (some have failed) or `interrupted`.
+        recorded: when that was written.
     """
 
     request: GridRequest

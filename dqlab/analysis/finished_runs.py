@@ -31,9 +31,12 @@ class FinishedRun:
     """One finished run of one seed.
 
     Attributes:
-        name, label: of the folder or MLflow run where it is recorded; of the grid's setting that it belongs to.
-        config, digest: its configuration as text, without what makes no difference; and of its data.
-        made_with, scores: versions, commit and device; D4RL-normalised, by selection rule.
+        name: of the folder or MLflow run where it is recorded.
+        label: of the grid's setting that it belongs to.
+        config: its configuration as text, without what makes no difference.
+        digest: of its data.
+        made_with: versions, commit and device.
+        scores: D4RL-normalised, by selection rule.
     """
 
     name: str

@@ -27,7 +27,8 @@ class Cell:
 
     Attributes:
         id: hexadecimal digest of what it runs; equal in every grid that has the same cell.
-        label, points: of its setting, `N=5, eta=1.0`; and its place on each axis: `{'N': '5', 'eta': '1.0'}`.
+        label: of its setting: `N=5, eta=1.0`.
+        points: its place on each axis: `{'N': '5', 'eta': '1.0'}`.
         scalars: hyper-parameters in which it may differ from others of its pack; complete name -> value.
         kind: digest of everything else that it runs, and so of the packs that it fits into.
     """
@@ -55,10 +56,13 @@ class CellStatus:
     """A cell, and how far it is.
 
     Attributes:
-        state, folder: WAITING, STARTING, RUNNING, FINISHED or FAILED; and where it has finished.
-        failure, reason: why it has no result: `diverged` (it would again), `evaluation` or `crashed`; and in words.
+        state: WAITING, STARTING, RUNNING, FINISHED or FAILED.
+        folder: where it has finished.
+        failure: why it has no result: `diverged` (it would again), `evaluation` or `crashed`.
+        reason: the same in words.
         summary: as in its summary.json, once it has been read: `selection`, `evaluations`, `caveat`, ...
-        share, last_score: of its updates that are done, 0 to 1; and of its last evaluation.
+        share: of its updates that are done, 0 to 1.
+        last_score: of its last evaluation.
     """
 
     cell: Cell
@@ -92,7 +96,8 @@ class GridResults:
     """A grid as far as it has come.
 
     Attributes:
-        base, labels: the setting that the others are compared with; and of all settings, in the grid's order.
+        base: the setting that the others are compared with.
+        labels: of all settings, in the grid's order.
         axes: axis name -> the texts of its points, in order.
         results, failures, pending: every cell is in one of them; those with results have their summaries.
         gin: the grid's configuration, flattened, as a gin text.

@@ -29,9 +29,11 @@ class Survey:
         task: whose it is, where that is known; its step limit holds where it is not recorded where episodes were cut.
 
     Attributes:
-        terminals, timeouts: at which rows (n,) an episode ended, and was cut; at how many of them `both`.
+        terminals, timeouts: at which rows (n,) an episode ended, and at which it was cut.
+        both: how many rows are both.
         cuts: where the cuts of episodes are known from.
-        lengths, returns: of every episode that ends; after the last end there are `unfinished` rows.
+        lengths, returns: of every episode that ends.
+        unfinished: rows after the last end.
         transitions: how many of the rows become transitions.
         counts: rows, transitions and episodes that end, as text.
     """

@@ -42,7 +42,8 @@ def new_task(
 
     Args:
         data: a path, or FORMAT:NAME.
-        env_id, env_kwargs: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
+        env_id: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
+        env_kwargs: what the environment is made with.
         out: the gin file, replaced by `force`; None for the data's name in the current folder.
         rule: `load_dataset.action_bounds`; empty where it is to be found out.
         episode_limit: steps after which an episode is cut; 0 for the environment's own.

@@ -25,7 +25,9 @@ class Display(progress.Progress):
     """Progress of one run.
 
     Args:
-        steps, quiet, console: updates in all; nothing but errors; where to: plain lines where that is no terminal.
+        steps: updates in all.
+        quiet: say nothing but errors.
+        console: where to; one that is not a terminal gets plain lines.
         caveat: what must stand beside every score ("not D4RL"), or empty.
         scored: whether the task has reference scores; returns are shown alone where it has none.
     """

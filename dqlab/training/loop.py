@@ -68,7 +68,9 @@ class Loop:
     """Trains one pack in one run folder.
 
     Args:
-        plan, task, callbacks: budget and intervals; whose scores are meant; what is called as it goes.
+        plan: budget and intervals.
+        task: whose scores are meant.
+        callbacks: what is called as it goes.
         pack, data: on the same device; `replicas` are the pack's rows, by name.
         evaluate: `(pack, step, mode, rows) -> EvaluationEpisodes of each replica`, those of the rows meaning something.
         folder: where everything is written; `resume`: continue from its checkpoint, if there is one.

@@ -33,7 +33,8 @@ class ReportTable:
     """A table of texts.
 
     Attributes:
-        name, caption: for references, such as `iqm-mean`; and what it shows, with selection rule and caveat.
+        name: for references, such as `iqm-mean`.
+        caption: what it shows, with selection rule and caveat.
         cells: rows by name, columns by head and what stands below it (the selection rule of its scores). The second
             line of a cell is in small print (an interval).
         strong: the row that stands out (the base).

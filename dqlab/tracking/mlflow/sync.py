@@ -59,7 +59,8 @@ class Memory:
         runs: what has been sent of each run, by key; the top one first.
         owner: a name that nobody else has, and MLflow's runs have as a tag.
         attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
-        began, settled: of a grid, when, in seconds; and packs that need no further look.
+        began: when a grid did, in seconds.
+        settled: a grid's packs that need no further look.
     """
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:

@@ -33,7 +33,8 @@ class TrackedRun:
     """One MLflow run, as its folder describes it.
 
     Attributes:
-        key, root: which of the folder's runs it is; the folder out of which none of its files may lead.
+        key: which of the folder's runs it is.
+        root: the folder out of which none of its files may lead.
         name, tags, parameters: as MLflow shows them.
         status: MLflow's word; empty where it follows from the children's.
         place, journal: of a replica, its own folder, and the file of its metrics if these are sent.
