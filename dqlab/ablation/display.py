@@ -28,9 +28,9 @@ SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are on
 
 def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
     """What an event means for one of the cells of its pack, which takes so many updates; a failed one has ended."""
+    if status.state == FAILED:
+        return
     match event.get("event"):
-        case _ if status.state == FAILED:
-            pass
         case "starting":
             status.state = STARTING
         case "started" | "progress":

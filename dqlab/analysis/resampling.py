@@ -99,7 +99,8 @@ class Bootstrap:
 
         def mean(first: NDArray[Any], second: NDArray[Any]) -> Array:
             places = (first // tasks)[:, None] * others * tasks + second[None]
-            return np.asarray(np.bincount(places.ravel(), minlength=len(rows)) / places.size @ rows)
+            shares = np.bincount(places.ravel(), minlength=len(rows)) / places.size
+            return np.asarray(shares @ rows)
 
         return self._interval([_places(ours, tasks), _places(others, tasks)], mean)
 

@@ -84,5 +84,8 @@ def doctor(args: argparse.Namespace) -> bool:
     except ImportError as error:
         raise ConfigError(f"dqlab train cannot work here yet: {error}. Fix: pip install dqlab") from error
     findings = examine_machine()
-    print(findings_as_json(findings)) if args.json else print_findings(findings)
+    if args.json:
+        print(findings_as_json(findings))
+    else:
+        print_findings(findings)
     return not can_train(findings)

@@ -37,7 +37,7 @@ def gin_parameters(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[s
     """The parameters that gin files set, with their defaults: all but those that whoever calls the component gives."""
     own = entry.signature()[registry.arguments :]
     given = {parameter.name: parameter.default for parameter in own if parameter.default is not parameter.empty}
-    return {**entry.example, **given, **entry.example}
+    return {**entry.example, **given, **entry.example}  # the example's come first, and have its values
 
 
 def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:

@@ -167,7 +167,7 @@ def _calls(config: Config, key: tuple[str, str]) -> Iterator[tuple[str, Any, tup
     """The calls that arguments of something consist of: the parameter, gin's reference, and what is called."""
     scope, selector = key
     bound = dict(config.get(("", selector), {}))
-    for outer in accumulate(scope.split("/"), "{}/{}".format):  # inner scopes override
+    for outer in accumulate(scope.split("/"), "{}/{}".format):  # of a/b: a, then a/b, which overrides
         bound |= config.get((outer, selector), {})
     for name, value in bound.items():
         for reference in gin_config.iterate_references({key: {name: value}}):
