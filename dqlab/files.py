@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,13 @@ def read_user_text(path: Path) -> str:
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return path.read_text(encoding="utf-16" if wide else "utf-8-sig")
+
+
+def look_here_for(module: str) -> None:
+    """Have Python look for a module in the current folder, too, where one of that name lies."""
+    top = module.partition(".")[0]
+    if str(Path.cwd()) not in sys.path and any(Path(place).is_file() for place in (f"{top}.py", f"{top}/__init__.py")):
+        sys.path.append(str(Path.cwd()))
 
 
 def expanded(path: str | Path) -> Path:

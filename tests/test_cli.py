@@ -316,9 +316,22 @@ def test_a_ten_line_plugin(dqlab: Run, tmp_path: Path) -> None:
     assert stored.startswith("import my_plugin")
     assert "flat.beta = 0.2" in stored
     assert dqlab("eval", "run", env=env).returncode == 0
+    facts = tmp_path / "run" / "run.json"
+    facts.write_text(facts.read_text().replace('"finished"', '"interrupted"'))
+    (tmp_path / "my_plugin.py").write_text(PLUGIN.replace("(n_timesteps,), beta", "(n_timesteps,), beta / 2"))
+    again = dqlab(*args, "--plugin", "my_plugin", "--out", "run", "--resume", env=env)
+    assert (again.returncode, "my_plugin has changed since the run began" in again.stderr) == (0, True), again.stderr
     check_mistake(dqlab(*args, "--out", "other", env=env), "flat")
     (tmp_path / "mine.gin").write_text(f"import my_plugin\ninclude '{QUICK[2]}'\nflat.betta = 0.1\n")
     check_mistake(dqlab("train", "--gin", "mine.gin", env=env), "mine.gin:3: 'flat' has no parameter 'betta'")
+
+
+def test_a_plugin_that_lies_here_is_found(tmp_path: Path) -> None:
+    """By the installed command, to which Python does not add the current folder."""
+    (tmp_path / "my_plugin.py").write_text(PLUGIN)
+    command = [Path(sys.executable).with_name("dqlab"), "list", "noise_schedule", "--plugin", "my_plugin"]
+    done = subprocess.run(command, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=240)
+    assert "The same beta at every step." in done.stdout, done.stderr
 
 
 def test_bc_trains_only_the_actor(in_process: Run, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,12 @@ from dqlab.ablation.engines.base import FINISHED as ENDED_WELL
 from dqlab.ablation.engines.base import STOPPED, Ended, Job, slots_of
 from dqlab.ablation.planning import PlannedPack
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, STARTING, WAITING, CellStatus
+from dqlab.config.plugins import changed_sources
+from dqlab.errors import DqlabError
 from dqlab.machine import readable_duration
 from dqlab.printing import Console, counted
 from dqlab.tracking.records import FailureRecord, SummaryRecord, read_record
+from dqlab.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from dqlab.ablation.driver import GridSession
@@ -72,8 +77,21 @@ def announce_grid(session: GridSession, console: Console) -> None:
         f"{failed:,} failed before, {cells:,} to train in {counted(len(session.packs), 'pack')}"
     )
     console.print(Text(told), soft_wrap=True)
+    for name, count in _trained_before_changes(session).items():
+        told = f"warning: {counted(count, 'cell')} finished before {name} was changed. --force trains all cells again."
+        console.print(Text(told), soft_wrap=True)
     for first, second in session.plan.same[:FEW]:
         console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
+
+
+def _trained_before_changes(session: GridSession) -> Counter[str]:
+    """How many cells have been trained with other code than a plugin's module has now; a cell's id does not show it."""
+    packs = Counter(status.folder.parent for status in session.in_state(FINISHED) if status.folder)
+    changed = Counter[str]()
+    for pack, cells in packs.items():
+        with suppress(DqlabError):  # it is told where the pack is read
+            changed.update(dict.fromkeys(changed_sources(RunFolder(pack).facts()), cells))
+    return changed
 
 
 def say_what_is_missing(session: GridSession, console: Console) -> None:

@@ -25,7 +25,7 @@ from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, 
 from dqlab.config.identity import RETIRED
 from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
-from dqlab.files import expanded, read_user_text
+from dqlab.files import expanded, look_here_for, read_user_text
 
 CONFIGURABLE = ("dqlab.envs.custom", "dqlab.runs.experiment", "dqlab.ablation.grid", "dqlab.tools.collect.recipe")
 """Importing these registers what gin files can set beside components."""
@@ -240,6 +240,7 @@ def import_plugin(module: str, place: str) -> None:
     if "/" in module or module.startswith("."):
         stem = Path(module).stem
         raise ConfigError(f"{place}: '{module}' is a path. Name the module, '{stem}', with its folder on PYTHONPATH.")
+    look_here_for(module)
     try:
         importlib.import_module(module)
     except ConfigError:

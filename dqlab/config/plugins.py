@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gin
 
@@ -74,6 +76,19 @@ def components_of(package: str) -> list[tuple[str, str]]:
         for entry in registry
         if f"{entry.module}.".startswith(f"{package}.")
     ]
+
+
+def plugin_sources() -> dict[str, str]:
+    """Modules, not dqlab's, that have registered components, and the beginning of the SHA-256 of each one's file."""
+    modules = {entry.module for registry in Registry.kinds.values() for entry in registry if entry.package != "dqlab"}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)}
+    return {name: sha256(Path(file).read_bytes()).hexdigest()[:12] for name, file in files.items() if file}
+
+
+def changed_sources(facts: Mapping[str, Any]) -> list[str]:
+    """The modules that a run.json names, whose files have changed since: their names do not show it."""
+    now = plugin_sources()
+    return [name for name, known in facts.get("plugin_sources", {}).items() if now.get(name, known) != known]
 
 
 def _importable(module: str) -> bool:

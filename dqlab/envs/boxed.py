@@ -13,6 +13,7 @@ from gymnasium.wrappers import FlattenObservation
 from dqlab.envs.checked_env import CheckedEnv, check_step_tuple, check_vectors, describe_error
 from dqlab.envs.tasks import UNLIMITED, fit_action, from_unit
 from dqlab.errors import ConfigError
+from dqlab.files import look_here_for
 
 EXACT = 2.0**53
 """Bounds beyond it are taken for none: integers are not exact there."""
@@ -68,6 +69,7 @@ def make_unlimited(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
 
 
 def _make(env_id: str, **options: Any) -> Any:
+    look_here_for(env_id.rpartition(":")[0])
     try:
         return gymnasium.make(env_id, **options)
     except (Exception, SystemExit) as error:  # somebody's constructor

@@ -42,7 +42,8 @@ def evaluate_run(
         ConfigError: a video is wanted and cannot be made here.
     """
     policies = load_policies(source, which, seed, task, bindings)
-    rows, failed = evaluate_policies(policies, episodes, bindings=bindings, video=video)
+    with Console(stderr=True).status("playing episodes" + (", and drawing the first one" if video else "")):
+        rows, failed = evaluate_policies(policies, episodes, bindings=bindings, video=video)
     first = policies[0]
     with first.ready():
         title = f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}"

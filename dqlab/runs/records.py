@@ -15,6 +15,7 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_value
 from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.config.identity import SOURCES, changed_results
+from dqlab.config.plugins import plugin_sources
 from dqlab.config.replica import Replica
 from dqlab.data.sources import absolute_source
 from dqlab.data.transitions import Transitions
@@ -105,6 +106,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
         "git_commit": _git_commit(),
         "gin_files": [str(path) for path in loaded.files],
         "plugins": loaded.imports,
+        "plugin_sources": plugin_sources(),
     }
 
 

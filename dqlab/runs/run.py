@@ -13,6 +13,7 @@ from typing import Any
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
+from dqlab.config.plugins import changed_sources
 from dqlab.errors import RunError, message_of
 from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
@@ -117,6 +118,8 @@ class _RunUnderWay(RunCallbacks):
         self.folder.lock()
         if resume and self.folder.config.exists():
             self.before = {**self.folder.facts()}
+            for name in changed_sources(self.before):
+                self.on_warning(f"{name} has changed since the run began: from here on it trains with what it is now.")
         self.facts = write_record(self.experiment, self.tracking, self.folder, self.data, self.loaded)
 
     def train(self, quiet: bool, profile: bool) -> Loop:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import keyword
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -55,7 +54,6 @@ def new_task(
     """
     if episodes < 1 or episode_limit < 0:
         raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")
-    sys.path.append(str(Path.cwd()))
     dataset = locate_dataset(data)
     out = out or Path(f"{Path(dataset.path.name).stem}.gin")
     if out.exists() and not force:

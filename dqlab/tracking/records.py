@@ -56,6 +56,7 @@ class RunRecord(TypedDict):
     task: str
     data: DataRecord
     versions: dict[str, str]
+    plugin_sources: NotRequired[dict[str, str]]
     algorithm: NotRequired[str]
     cell: NotRequired[str]
     seeds: Annotated[list[Seed], Field(min_length=1)]

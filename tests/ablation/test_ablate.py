@@ -7,11 +7,13 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import forked
@@ -129,6 +131,30 @@ def test_what_is_finished_is_not_run_again(place: Path, finished: Done, here: Ru
     assert again.returncode == 0, again.stderr
     assert "4 finished, 0 failed before, 0 to train in 0 packs" in again.stdout
     assert packs_run(place / "calm") == before
+
+
+def test_cells_that_a_changed_plugin_has_trained_are_told(place: Path, finished: Done) -> None:
+    """Their ids do not show it: nothing is trained again unless that is asked for."""
+    (place / "wave.py").write_text(WAVE)
+    shutil.copytree(place / "calm", place / "changed")
+    for path in (place / "changed" / "packs").glob("*/run.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "plugin_sources": {"wave": "0" * 12}}))
+    said = run(place, "--out", "changed", "--plugin", "wave", "--dry-run").stdout
+    assert "warning: 4 cells finished before wave was changed. --force trains all cells again." in said
+    known = sha256((place / "wave.py").read_bytes()).hexdigest()[:12]
+    for path in (place / "changed" / "packs").glob("*/run.json"):
+        path.write_text(path.read_text().replace("0" * 12, known))
+    assert "changed." not in run(place, "--out", "changed", "--plugin", "wave", "--dry-run").stdout
+
+
+WAVE = """
+from torch import nn
+from dqlab.networks.activations import activations
+
+@activations.register("wave", source="mine")
+def wave() -> nn.Module:
+    return nn.Tanh()
+"""
 
 
 def test_a_report_is_of_what_the_folder_holds(place: Path, finished: Done, here: Run) -> None:
