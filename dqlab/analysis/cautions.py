@@ -122,8 +122,9 @@ def _many_comparisons(results: GridResults, settings: Report, compared: pd.DataF
     )
     least = len(compared) * compared.smallest_p.min()
     if least > 1.0 - settings.confidence:
+        many = "so many comparisons" if len(compared) > 1 else "a comparison"
         yield (
-            f"So few pairs of runs cannot decide so many comparisons: even if all differences had one sign, "
+            f"So few pairs of runs cannot decide {many}: even if all differences had one sign, "
             f"the corrected p would be {min(1.0, least):.2g}."
         )
 

@@ -135,6 +135,10 @@ def _odd_episodes(found: Survey) -> Iterator[str]:
         long = int((found.lengths > task.episode_limit).sum())
         limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
         yield f"{long:,} episode(s) are longer than {limit}, up to {found.lengths.max():,}"
+    at_limit = task and task.episode_limit > 1 and (found.lengths == task.episode_limit).all()
+    if task and at_limit and len(found.lengths) and not found.timeouts.any():
+        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
+        yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
     if found.cuts == UNKNOWN:
         yield "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
     if columns.next_observations is not None:

@@ -140,5 +140,14 @@ def test_too_long_episodes() -> None:
     assert said == "1 episode(s) are longer than hopper-medium-v2's limit of 1,000 steps, up to 1,200"
 
 
+def test_terminals_that_may_be_timeouts() -> None:
+    """As in data whose two flags have been swapped."""
+    ends = np.arange(2000) % 1000 == 999
+    swapped = made(2000, terminals=ends, timeouts=np.zeros(2000, dtype=bool))
+    _, (said,) = find_faults(Survey(swapped, HOPPER))
+    assert said.startswith("every episode is terminal at hopper-medium-v2's limit of 1,000 steps")
+    assert find_faults(Survey(made(2000, terminals=np.zeros(2000, dtype=bool), timeouts=ends), HOPPER)) == ([], [])
+
+
 def test_what_is_sound_has_no_faults() -> None:
     assert find_faults(Survey(made(), HOPPER)) == ([], [])
