@@ -53,7 +53,6 @@ def write_grid(folder: Path, grid: GridResults, records: int = 5, state: str = "
     facts = {"name": grid.name, "axes": {name: list(points) for name, points in grid.axes.items()}}
     facts |= {"labels": grid.labels, "base": grid.base, "tasks": grid.tasks, "seeds": grid.seeds, "gin": grid.gin}
     facts |= {"mlflow_experiment": grid.name, "packs": list(packs), "cells": len(cells)}
-    (folder / "grid.gin").write_text(grid.gin)
     write_state(folder, **facts, finished=len(grid.results), failed=len(grid.failures), state=state)
     return folder
 

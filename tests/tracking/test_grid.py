@@ -343,7 +343,7 @@ def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:
     folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
     send_folder(folder, uri, "steps")
     write_grid(folder, made_grid(values=(2, 5, 10), tasks=TASKS[:1], seeds=3))
-    (folder / "grid.gin").write_text("a longer grid")
+    write_state(folder, gin="a longer grid")
     send_folder(folder, uri, "steps")
     top = stored(uri)["grid"][0]
     assert (top.data.tags["axes"], top.data.tags["seeds"], top.data.tags["cells"]) == ("N: 2, 5, 10", "0, 1, 2", "9")

@@ -102,11 +102,12 @@ def interrupted(out: Path) -> None:
 
 
 LEADER = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Makes the terminal the session's own, as a terminal window does."""
+"""Makes the terminal the session's own, as a terminal window does, whoever may ignore its end."""
 
 
 def test_each_signal_saves_and_a_resume_is_bit_identical(tmp_path: Path, in_process: Callable[..., Any]) -> None:
