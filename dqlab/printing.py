@@ -3,7 +3,9 @@ how results are said: numbers, intervals, lists."""
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -32,6 +34,16 @@ class Console(rich.Console):
     def status(self, status: Any, **options: Any) -> Status:
         """A spinner; nothing at all, not rich's empty line either, where there is no terminal."""
         return Status(status, console=self if self.is_terminal else rich.Console(quiet=True), **options)
+
+    def _check_buffer(self) -> None:
+        """As rich does; but a terminal that has gone (a lost connection, `disown`) ends nothing: it is told no more."""
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self.file.fileno())
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A text as rich styles it, which is measured as it will be shown."""

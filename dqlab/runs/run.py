@@ -202,7 +202,8 @@ class _RunUnderWay(RunCallbacks):
         self.tell({"event": "evaluated", "step": step, "scores": scores})
 
     def on_warning(self, text: str) -> None:
-        print(f"dqlab: warning: {text}", file=sys.stderr)
+        with suppress(OSError):  # a terminal that has gone
+            print(f"dqlab: warning: {text}", file=sys.stderr)
 
     def on_checkpoint(self, step: int) -> None:
         self.tell({"event": "saved", "step": step})

@@ -80,16 +80,27 @@ def ignored_then_sigterm(out: Path) -> None:
     assert (code, f"--resume --out {out} continues" in said) == (143, True), said
 
 
-def closed_terminal(out: Path) -> None:
-    """The run writes to a terminal, which hangs up (SIGHUP): the checkpoint is written all the same."""
+def closed_terminal(out: Path, heeded: str = "SIG_DFL") -> int:
+    """The run writes to a terminal, which hangs up (SIGHUP); its exit code."""
     ours, theirs = pty.openpty()
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
-    run = until_held(out, 60, [sys.executable, "-c", LEADER], "--resume", **streams)
+    run = until_held(out, 60, [sys.executable, "-c", LEADER.format(heeded)], "--resume", **streams)
     os.close(theirs)
     with os.fdopen(ours, errors="replace") as lines:
         assert any("ready after" in line for line in lines)
         wait_until_held(run.release)
-    assert run.ended()[0] == 129
+    return run.ended()[0]
+
+
+def hung_up(out: Path) -> None:
+    """The checkpoint is written all the same."""
+    assert closed_terminal(out) == 129
+
+
+def test_a_terminal_that_has_gone_ends_nothing(tmp_path: Path) -> None:
+    """As after `disown`: no signal comes, and nothing can be written any more."""
+    assert closed_terminal(tmp_path / "run", "SIG_IGN") == 0
+    assert RunFolder(tmp_path / "run").finished
 
 
 def interrupted(out: Path) -> None:
@@ -103,7 +114,7 @@ def interrupted(out: Path) -> None:
 
 LEADER = """
 import fcntl, os, signal, sys, termios
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.{})
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
@@ -114,7 +125,7 @@ def test_each_signal_saves_and_a_resume_is_bit_identical(tmp_path: Path, in_proc
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert in_process(*arguments(whole, "-q")).returncode == 0
     steps = [0]
-    for stop in (ignored_then_sigterm, closed_terminal, interrupted):
+    for stop in (ignored_then_sigterm, hung_up, interrupted):
         stop(stopped)
         facts = RunFolder(stopped).facts()
         assert (facts["state"], facts["reason"][:15]) == ("interrupted", "stopped at step")
