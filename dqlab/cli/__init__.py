@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
     if argv is None:
         _use_utf8()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing half-written stays; train and ablate save
+        signal.signal(signal.SIGTERM, _terminate)  # nothing half-written stays; train and ablate save
     quiet_threads()
     gc.set_threshold(10_000)  # 8% of a start: with Python's 700 it looks for garbage all along PyTorch's import
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next (docs/howto/train.md)
@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"dqlab: error: {said}", file=sys.stderr)
         return 2
+    except _TerminatedError:
+        return 143
     except KeyboardInterrupt:
         print("dqlab: interrupted; the same command continues (dqlab train: with --resume)", file=sys.stderr)
         return 130
@@ -75,6 +77,14 @@ def build_parser() -> Parser:
         listed += [f"{title}:", *(f"  {command.name:<12}{command.text}" for command in group)]
     parser.epilog = "\n".join([*listed, "", "`dqlab COMMAND --help` shows a command's options, and examples."])
     return parser
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM has come; what guards against anything that somebody's code raises lets it through, as it does Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise _TerminatedError
 
 
 def _as_a_line(error: Exception) -> str:
