@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
@@ -87,6 +86,8 @@ GPU_SHARE = "DQLAB_GPU_SHARE"
 
 def package_version(package: str) -> str:
     """A package's version, in words."""
+    from importlib.metadata import PackageNotFoundError, version  # a third of the time of --help
+
     try:
         return version(package)
     except PackageNotFoundError:
