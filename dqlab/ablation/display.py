@@ -19,7 +19,7 @@ from dqlab.ablation.engines.base import FINISHED as ENDED_WELL
 from dqlab.ablation.engines.base import STOPPED, Ended, Job, slots_of
 from dqlab.ablation.planning import PlannedPack
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, STARTING, WAITING, CellStatus
-from dqlab.config.plugins import changed_sources
+from dqlab.config.plugins import changed_sources, plugin_sources
 from dqlab.errors import DqlabError
 from dqlab.machine import readable_duration
 from dqlab.printing import Console, counted
@@ -87,10 +87,10 @@ def announce_grid(session: GridSession, console: Console) -> None:
 def _trained_before_changes(session: GridSession) -> Counter[str]:
     """How many cells have been trained with other code than a plugin's module has now; a cell's id does not show it."""
     packs = Counter(status.folder.parent for status in session.in_state(FINISHED) if status.folder)
-    changed = Counter[str]()
+    changed, now = Counter[str](), plugin_sources()
     for pack, cells in packs.items():
         with suppress(DqlabError):  # it is told where the pack is read
-            changed.update(dict.fromkeys(changed_sources(RunFolder(pack).facts()), cells))
+            changed.update(dict.fromkeys(changed_sources(RunFolder(pack).facts(), now), cells))
     return changed
 
 

@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +18,7 @@ from dqlab.config.gin_files import import_plugin
 from dqlab.config.gin_state import configurables, remove_configurable
 from dqlab.config.registry import NameTakenError, Registry, fill_registries
 from dqlab.errors import ConfigError, message_of, nearest
+from dqlab.files import sha256_of
 
 GROUP = "dqlab.plugins"
 
@@ -82,12 +82,11 @@ def plugin_sources() -> dict[str, str]:
     """Modules, not dqlab's, that have registered components, and the beginning of the SHA-256 of each one's file."""
     modules = {entry.module for registry in Registry.kinds.values() for entry in registry if entry.package != "dqlab"}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)}
-    return {name: sha256(Path(file).read_bytes()).hexdigest()[:12] for name, file in files.items() if file}
+    return {name: sha256_of(Path(file))[:12] for name, file in files.items() if file}
 
 
-def changed_sources(facts: Mapping[str, Any]) -> list[str]:
-    """The modules that a run.json names, whose files have changed since: their names do not show it."""
-    now = plugin_sources()
+def changed_sources(facts: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """The modules that a run.json names, whose files are others in `now`, `plugin_sources`: names do not show it."""
     return [name for name, known in facts.get("plugin_sources", {}).items() if now.get(name, known) != known]
 
 

@@ -118,9 +118,9 @@ class _RunUnderWay(RunCallbacks):
         self.folder.lock()
         if resume and self.folder.config.exists():
             self.before = {**self.folder.facts()}
-            for name in changed_sources(self.before):
-                self.on_warning(f"{name} has changed since the run began: from here on it trains with what it is now.")
         self.facts = write_record(self.experiment, self.tracking, self.folder, self.data, self.loaded)
+        for name in changed_sources(self.before, self.facts["plugin_sources"]):
+            self.on_warning(f"{name} has changed since the run began: from here on it trains with what it is now.")
 
     def train(self, quiet: bool, profile: bool) -> Loop:
         """All updates and evaluations; training that ends early says in run.json how."""
