@@ -150,7 +150,7 @@ def _read_with_the_data() -> Values:
 
     def parameters(selector: str) -> Values:
         bound = {n: v for n, v in gin_state.bound_parameters().items() if n.startswith(selector + ".")}
-        described = inspect.signature(gin_state.wrapped_configurable(selector)).parameters.values()
+        described = inspect.signature(gin_state.configurables()[selector]).parameters.values()
         # what has no default has a class in its place, which can be called
         known = {f"{selector}.{p.name}": p.default for p in described if not callable(p.default)}
         return {**known, **bound}

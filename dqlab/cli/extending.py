@@ -80,12 +80,7 @@ def new_plugin(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> bool:
     """Say what works on this machine, and the fix for what does not; exit code 1 if dqlab train could not work."""
     try:
-        from dqlab.tools.doctor import can_train, examine_machine, findings_as_json, print_findings
+        from dqlab.tools.doctor import report_machine
     except ImportError as error:
         raise ConfigError(f"dqlab train cannot work here yet: {error}. Fix: pip install dqlab") from error
-    findings = examine_machine()
-    if args.json:
-        print(findings_as_json(findings))
-    else:
-        print_findings(findings)
-    return not can_train(findings)
+    return not report_machine(args.json)

@@ -13,11 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.config.fields import bound_of
-from dqlab.config.gin_state import configurables, shortest_name
+from dqlab.config.gin_state import configurables, plain_value, shortest_name
 from dqlab.config.registry import Registry, RegistryEntry, registry_of
 from dqlab.printing import Console
-
-PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 
 
 def registries_of(kind: str | None) -> list[Registry[Any]]:
@@ -28,7 +26,7 @@ def registries_of(kind: str | None) -> list[Registry[Any]]:
 def is_plain(value: Any) -> bool:
     """Whether gin files can say a value."""
     try:
-        return isinstance(value, PLAIN) and bool(ast.literal_eval(repr(value)) == value)
+        return plain_value(value) is value and bool(ast.literal_eval(repr(value)) == value)
     except (ValueError, SyntaxError):
         return False
 
@@ -118,15 +116,13 @@ def _default(value: Any) -> str:
 def components_markdown(kind: str | None = None) -> str:
     """dqlab's own components, a table a kind: the text of docs/components.md. Plugins do not change it."""
     own = [registry for registry in registries_of(kind) if registry.module.split(".")[0] == "dqlab"]
-    return "\n".join([*PREFACE, *(line for registry in own for line in _section(registry))])
+    return "\n".join([PREFACE, *(line for registry in own for line in _section(registry))])
 
 
-PREFACE = (
-    "# Components",
-    "",
-    "What gin files can choose, as `dqlab list --markdown` writes it (`make components`). `dqlab list KIND` shows",
-    "parameters and defaults too, `dqlab describe KIND NAME` everything, and both show the components of your plugins.",
-)
+PREFACE = """# Components
+
+What gin files can choose, as `dqlab list --markdown` writes it (`make components`). `dqlab list KIND` shows
+parameters and defaults too, `dqlab describe KIND NAME` everything, and both show the components of your plugins."""
 
 
 def _section(registry: Registry[Any]) -> Iterator[str]:

@@ -1,8 +1,4 @@
-"""gin, strictly: every mistake in a configuration is one message with file, line and the nearest name.
-
-Files include others relative to themselves. What a run really used is gin's operative configuration;
-`operative_text` writes it so that it reproduces the run.
-"""
+"""gin, strictly: every mistake in a configuration is one message with file, line and the nearest name."""
 
 from __future__ import annotations
 
@@ -20,13 +16,14 @@ from typing import Any
 import gin
 from gin import config_parser
 
-from dqlab.config.gin_state import check_calls, complete_name, configurables, nearest_parameter_read, shortest_name
+from dqlab.config.gin_state import check_calls, configurables, matching_selectors, shortest_name, without_effect
 from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, written_name
 from dqlab.config.identity import RETIRED
 from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
 from dqlab.files import expanded, look_here_for, read_user_text
 
+READ_HERE = "configuration."
 CONFIGURABLE = ("dqlab.envs.custom", "dqlab.runs.experiment", "dqlab.ablation.grid", "dqlab.tools.collect.recipe")
 """Importing these registers what gin files can set beside components."""
 SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("gin", "ablations")]
@@ -37,8 +34,7 @@ SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("g
 def import_path(folders: tuple[str, ...] = ()) -> None:
     """Where modules of the user's are found, beside Python's own places: `load_gin` reads it, wherever it is bound.
 
-    Absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere, names those of
-    the gin files that it came from.
+    Absolute paths. A gin file's own folder need not be named; a run's config.gin names those of its gin files.
     """
 
 
@@ -47,7 +43,7 @@ class LoadedConfig:
     """What was read.
 
     Attributes:
-        files: in order.
+        files: gin files, in order.
         imports: modules, imported by gin files or as plugins.
         own: name -> file and line of what is bound in gin files other than dqlab's.
         folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
@@ -141,23 +137,14 @@ def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> No
         ConfigError: a binding is none of `parameters_read`; the message names the nearest one.
     """
     for name in (name for binding in bindings for name in bound_names(binding)):
-        if complete_name(name) not in known and not complete_name(name).startswith(READ_HERE):
-            raise ConfigError(
-                f"--set {name} has no effect: nothing here reads it. {nearest_parameter_read(name, known)}"
-            )
+        if said := without_effect(name, known, READ_HERE):
+            raise ConfigError(f"--set {said}")
 
 
 def unread_warnings(loaded: LoadedConfig, known: Collection[str]) -> list[str]:
     """Warnings of what the user's own gin files bind and nothing reads; of grids and recipes, which others read."""
-    return [
-        f"{place}: {name} has no effect: nothing here reads it. {nearest_parameter_read(name, known)}"
-        for name, place in loaded.own.items()
-        if complete_name(name) not in known and not complete_name(name).startswith(READ_ELSEWHERE)
-    ]
-
-
-READ_HERE = "configuration."
-READ_ELSEWHERE = ("ablation.", "collection.", READ_HERE)
+    said = {name: without_effect(name, known, ("ablation.", "collection.", READ_HERE)) for name in loaded.own}
+    return [f"{place}: {said[name]}" for name, place in loaded.own.items() if said[name]]
 
 
 def _import_from(folders: Iterable[Path], loaded: LoadedConfig) -> None:
@@ -178,27 +165,34 @@ def _add_folders(given: Any, place: str, loaded: LoadedConfig) -> None:
         if not loaded.stored or place.startswith("--") or str(folder) in known:
             _import_from([folder], loaded)
         elif folder.is_dir():
-            print(
-                f"dqlab: warning: {place} names {folder} for modules: not looked into on the word of that file alone. "
-                f'If it is yours: --set "import_path.folders=({str(folder)!r},)", or PYTHONPATH.',
-                file=sys.stderr,
-            )
+            advice = f'If it is yours: --set "import_path.folders=({str(folder)!r},)", or PYTHONPATH.'
+            said = f"{place} names {folder} for modules: not looked into on the word of that file alone. {advice}"
+            print(f"dqlab: warning: {said}", file=sys.stderr)
 
 
 def _apply(statements: Iterable[tuple[Any, str]], loaded: LoadedConfig) -> None:
     shipped = tuple(os.path.realpath(root) + os.sep for root in SHIPPED)  # in a checkout files are named relatively
     for statement, place in statements:
-        typed = place.startswith("--")
         if isinstance(statement, config_parser.ImportStatement):
             _import(statement.module, place, loaded)
-        elif isinstance(statement, config_parser.BindingStatement):
-            if written_name(statement).endswith(RETIRED) and not typed:
-                continue
-            _bind(statement, place)
-            if not typed and not os.path.realpath(place).startswith(shipped):
-                loaded.own[written_name(statement)] = place
-            if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
-                _add_folders(statement.value, place, loaded)
+        if not isinstance(statement, config_parser.BindingStatement):
+            continue
+        name, typed = written_name(statement), place.startswith("--")
+        if name.endswith(RETIRED) and not typed:
+            continue
+        if statement.arg_name:
+            check_binding(f"{statement.selector}.{statement.arg_name}", place)
+            bound = (statement.scope, statement.selector, statement.arg_name)
+        else:
+            bound = (name, "gin.macro", "value")
+        try:
+            gin.bind_parameter(bound, statement.value)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {first_line(error)}") from error
+        if not typed and not os.path.realpath(place).startswith(shipped):
+            loaded.own[name] = place
+        if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
+            _add_folders(statement.value, place, loaded)
 
 
 def _of_file(path: Path, loaded: LoadedConfig) -> Iterator[tuple[Any, str]]:
@@ -246,24 +240,10 @@ def import_plugin(module: str, place: str) -> None:
     except ConfigError:
         raise
     except ImportError as error:
-        hint = " Leave off '.py'." if module.endswith(".py") else ""
-        raise ConfigError(
-            f"{place}: cannot import '{module}' ({error}). Is it installed, or on PYTHONPATH?{hint}"
-        ) from error
+        hint = "Leave off '.py'." if module.endswith(".py") else "Is it installed, or on PYTHONPATH?"
+        raise ConfigError(f"{place}: cannot import '{module}' ({error}). {hint}") from error
     except (Exception, SystemExit) as error:  # a plugin may fail in any way
         raise ConfigError(f"{place}: '{module}' fails when it is imported: {error!r}") from error
-
-
-def _bind(statement: Any, place: str) -> None:
-    if not statement.arg_name:
-        macro = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
-        gin.bind_parameter((macro, "gin.macro", "value"), statement.value)
-        return
-    check_binding(f"{statement.selector}.{statement.arg_name}", place)
-    try:
-        gin.bind_parameter((statement.scope, statement.selector, statement.arg_name), statement.value)
-    except ValueError as error:
-        raise ConfigError(f"{place}: {first_line(error)}") from error
 
 
 def check_binding(name: Any, place: str) -> None:
@@ -271,7 +251,7 @@ def check_binding(name: Any, place: str) -> None:
     if not isinstance(name, str) or not all(name.rpartition(".")):
         raise ConfigError(f"{place}: {name!r} is no parameter's name. Write it as Configurable.parameter.")
     (selector, _, parameter), registered = name.rpartition("."), configurables()
-    matches = [name for name in registered if name == selector or name.endswith("." + selector)]
+    matches = matching_selectors(selector)
     if not matches:
         raise ConfigError(f"{place}: {unknown_name(selector)}")
     if len(matches) > 1:
@@ -279,10 +259,9 @@ def check_binding(name: Any, place: str) -> None:
     parameters, takes_any = _parameters(registered[matches[0]])
     if takes_any or parameter in parameters:
         return
-    others = [
-        f"{shortest_name(name)}.{parameter}" for name, item in registered.items() if parameter in _parameters(item)[0]
-    ]
-    meant = f"Did you mean {' or '.join(others)}?" if 0 < len(others) <= 3 else nearest(parameter, parameters)
+    having = [shortest_name(name) for name, item in registered.items() if parameter in _parameters(item)[0]]
+    others = " or ".join(f"{name}.{parameter}" for name in having)
+    meant = f"Did you mean {others}?" if 0 < len(having) <= 3 else nearest(parameter, parameters)
     raise ConfigError(f"{place}: '{selector}' has no parameter '{parameter}'. {meant}")
 
 

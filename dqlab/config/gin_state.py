@@ -60,9 +60,15 @@ def abbreviate_names(bindings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _abbreviate(name: str) -> str:
+    scope, selector, parameter = _split(name)
+    return f"{scope}{shortest_name(selector)}.{parameter}" if selector else name
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """`scope/` or nothing, what is configured, and its parameter; of a macro, its name alone as the parameter."""
     scope, slash, rest = name.rpartition("/")
-    selector, dot, parameter = rest.rpartition(".")
-    return f"{scope}{slash}{shortest_name(selector)}.{parameter}" if dot else name
+    selector, _, parameter = rest.rpartition(".")
+    return scope + slash, selector, parameter
 
 
 def parameters_read() -> set[str]:
@@ -70,23 +76,31 @@ def parameters_read() -> set[str]:
     return set(_by_name(gin_config._OPERATIVE_CONFIG))
 
 
-def nearest_parameter_read(name: str, known: Collection[str]) -> str:
-    """Which parameter may have been meant: one of the same name elsewhere, before one whose whole name is similar."""
+def without_effect(name: str, known: Collection[str], elsewhere: str | tuple[str, ...]) -> str:
+    """A sentence on a parameter that is not among those `known` to be read, nor begins as those read `elsewhere`.
+
+    It names one of the same name elsewhere, before one whose whole name is similar.
+    """
+    if complete_name(name) in known or complete_name(name).startswith(elsewhere):
+        return ""
     brief, parameter = [_abbreviate(other) for other in known if "." in other], name.rpartition(".")[2]
     alike = get_close_matches(parameter, {other.rpartition(".")[2] for other in brief}, n=1, cutoff=0.75)
     same = [other for other in brief if [other.rpartition(".")[2]] == alike]
     by_likeness = sorted(same, key=lambda other: -SequenceMatcher(None, other, name).ratio())
-    return f"Did you mean {' or '.join(by_likeness[:3])}?" if same else nearest(name, brief)
+    hint = f"Did you mean {' or '.join(by_likeness[:3])}?" if same else nearest(name, brief)
+    return f"{name} has no effect: nothing here reads it. {hint}"
 
 
 def complete_name(name: str) -> str:
     """A binding's name with the complete name of what it binds, however short it was written."""
-    scope, slash, rest = name.rpartition("/")
-    selector, dot, parameter = rest.rpartition(".")
-    if not dot:  # a macro
-        return name
-    found = [known for known in configurables() if known == selector or known.endswith("." + selector)]
-    return f"{scope}{slash}{found[0] if len(found) == 1 else selector}.{parameter}"
+    scope, selector, parameter = _split(name)
+    found = matching_selectors(selector)
+    return f"{scope}{found[0]}.{parameter}" if len(found) == 1 else name
+
+
+def matching_selectors(selector: str) -> list[str]:
+    """Complete names of the configurables that a gin file may mean; that name alone where it is complete."""
+    return list(gin_config._REGISTRY.matching_selectors(selector))
 
 
 def plain_value(value: Any) -> Any:
@@ -97,12 +111,6 @@ def plain_value(value: Any) -> Any:
 def configurables() -> dict[str, Any]:
     """Every configurable's function or class, as written, by complete name `module.name`."""
     return {selector: record.wrapped for selector, record in gin_config._REGISTRY.items()}
-
-
-def wrapped_configurable(selector: str) -> Any:
-    """The function or class, as written, behind a complete name; None where there is none."""
-    found = gin_config._REGISTRY.get(selector)
-    return found and found.wrapped
 
 
 def shortest_name(selector: str) -> str:
@@ -116,6 +124,7 @@ def remove_configurable(selector: str) -> None:
         gin_config._INVERSE_REGISTRY.pop(gin_config._REGISTRY.pop(selector).wrapped, None)
 
 
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
 """gin's variables that make up the current configuration."""
 
@@ -138,50 +147,42 @@ class OtherConfiguration:
     __enter__ = __exit__ = _exchange
 
 
-Config = Mapping[tuple[str, str], Mapping[str, Any]]
-"""gin's: (scope, complete name) -> parameter -> value."""
-
-
 def check_calls() -> None:
     """Raise a ConfigError where a call that the current configuration binds lacks an argument, or is made of itself."""
     config, graph, left = gin_config._CONFIG, {}, [*gin_config._CONFIG]
     while left:
         key = left.pop()
-        if key not in graph:
-            calls = [*_calls(config, key)]
-            for name, reference, (_, selector) in calls:
-                # which scope a call is made in is known only then: what any scope binds will do
-                bound = {each for (_, other), given in config.items() if other == selector for each in given}
-                if lacking := [each for each in _required(reference) if each not in bound]:
-                    add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
-                    raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
-            graph[key] = [child for _, _, child in calls]
-            left += graph[key]
+        if key in graph:
+            continue
+        calls = [*_calls(key)]
+        for name, reference, (_, selector) in calls:
+            # which scope a call is made in is known only then: what any scope binds will do
+            bound = {each for (_, other), given in config.items() if other == selector for each in given}
+            parameters = inspect.signature(reference.configurable.wrapped).parameters.values()
+            needed = [p.name for p in parameters if p.default is p.empty and p.kind in NAMED]
+            if lacking := [each for each in needed if each not in bound]:
+                add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
+                raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
+        graph[key] = [child for _, _, child in calls]
+        left += graph[key]
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise ConfigError(f"{_called(error.args[1][0])} is made of itself: its bindings lead back to it.") from error
 
 
-def _calls(config: Config, key: tuple[str, str]) -> Iterator[tuple[str, Any, tuple[str, str]]]:
-    """The calls that arguments of something consist of: the parameter, gin's reference, and what is called."""
+def _calls(key: tuple[str, str]) -> Iterator[tuple[str, Any, tuple[str, str]]]:
+    """The calls in what is bound of a (scope, complete name): the parameter, gin's reference, and what is called."""
     scope, selector = key
-    bound = dict(config.get(("", selector), {}))
+    bound = dict(gin_config._CONFIG.get(("", selector), {}))
     for outer in accumulate(scope.split("/"), "{}/{}".format):  # of a/b: a, then a/b, which overrides
-        bound |= config.get((outer, selector), {})
+        bound |= gin_config._CONFIG.get((outer, selector), {})
     for name, value in bound.items():
         for reference in gin_config.iterate_references({key: {name: value}}):
             if reference.evaluate:
                 yield name, reference, ("/".join(reference.scopes) or scope, reference.configurable.selector)
 
 
-def _required(reference: Any) -> list[str]:
-    parameters = inspect.signature(reference.configurable.wrapped).parameters.values()
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [item.name for item in parameters if item.default is item.empty and item.kind in named]
-
-
 def _called(key: tuple[str, str]) -> str:
     scope, selector = key
-    name = selector.rpartition(".")[2]
-    return f"%{scope}" if selector == "gin.macro" else f"{scope}/{name}".lstrip("/")
+    return f"%{scope}" if selector == "gin.macro" else f"{scope}/{selector.rpartition('.')[2]}".lstrip("/")

@@ -1,41 +1,20 @@
 """Which parameters make a run another run. What else does (data, seed) is added where runs are told apart.
 
-`changed_results` compares two configurations (for a resume, or a figure that takes runs that are there),
-`belongs_to_cell` and `is_as_before` say what a cell of a grid is known by, `describes_setting` by what runs are grouped
-in a comparison. Neither gin nor torch is needed.
+Neither gin nor torch is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
-
-class Role(Enum):
-    """What a parameter of `Experiment` is to the identity of a run."""
-
-    COMPUTED = "it decides what is computed"
-    TASK = "it is the task: part of a cell, and what comparisons are made on"
-    REPLICA = "it says which replicas of a setting these are; each of them is a run of its own"
-    MACHINE = "it says where and how fast: last bits only; a cell is the same, a resume wants the configured device"
-
-
-EXPERIMENT_FIELDS: Mapping[str, Role] = {
-    "task": Role.TASK,
-    "algorithm": Role.COMPUTED,
-    "seeds": Role.REPLICA,
-    "physics": Role.COMPUTED,
-    "env_backend": Role.COMPUTED,
-    "device": Role.MACHINE,
-    "dtype": Role.COMPUTED,
-    "action_chunk": Role.COMPUTED,
-    "precision": Role.COMPUTED,
-    "threads": Role.MACHINE,
-    "cell": Role.REPLICA,
-    "replicas": Role.REPLICA,
+EXPERIMENT_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "computed": ("algorithm", "physics", "env_backend", "dtype", "action_chunk", "precision"),
+    "task": ("task",),  # part of a cell, and what comparisons are made on
+    "replicas": ("seeds", "cell", "replicas"),  # of a setting; each of them is a run of its own
+    "machine": ("device", "threads"),  # last bits only; a cell is the same, a resume wants the configured device
 }
-"""The role of every field; a field without one fails a test."""
+"""What each field of `Experiment` is to the identity of a run; one that is not here fails a test."""
 
 RETIRED = (
     "load_dataset.memory_map",
@@ -103,23 +82,19 @@ _ABOUT_GRIDS = ("Grid.", "Report.")
 
 
 def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What two configurations of a run differ in that changes its results, one line each.
+    """What two configurations of a run, as `gin_syntax.parse_bindings` reads them, differ in that changes its results.
 
-    Args:
-        before, after: parameter -> value, names as short as `gin_syntax.parse_bindings` gives them.
+    A line each.
     """
     old, new = {**UNSTORED, **before}, {**UNSTORED, **after}
-    return [
-        f"{name}: {old.get(name, 'unset')!r} before, {new.get(name, 'unset')!r} now"
-        for name in sorted({*old, *new})
-        if name not in WITHOUT_EFFECT and old.get(name) != new.get(name)
-    ]
+    found = (name for name in sorted({*old, *new} - {*WITHOUT_EFFECT}) if old.get(name) != new.get(name))
+    return [f"{name}: {old.get(name, 'unset')!r} before, {new.get(name, 'unset')!r} now" for name in found]
 
 
 def belongs_to_cell(name: str) -> bool:
     """Whether a parameter that is read, by its complete name, is part of what a cell of a grid is known by."""
-    role = EXPERIMENT_FIELDS.get(name.removeprefix("experiment.Experiment."))
-    apart = role in (Role.REPLICA, Role.MACHINE) or name.startswith(_NOT_OF_RUNS) or short_name(name) in WITHOUT_EFFECT
+    apart = name.removeprefix("experiment.Experiment.") in EXPERIMENT_FIELDS["replicas"] + EXPERIMENT_FIELDS["machine"]
+    apart |= name.startswith(_NOT_OF_RUNS) or short_name(name) in WITHOUT_EFFECT
     return not apart or name == SOURCES  # by which the dataset is found, whose digest then stands for them
 
 
@@ -133,8 +108,8 @@ def describes_setting(name: str, value: Any) -> bool:
 
     Seeds and tasks are compared in other ways; what came later counts where it is not at its old value.
     """
-    role = EXPERIMENT_FIELDS.get(name.removeprefix("Experiment."), Role.COMPUTED)
-    apart = role is not Role.COMPUTED or name in WITHOUT_EFFECT or name.startswith(_ABOUT_GRIDS)
+    apart = any(name.removeprefix("Experiment.") in EXPERIMENT_FIELDS[role] for role in ("task", "replicas", "machine"))
+    apart |= name in WITHOUT_EFFECT or name.startswith(_ABOUT_GRIDS)
     return not apart and LATER.get(name, ...) != value
 
 

@@ -47,8 +47,7 @@ def installed_plugins() -> list[EntryPoint]:
 
 
 def load_one(name: str) -> str:
-    """Load all plugins and make sure that one of them is: by its entry point, its distribution, or as a module; returns
-    the package that its components come from.
+    """Load all plugins and make sure of one, named by entry point, distribution or module; returns its package.
 
     Raises:
         ConfigError: there is none of that name, or it fails; the message says why.
@@ -56,13 +55,11 @@ def load_one(name: str) -> str:
     load_plugins()
     points = [point for point in installed_plugins() if name in (point.name, point.dist and point.dist.name)]
     module = points[0].module if points else name
-    if not points and not _importable(name):
-        near = nearest(name, {point.name for point in installed_plugins()})
-        here = f"The folder of that name here is not installed: pip install -e {name}"
-        project = (Path(name) / "pyproject.toml").exists()
-        raise ConfigError(
-            f"There is no plugin or module '{name}'. {here if project else near} A module is found on PYTHONPATH."
-        )
+    if not points and not importable(name):
+        hint = nearest(name, {point.name for point in installed_plugins()})
+        if (Path(name) / "pyproject.toml").exists():
+            hint = f"The folder of that name here is not installed: pip install -e {name}"
+        raise ConfigError(f"There is no plugin or module '{name}'. {hint} A module is found on PYTHONPATH.")
     with all_or_nothing(_package(module)):
         import_plugin(module, f"plugin '{name}'")
     return module if hasattr(sys.modules[module], "__path__") else module.rpartition(".")[0] or module
@@ -70,12 +67,8 @@ def load_one(name: str) -> str:
 
 def components_of(package: str) -> list[tuple[str, str]]:
     """Kind and name of every component that a package (or one of its modules) has registered."""
-    return [
-        (kind, entry.name)
-        for kind, registry in sorted(Registry.kinds.items())
-        for entry in registry
-        if f"{entry.module}.".startswith(f"{package}.")
-    ]
+    known = [(kind, entry) for kind, registry in sorted(Registry.kinds.items()) for entry in registry]
+    return [(kind, entry.name) for kind, entry in known if f"{entry.module}.".startswith(f"{package}.")]
 
 
 def plugin_sources() -> dict[str, str]:
@@ -90,7 +83,7 @@ def changed_sources(facts: Mapping[str, Any], now: Mapping[str, str]) -> list[st
     return [name for name, known in facts.get("plugin_sources", {}).items() if now.get(name, known) != known]
 
 
-def _importable(module: str) -> bool:
+def importable(module: str) -> bool:
     """Whether there is such a module; a mere folder, which Python would import as an empty package, is none."""
     try:
         found = find_spec(module)
@@ -122,21 +115,19 @@ def _package(module: str) -> str:
 
 @contextmanager
 def all_or_nothing(package: str) -> Iterator[None]:
-    """What is imported inside, a top-level package, is registered entirely, or, where it fails, not at all: dqlab's own
-    modules excepted.
-    """
-    kinds, names = dict(Registry.kinds), {kind: set(registry.entries) for kind, registry in Registry.kinds.items()}
+    """What is imported inside, a top-level package, is registered entirely or not at all; dqlab's own modules stay."""
+    names = {kind: set(registry.entries) for kind, registry in Registry.kinds.items()}
     selectors, modules = set(configurables()), set(sys.modules)
     try:
         yield
     except BaseException:
         failed = {package}
         for kind, registry in list(Registry.kinds.items()):
-            new = [entry for name, entry in registry.entries.items() if name not in names.get(kind, ())]
-            for entry in (entry for entry in new if entry.package != "dqlab"):
-                registry.remove(entry.name)
-                failed.add(entry.package)
-            if kind not in kinds and _package(registry.module) != "dqlab":
+            for name, entry in list(registry.entries.items()):
+                if name not in names.get(kind, ()) and entry.package != "dqlab":
+                    registry.remove(name)
+                    failed.add(entry.package)
+            if kind not in names and _package(registry.module) != "dqlab":
                 del Registry.kinds[kind]
         for selector, item in configurables().items():
             if selector not in selectors and _package(item.__module__) != "dqlab":

@@ -1,7 +1,6 @@
 """One registry class for every exchangeable component: a decorator names the component and makes it a gin configurable.
 
-Noise schedules, denoisers, critics, selections, samplers, policies, algorithms, datasets, tasks and the rest
-are all looked up here; nothing in dqlab asks `if name == ...`.
+All are looked up here; nothing in dqlab asks `if name == ...`.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import gin
 
-from dqlab.config import gin_state
-from dqlab.config.gin_state import configurables
+from dqlab.config.gin_state import configurables, remove_configurable
 from dqlab.errors import PACKAGE, ConfigError, nearest, nearest_of_few
 
 T = TypeVar("T")
@@ -26,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RegistryEntry(Generic[T]):
-    """A registered component: its name, itself, and what `dqlab list` says of it.
+    """A registered component, and what `dqlab list` says of it.
 
     Attributes:
         name, item: what gin values say, and the component (a gin configurable).
@@ -183,7 +181,7 @@ class Registry(Generic[T]):
         """Forget a component, so that its names can be given to another (a notebook's re-run cell, a test)."""
         entry = self.entries.pop(name)
         if entry.gin_name:
-            gin_state.remove_configurable(self.selector(entry))
+            remove_configurable(self.selector(entry))
 
     def contest(self, name: str, reason: str) -> None:
         """Let nobody have a name that plugins claim: whoever chooses it, in gin too, is told the reason."""
@@ -223,13 +221,10 @@ class Registry(Generic[T]):
             raise NameTakenError(self.kind, name, (self.entries[name].place, entry.place))
         if reason := Registry.contested.get(f"{self.kind}.{name}"):
             raise ConfigError(reason)
-        taken = gin_state.wrapped_configurable(selector) if entry.gin_name else None
-        if taken is not None and taken is not entry.item:
+        if entry.gin_name and configurables().get(selector, entry.item) is not entry.item:
             first = next((each.place for each in self.entries.values() if each.gin_name == entry.gin_name), "a plugin")
-            raise ConfigError(
-                f"The gin name '{selector}' is taken twice: by {first} and by {entry.place}. "
-                "Rename one of the two functions or classes."
-            )
+            said = f"The gin name '{selector}' is taken twice: by {first} and by {entry.place}"
+            raise ConfigError(f"{said}. Rename one of the two functions or classes.")
 
 
 def registry_of(kind: str) -> Registry[Any]:

@@ -9,8 +9,6 @@ from typing import Any
 
 from dqlab.errors import ConfigError, nearest
 
-KEYS = ("seed", "cell", "points", "set")
-
 
 @dataclass(frozen=True)
 class Replica:
@@ -32,14 +30,14 @@ class Replica:
 
     def __post_init__(self) -> None:
         mapped = isinstance(self.points, Mapping) and isinstance(self.bindings, Mapping)
-        for fine, wanted in (
-            (re.fullmatch(r"\w[\w.=+-]*", self.name), "its name must be letters, digits and ._=+- only"),
-            (is_seed(self.seed), f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}"),
-            (isinstance(self.cell, str), f"cell must be a text, not {self.cell!r}"),
-            (mapped, "points and set must be dictionaries"),
-        ):
-            if not fine:
-                raise ConfigError(f"Experiment.replicas['{self.name}']: {wanted}.")
+        wanted = {
+            "its name must be letters, digits and ._=+- only": re.fullmatch(r"\w[\w.=+-]*", self.name),
+            f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}": is_seed(self.seed),
+            f"cell must be a text, not {self.cell!r}": isinstance(self.cell, str),
+            "points and set must be dictionaries": mapped,
+        }
+        if faults := [text for text, holds in wanted.items() if not holds]:
+            raise ConfigError(f"Experiment.replicas['{self.name}']: {faults[0]}.")
 
     @classmethod
     def plain(cls, seed: int, cell: str = "") -> Replica:
@@ -49,12 +47,12 @@ class Replica:
     @classmethod
     def read(cls, name: str, given: Any) -> Replica:
         """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`."""
-        place = f"Experiment.replicas['{name}']"
+        place, keys = f"Experiment.replicas['{name}']", ("seed", "cell", "points", "set")
         if not isinstance(given, Mapping) or "seed" not in given:
             wanted = "{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}"
             raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
-        if unknown := [str(key) for key in given if key not in KEYS]:
-            raise ConfigError(f"{place} has no '{unknown[0]}'. {nearest(unknown[0], KEYS)}")
+        if unknown := [str(key) for key in given if key not in keys]:
+            raise ConfigError(f"{place} has no '{unknown[0]}'. {nearest(unknown[0], keys)}")
         return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
 
     def as_dict(self) -> dict[str, Any]:

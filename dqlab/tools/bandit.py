@@ -34,16 +34,17 @@ Array = NDArray[Any]
 
 
 class FigureRow(NamedTuple):
-    """One row of the figure: the data, with their rewards as colour or without, then policies."""
+    """One row of the figure: the data under the label `truth`, with their rewards as colour or without, then policies:
+    the label of each, and the gin file that trains it.
+    """
 
     title: str
     truth: str
-    """Label of the data's panel."""
     rewards: bool
     panels: Mapping[str, str]
-    """Label of each policy -> the gin file that trains it."""
 
 
+# The paper's figure.
 KINDS = ("Gaussian", "CVAE", "MMD", "Diffusion")
 CLONED = {kind: f"gin/bandit/bc_{kind.lower()}.gin" for kind in KINDS}
 IMPROVED = {f"{kind}-QL": f"gin/bandit/ql_{kind.lower()}.gin" for kind in KINDS}
@@ -51,7 +52,6 @@ ROWS = (
     FigureRow("Behaviour cloning", "Ground truth", False, CLONED),
     FigureRow("Policy improvement by Q-learning", "Ground truth, rewards", True, IMPROVED),
 )
-"""The paper's figure. Another policy is another line here."""
 
 
 def mode_coverage(actions: Array) -> dict[str, Any]:
@@ -87,9 +87,6 @@ class Cloud(NamedTuple):
     note: str = ""
 
 
-CloudRows = Mapping[str, Sequence[Cloud]]
-
-
 def draw_bandit(
     out: Path,
     bindings: Sequence[str] = (),
@@ -114,15 +111,17 @@ def draw_bandit(
     drawn = {row.title: _clouds(row, out, bindings, samples) for row in rows}
     with atomic_path(out / "bandit.png") as temporary:
         draw_clouds(drawn).savefig(temporary, format="png", dpi=150)
-    numbers = []
+    numbers, lines = [], []
     for row in rows:
-        known = [
-            {"label": each.title, "gin": gin, "trained": each.note, **mode_coverage(each.actions)}
-            for gin, each in zip([None, *row.panels.values()], drawn[row.title], strict=True)
-        ]
-        numbers.append({"row": row.title, "panels": known})
+        panels: list[dict[str, Any]] = []
+        for gin, cloud in zip([None, *row.panels.values()], drawn[row.title], strict=True):
+            c = mode_coverage(cloud.actions)
+            panels.append({"label": cloud.title, "gin": gin, "trained": cloud.note, **c})
+            spread = (f"{c['entropy']:.3f}", f"{c['entropy_share']:.1%}") if c["on_modes"] else ("-", "-")
+            lines.append([row.title, cloud.title, f"{c['on_modes']:.1%}", *spread, f"{c['on_best']:.1%}", cloud.note])
+        numbers.append({"row": row.title, "panels": panels})
+    table = markdown_table(HEADS, lines, numbers=range(2, 6)) + "\n"
     write_text(out / "numbers.json", json.dumps(numbers, indent=1))
-    table = bandit_markdown(drawn) + "\n"
     write_text(out / "numbers.md", table)
     console.print(table, highlight=False, soft_wrap=True)
     console.print(f"Figure:  {out / 'bandit.png'}", soft_wrap=True)
@@ -131,43 +130,34 @@ def draw_bandit(
 
 
 def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], console: Console) -> None:
-    """Every panel's run, one after the other, with a line each; a RunError where one was configured otherwise."""
-    panels = [(f"{row.title}, {label}", gin) for row in rows for label, gin in row.panels.items()]
-    read: set[str] = set()
-    for _, gin in panels:  # a mistake in any of them shows before the first is trained
-        gin_files.load_gin([gin], bindings)
-        _read_configuration()
+    """Every panel's run that is not finished, one after the other, with a line each.
+
+    A mistake in any of them shows before the first is trained: a RunError where one was configured otherwise.
+    """
+    named = [(f"{row.title}, {label}", gin) for row in rows for label, gin in row.panels.items()]
+    panels, read = [], set[str]()
+    for label, gin in named:
+        folder = RunFolder(out / Path(gin).stem)
+        panels.append((label, gin, folder, folder.finished))
+        loaded, experiment, _ = gin_files.load_gin([gin], bindings), Experiment(), Tracking()
+        check_experiment(experiment)
+        load_data(experiment)
         read |= parameters_read()
+        now = gin_files.operative_text(loaded)
+        before = read_text(folder.config) if folder.finished else now
+        if found := changed_results(parse_bindings(before), parse_bindings(now)):
+            raise RunError(
+                f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. Delete it to train "
+                "it again, or choose another --out."
+            )
     gin_files.check_parameters_read(bindings, read)
-    for number, (label, gin) in enumerate(panels, 1):
-        name = f"[{number}/{len(panels)}] {label}"
-        with console.status(f"{name}: training"):
-            done = _train_unless_finished(gin, out / Path(gin).stem, bindings)
-        console.print(f"{name}: {done}", highlight=False, soft_wrap=True)
-
-
-def _read_configuration() -> None:
-    """Ask for all that a run is made of, so that its parameters count as read."""
-    experiment, _ = Experiment(), Tracking()
-    check_experiment(experiment)
-    load_data(experiment)
-
-
-def _train_unless_finished(gin: str, path: Path, bindings: Sequence[str]) -> str:
-    """Train what a gin file describes, unless the folder already holds that run; returns a line on what was done."""
-    loaded = gin_files.load_gin([gin], bindings)
-    folder, started = RunFolder(path), time.monotonic()
-    if not folder.finished:
-        train(loaded, path, resume=True, quiet=True)
-        return f"{_last_step(folder):,} updates, {time.monotonic() - started:.0f} s"
-    _read_configuration()
-    before, now = read_text(folder.config), gin_files.operative_text(loaded)
-    if found := changed_results(parse_bindings(before), parse_bindings(now)):
-        raise RunError(
-            f"{path} holds a finished run of another configuration: {'; '.join(found)}. Delete it to train it again, "
-            "or choose another --out."
-        )
-    return f"finished before, {_last_step(folder):,} updates"
+    for number, (label, gin, folder, finished) in enumerate(panels, 1):
+        name, done, started = f"[{number}/{len(panels)}] {label}", "finished before", time.monotonic()
+        if not finished:
+            with console.status(f"{name}: training"):
+                train(gin_files.load_gin([gin], bindings), folder.path, resume=True, quiet=True)
+            done = f"{time.monotonic() - started:.0f} s"
+        console.print(f"{name}: {_last_step(folder):,} updates, {done}", highlight=False, soft_wrap=True)
 
 
 def _last_step(folder: RunFolder) -> int:
@@ -207,24 +197,12 @@ def policy_samples(path: Path, count: int) -> Array:
 
 HEADS = ("trained by", "policy", "on a mode", "entropy (nats)", "of log 4", "on the best mode", "trained for")
 
-
-def bandit_markdown(rows: CloudRows) -> str:
-    """The numbers as a Markdown table."""
-    lines = []
-    for title, clouds in rows.items():
-        for cloud in clouds:
-            c = mode_coverage(cloud.actions)
-            spread = (f"{c['entropy']:.3f}", f"{c['entropy_share']:.1%}") if c["on_modes"] else ("-", "-")
-            lines.append([title, cloud.title, f"{c['on_modes']:.1%}", *spread, f"{c['on_best']:.1%}", cloud.note])
-    return markdown_table(HEADS, lines, numbers=range(2, 6))
-
-
 ON, OFF, RING, TEXT = "#1f6fb4", "#e4572e", "#9aa3ad", "#30363d"
 LIMITS = (-1.2, 1.2)
 LEGEND = f"Rings: within {RADIUS} of a mode; the thick one is the best. Blue: samples on a mode; red: all others."
 
 
-def draw_clouds(rows: CloudRows) -> Figure:
+def draw_clouds(rows: Mapping[str, Sequence[Cloud]]) -> Figure:
     """The figure of all rows; samples within 0.25 of a mode are blue, those in between are red."""
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(2.8 * columns + 0.4, 4.0 * len(rows) + 0.3))
@@ -251,7 +229,7 @@ def _draw_cloud(axes: Any, cloud: Cloud) -> None:
         width = 1.8 if index == BEST else 0.9
         axes.add_patch(Circle(mode.centre, RADIUS, fill=False, edgecolor=RING, linewidth=width, zorder=2))
     if cloud.rewards is None:
-        colours = [ON if mode >= 0 else OFF for mode in modes_of(cloud.actions).tolist()]
+        colours = np.where(modes_of(cloud.actions) >= 0, ON, OFF)
         axes.scatter(*cloud.actions.T, s=7, c=colours, alpha=0.45, linewidths=0, zorder=3)
     else:
         drawn = axes.scatter(*cloud.actions.T, s=7, c=cloud.rewards, alpha=0.7, linewidths=0, zorder=3)
@@ -261,7 +239,6 @@ def _draw_cloud(axes: Any, cloud: Cloud) -> None:
         bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)
     axes.set_title(cloud.title, fontsize=11, color=TEXT)
     c = mode_coverage(cloud.actions)
-    nats = f" {c['entropy']:.2f} nats ({c['entropy_share']:.0%} of log 4)"
-    spread = nats if c["on_modes"] else ": no sample is on a mode"
-    said = f"on a mode {c['on_modes']:.1%}\nentropy{spread}\non the best mode {c['on_best']:.1%}\n{cloud.note}"
+    nats = f"{c['entropy']:.2f} nats ({c['entropy_share']:.0%} of log 4)" if c["on_modes"] else "-"
+    said = f"on a mode {c['on_modes']:.1%}\nentropy {nats}\non the best mode {c['on_best']:.1%}\n{cloud.note}"
     axes.set_xlabel(said.rstrip(), fontsize=9, color=TEXT, labelpad=6)

@@ -38,19 +38,13 @@ STYLES = {OK: "green", WARNING: "yellow", MISSING: "dim", BROKEN: "bold red"}
 TRAINING, RECORDS, ENVIRONMENTS = "Training", "Data and records", "Environments"
 PICTURES, MORE = "Pictures", "More"
 GIB = 2**30
-ABSENT = "not installed"
-"""What `package_version` says of one."""
 SECONDS = 50.0
-"""After which a program that a check runs is given up: it may import PyTorch, which takes a second, or half a minute on
-a busy machine or a slow file server."""
+"""After which a program that a check runs is given up: on a busy machine importing PyTorch may take half a minute."""
 
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """One line of the doctor's: a key of `STYLES`, what was found, and what to do, if anything.
-
-    The check adds its name, the heading that it is shown under, and whether `dqlab train` cannot work without it.
-    """
+    """One line of the doctor's: a key of `STYLES`, what was found, what to do, if anything; and the check's facts."""
 
     state: str
     text: str
@@ -61,45 +55,30 @@ class DoctorFinding:
 
     @property
     def hinders(self) -> bool:
-        """Whether `dqlab train` cannot work."""
         return self.needed and self.state in (MISSING, BROKEN)
 
 
-Check = Callable[[], DoctorFinding]
-CHECKS: list[Check] = []
-"""In the order in which they are shown."""
-
-
-def register_check(group: str, name: str, needed: bool = False) -> Callable[[Check], Check]:
-    """Decorator: add a function to the checks; whatever it raises is a finding: a machine may be broken in any way."""
-
-    def decorate(look: Check) -> Check:
-        def finding() -> DoctorFinding:
-            try:
-                found = look()
-            except Exception as error:
-                found = DoctorFinding(BROKEN, f"{type(error).__name__}: {str(error)[:200]}")
-            return replace(found, name=name, group=group, needed=needed)
-
-        CHECKS.append(finding)
-        return finding
-
-    return decorate
-
-
 def examine_machine() -> list[DoctorFinding]:
-    """Run every check, all at a time."""
+    """Run every check, all at a time; whatever one raises is a finding: a machine may be broken in any way."""
+
+    def finding(group: str, name: str, needed: bool, look: Callable[[], DoctorFinding]) -> DoctorFinding:
+        try:
+            found = look()
+        except Exception as error:
+            found = DoctorFinding(BROKEN, f"{type(error).__name__}: {str(error)[:200]}")
+        return replace(found, name=name, group=group, needed=needed)
+
     with ThreadPoolExecutor(len(CHECKS)) as pool:
-        return list(pool.map(lambda check: check(), CHECKS))
+        return list(pool.map(lambda check: finding(*check), CHECKS))
 
 
-def can_train(findings: Sequence[DoctorFinding]) -> bool:
-    """Whether all that `dqlab train` needs works."""
-    return not any(finding.hinders for finding in findings)
-
-
-def print_findings(findings: Sequence[DoctorFinding]) -> None:
-    """Print findings by group, each with its fix, and the verdict."""
+def report_machine(as_json: bool = False) -> bool:
+    """Examine the machine and print the findings by group, each with its fix; whether `dqlab train` can work."""
+    findings = examine_machine()
+    hindered = ", ".join(finding.name for finding in findings if finding.hinders)
+    if as_json:
+        print(json.dumps({"can_train": not hindered, "findings": [asdict(each) for each in findings]}, indent=1))
+        return not hindered
     console = Console()
     for group in dict.fromkeys(finding.group for finding in findings):
         console.print(Text(group, style="bold"))
@@ -111,41 +90,34 @@ def print_findings(findings: Sequence[DoctorFinding]) -> None:
             said = Text(finding.text).append(f" -> {finding.fix}" if finding.fix else "", style="cyan")
             table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.name, said)
         console.print(table)
-    hindered = ", ".join(finding.name for finding in findings if finding.hinders)
     verdict = f"dqlab train cannot work here yet: {hindered}." if hindered else "All that dqlab train needs works here."
     console.print(Text(verdict, style="bold red" if hindered else "green"), soft_wrap=True)
-
-
-def findings_as_json(findings: Sequence[DoctorFinding]) -> str:
-    """Findings for programs."""
-    return json.dumps({"can_train": can_train(findings), "findings": [asdict(each) for each in findings]}, indent=1)
+    return not hindered
 
 
 def requirements_of(extra: str = "") -> list[Any]:
     """The requirements of dqlab, or those that an extra adds; a PackageNotFoundError where it is not installed."""
     from packaging.requirements import Requirement
 
-    each = [Requirement(text) for text in metadata.requires("dqlab") or []]
-
     def holds(item: Any, name: str) -> bool:
         return item.marker is None or bool(item.marker.evaluate({"extra": name}))
 
+    each = map(Requirement, metadata.requires("dqlab") or [])
     return [item for item in each if holds(item, extra) and not (extra and holds(item, ""))]
 
 
 def unmet_requirements(requirements: Sequence[Any]) -> tuple[list[str], list[str]]:
     """What is not installed, and what is of another version than is asked for, in words."""
-    found = [(item, package_version(item.name)) for item in requirements]
-    lacking = [f"{item.name} is {version}" for item, version in found if version == ABSENT]
-    outside = [
-        f"{item.name} {version} (wanted {item.specifier})"
-        for item, version in found
-        if version != ABSENT and not item.specifier.contains(version, prereleases=True)
-    ]
+    lacking, outside = [], []
+    for item in requirements:
+        version = package_version(item.name)
+        if version == "not installed":
+            lacking.append(f"{item.name} is {version}")
+        elif not item.specifier.contains(version, prereleases=True):
+            outside.append(f"{item.name} {version} (wanted {item.specifier})")
     return lacking, outside
 
 
-@register_check(TRAINING, "packages", needed=True)
 def packages() -> DoctorFinding:
     """The interpreter, which dqlab it runs, and what pyproject.toml requires."""
     here = f"Python {platform.python_version()}; dqlab {__version__} in {PACKAGE}"
@@ -173,7 +145,6 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda or ""
 """
 
 
-@register_check(TRAINING, "PyTorch", needed=True)
 def pytorch() -> DoctorFinding:
     """Imported, and used on every device; and whether it can compile for a GPU."""
     tried = run_isolated(TORCH, timeout=SECONDS)
@@ -209,18 +180,15 @@ def device_finding(facts: dict[str, Any]) -> DoctorFinding:
     return DoctorFinding(state, f"{build}; {text}", fix)
 
 
-INCLUDES = '#include <Python.h>\n#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n'
-
-
-@register_check(TRAINING, "compiler")
 def toolchain() -> DoctorFinding:
     """Compiles what Inductor's programs include."""
     fix = "apt-get install g++ python3-dev"
     found = cpp_compiler()
     if not found:
         return DoctorFinding(MISSING, "no g++, clang++ or $CXX: on a CPU updates run uncompiled, slower", fix)
+    includes = '#include <Python.h>\n#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n'
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "tried.cpp").write_text(INCLUDES)
+        (Path(folder) / "tried.cpp").write_text(includes)
         options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_paths()['include']}"]
         command = [found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"]
         tried = attempt_command(command, timeout=SECONDS)
@@ -229,26 +197,19 @@ def toolchain() -> DoctorFinding:
     return DoctorFinding(BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
 
 
-@register_check(RECORDS, "runs", needed=True)
-def runs() -> DoctorFinding:
-    """Whether runs can be written here."""
-    return find_space(Path("runs"), "runs are written here by default: cd elsewhere, or use --out")
-
-
-def find_space(folder: Path, otherwise: str) -> DoctorFinding:
+def find_space(folder: Path, fix: str) -> DoctorFinding:
     """Whether a folder, or what there is above it, can be written, and how much space it has."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", otherwise)
+        return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", fix)
     free = available_disk(folder) / GIB
     text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
     enough = free > 1.0  # a run's checkpoints, and a dataset, take some hundred MiB
     return DoctorFinding(OK, text) if enough else DoctorFinding(WARNING, text, "free some space")
 
 
-@register_check(RECORDS, "D4RL cache", needed=True)
 def d4rl_cache() -> DoctorFinding:
     """D4RL's files that are there, and whether others can come."""
     folder, fix = cache_folder(), "set D4RL_DATASET_DIR to a folder that you can read and write"
@@ -268,10 +229,8 @@ import sys
 from dqlab.tracking.mlflow.client import mlflow_client
 mlflow_client(sys.argv[1]).search_experiments(max_results=1)
 """
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
-@register_check(RECORDS, "MLflow")
 def mlflow() -> DoctorFinding:
     """The store that runs are recorded in: a server is asked for its experiments."""
     uri = tracking_uri(Path("runs") / "run")
@@ -284,7 +243,8 @@ def mlflow() -> DoctorFinding:
         password = urlsplit(uri).password
     except ValueError as error:
         return DoctorFinding(BROKEN, f"{masked(uri)}: {error}", fix)
-    trouble = run_isolated(SEARCH, uri, timeout=SECONDS, env=IMPATIENT).trouble.replace(password or "\0", "***")
+    impatient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    trouble = run_isolated(SEARCH, uri, timeout=SECONDS, env=impatient).trouble.replace(password or "\0", "***")
     return DoctorFinding(BROKEN if trouble else OK, masked(f"{uri} {trouble or 'answers'}"), fix * bool(trouble))
 
 
@@ -297,7 +257,6 @@ print(*largest_error())
 """
 
 
-@register_check(ENVIRONMENTS, "D4RL physics", needed=True)
 def physics() -> DoctorFinding:
     """Steps of a D4RL environment, repeated."""
     tried = run_isolated(REPLAY, timeout=SECONDS)
@@ -330,7 +289,6 @@ def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
     return len(recorded["actions"]), float(max(errors))
 
 
-@register_check(PICTURES, "OpenGL")
 def opengl() -> DoctorFinding:
     """One picture, by the first way that draws it; or by $MUJOCO_GL's."""
     chosen = os.environ.get(VARIABLE, "").lower()
@@ -357,14 +315,21 @@ def find_extra(name: str, purpose: str) -> DoctorFinding:
     return DoctorFinding(OK, f"{versions}: {purpose}")
 
 
-EXTRAS = (
-    (RECORDS, "Minari", "minari", "Minari's data sets"),
-    (ENVIRONMENTS, "Adroit, kitchen", "robotics", "their environments"),
-    (ENVIRONMENTS, "OGBench", "ogbench", "its tasks"),
-    (PICTURES, "ffmpeg", "video", ".mp4 videos; without it they are GIFs"),
-    (MORE, "Ray", "ray", "grids on a cluster"),
-    (MORE, "SLURM", "slurm", "grids on SLURM"),
-    (MORE, "collecting", "collect", "dqlab collect"),
+CHECKS: Sequence[tuple[str, str, bool, Callable[[], DoctorFinding]]] = (
+    (TRAINING, "packages", True, packages),
+    (TRAINING, "PyTorch", True, pytorch),
+    (TRAINING, "compiler", False, toolchain),
+    (RECORDS, "runs", True, partial(find_space, Path("runs"), "runs are written here: cd elsewhere, or use --out")),
+    (RECORDS, "D4RL cache", True, d4rl_cache),
+    (RECORDS, "MLflow", False, mlflow),
+    (RECORDS, "Minari", False, partial(find_extra, "minari", "Minari's data sets")),
+    (ENVIRONMENTS, "D4RL physics", True, physics),
+    (ENVIRONMENTS, "Adroit, kitchen", False, partial(find_extra, "robotics", "their environments")),
+    (ENVIRONMENTS, "OGBench", False, partial(find_extra, "ogbench", "its tasks")),
+    (PICTURES, "OpenGL", False, opengl),
+    (PICTURES, "ffmpeg", False, partial(find_extra, "video", ".mp4 videos; without it they are GIFs")),
+    (MORE, "Ray", False, partial(find_extra, "ray", "grids on a cluster")),
+    (MORE, "SLURM", False, partial(find_extra, "slurm", "grids on SLURM")),
+    (MORE, "collecting", False, partial(find_extra, "collect", "dqlab collect")),
 )
-for _group, _name, _extra, _purpose in EXTRAS:
-    register_check(_group, _name)(partial(find_extra, _extra, _purpose))
+"""Group, name, whether `dqlab train` needs it, and the check, in the order in which they are shown."""

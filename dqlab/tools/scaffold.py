@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, unit_actions
+from dqlab.config.plugins import importable
+from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, is_unit, unit_actions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
 from dqlab.data.survey import Survey, find_faults
@@ -25,6 +26,11 @@ from dqlab.errors import PACKAGE, ConfigError, DataError
 from dqlab.files import new_folder, write_text
 
 BUDGET = ("Training.steps = 100_000          # updates; the paper's run has 2,000,000", "Training.eval_every = 10_000")
+MEANT = {
+    "unit": "shares of the environment's bounds, in [-1, 1]",
+    "env": "in the environment's units, rescaled to [-1, 1]",
+    "as_is": "taken as they are",
+}
 
 
 def new_task(
@@ -41,8 +47,7 @@ def new_task(
 
     Args:
         data: a path, or FORMAT:NAME.
-        env_id: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
-        env_kwargs: what the environment is made with.
+        env_id: as Gymnasium's, or MODULE:ID (the module may lie in the current folder), made with `env_kwargs`.
         out: the gin file, replaced by `force`; None for the data's name in the current folder.
         rule: `load_dataset.action_bounds`; empty where it is to be found out.
         episode_limit: steps after which an episode is cut; 0 for the environment's own.
@@ -69,9 +74,9 @@ def new_task(
     scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
     statements = [*module_statements(env_id, out), *task_statements(scored, origin)]
-    more = [f"load_dataset.action_bounds = {rule!r}          # {MEANT[rule]}", "", *BUDGET]
+    bounds = f"load_dataset.action_bounds = {rule!r}          # {MEANT[rule]}"
     subject = f"{data}, in {env_id}. Written by `dqlab new-task`."
-    write_text(out, diffusion_ql_gin(subject, out, statements, place, *more))
+    write_text(out, diffusion_ql_gin(subject, out, statements, place, bounds, "", *BUDGET))
     low, high = action_bounds(task)
     return [
         f"{data}: {len(columns):,} rows, {len(found.lengths):,} episodes",
@@ -82,13 +87,6 @@ def new_task(
         *(f"note: {text}" for text in notes if BOUNDS_ADVICE not in text),
         f"{out} is written. Next: dqlab train --gin {out}",
     ]
-
-
-MEANT = {
-    "unit": "shares of the environment's bounds, in [-1, 1]",
-    "env": "in the environment's units, rescaled to [-1, 1]",
-    "as_is": "taken as they are",
-}
 
 
 def _rule(columns: Columns, task: Task, given: str) -> str:
@@ -105,7 +103,7 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
     if len(refusals) == 2:
         raise refusals["env"]
     low, high = action_bounds(task)
-    if refusals or (set(low) == {-1.0} and set(high) == {1.0}):
+    if refusals or is_unit(low, high):
         return "env" if "unit" in refusals else "unit"
     raise ConfigError(
         f"{columns.where}: all actions lie in [-1, 1] and within the environment's bounds, {bounds_text(low, high)}. "
@@ -115,22 +113,19 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
 
 def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
     """Undiscounted returns of episodes of random actions; a ConfigError where the environment gives NaN or infinity."""
-
-    def check(values: NDArray[Any]) -> None:
-        if not np.isfinite(values).all():
-            given = "observations or rewards of random actions are NaN or infinite"
-            raise ConfigError(f"{task.name}: {given}. Mend the environment.")
-
     rng = np.random.default_rng(0)
     environments = env_backends.get("gymnasium")(task, "mujoco210")
-    check(environments.reset(list(range(episodes)), [0] * episodes))
+    finite = np.isfinite(environments.reset(list(range(episodes)), [0] * episodes)).all()
     returns, live = np.zeros(episodes), np.arange(episodes)
-    while len(live):
+    while finite and len(live):
         stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
-        check(np.column_stack([stepped.state, stepped.reward]))
+        finite = np.isfinite(np.column_stack([stepped.state, stepped.reward])).all()
         returns[live] += stepped.reward
         live = live[~stepped.over]
     environments.close()
+    if not finite:
+        given = "observations or rewards of random actions are NaN or infinite"
+        raise ConfigError(f"{task.name}: {given}. Mend the environment.")
     return returns
 
 
@@ -149,16 +144,8 @@ def _references(task: Task, returns: NDArray[np.float64], random: NDArray[np.flo
 
 def diffusion_ql_gin(subject: str, file: Path, statements: Sequence[str], source: str, *more: str) -> str:
     """The text of a gin file that trains Diffusion-QL: what on, statements that choose the task, where the data are."""
-    lines = [
-        f"# Diffusion-QL on {subject}",
-        f"#     dqlab train --gin {file.name}",
-        "include 'gin/base/diffusion_ql.gin'",
-        "",
-        *statements,
-        f"load_dataset.sources = ({source!r},)",
-        *more,
-    ]
-    return "\n".join(lines) + "\n"
+    head = f"# Diffusion-QL on {subject}\n#     dqlab train --gin {file.name}\ninclude 'gin/base/diffusion_ql.gin'\n"
+    return "\n".join([head, *statements, f"load_dataset.sources = ({source!r},)", *more, ""])
 
 
 def module_statements(env_id: str, out: Path) -> list[str]:
@@ -184,35 +171,28 @@ MADE = {"build", "dist", "__pycache__"}
 def write_plugin(name: str, folder: Path) -> str:
     """Write the package into a new folder, whole or not at all; what to do next.
 
-    Of a distribution `my-lab` the module is `my_lab`, and classes begin with `MyLab`. A ConfigError where the name
-    cannot be a package's, or is that of a module that Python knows; or the folder exists.
+    Of a distribution `my-lab` the module is `my_lab`, and classes begin with `MyLab`. A ConfigError where there is a
+    module or a folder of that name already, or the name is none for a package.
     """
-    module = _module(name)
+    files, module = list(render_package(name)), name.replace("-", "_")
     if folder.exists():
         raise ConfigError(f"'{folder}' exists already: choose another --out.")
-    known = find_spec(module)
-    if known and known.origin:  # a folder of that name, no module, has no origin
+    if importable(module):
         raise ConfigError(f"Python knows a module '{module}' already: choose another name.")
     if not folder.parent.is_dir():
         raise ConfigError(f"There is no folder '{folder.parent}' to write '{folder.name}' into.")
     with new_folder(folder, lambda there: False, "a package") as temporary:
-        for path, text in render_package(name):
+        for path, text in files:
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             (temporary / path).write_text(text)
     return f"{folder} is written. Next: pip install -e {folder} && dqlab check {name}"
 
 
-def _module(name: str) -> str:
-    """The module of a distribution of that name; a ConfigError where it is no name for a package."""
+def render_package(name: str) -> Iterator[tuple[Path, str]]:
+    """Relative path and text of each file of a package; a ConfigError where a package cannot have the name."""
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or keyword.iskeyword(module):
         raise ConfigError(f"'{name}' is no name for a package: small letters, digits and single - or _, as in my-lab.")
-    return module
-
-
-def render_package(name: str) -> Iterator[tuple[Path, str]]:
-    """The files of a package of that name: relative path and text of each."""
-    module = _module(name)
     words = {"dqlab_plugin": module, "dqlab-plugin": name, "DqlabPlugin": module.title().replace("_", "")}
 
     def renamed(text: str) -> str:

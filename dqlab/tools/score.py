@@ -61,35 +61,27 @@ def _returns_of(item: str, column: str) -> list[float]:
 
 
 def _values(path: Path, text: str, column: str) -> NDArray[Any]:
-    """The numbers in a file's text."""
+    """The numbers in a file's text; a DataError where a table's column cannot be told, or a number is misspelt."""
     if path.suffix == ".json":
         return np.asarray(json.loads(text))
     text = text.strip("\ufeff\r\n ")
     if not text:
         return np.empty(0)
-    if path.suffix == ".csv":
-        first = next(csv.reader([text.partition("\n")[0]]))
-        header = [] if all(map(_is_number, first)) else [name.strip() for name in first]
-        index = _column(path, header or [str(number) for number in range(len(first))], column)
-        body = text.partition("\n")[2] if header else text
-        return np.loadtxt(io.StringIO(body), delimiter=",", usecols=index, quotechar='"', comments=None, ndmin=1)
-    values = np.loadtxt(io.StringIO(text), comments=None, ndmin=2)
-    if values.shape[1] > 1:
-        raise ValueError("it has more than one number a line; call a table .csv, and name the column with --column")
-    return values
-
-
-def _column(path: Path, names: Sequence[str], column: str) -> int:
-    """Which column are the returns; a DataError where it cannot be told, or the first line has a misspelt number."""
-    for name in names:
-        if FIGURE.match(name) and not _is_number(name):
-            raise DataError(f"{path}: '{name}' in the first line is no number.")
-    if not column and len(names) == 1:
-        return 0
-    found = [names.index(name) for name in ([column] if column else COLUMNS) if name in names]
+    if path.suffix != ".csv":
+        values = np.loadtxt(io.StringIO(text), comments=None, ndmin=2)
+        if values.shape[1] > 1:
+            raise ValueError("it has more than one number a line; call a table .csv, and name the column with --column")
+        return values
+    first = [name.strip() for name in next(csv.reader([text.partition("\n")[0]]))]
+    if misspelt := [name for name in first if FIGURE.match(name) and not _is_number(name)]:
+        raise DataError(f"{path}: '{misspelt[0]}' in the first line is no number.")
+    headless = all(map(_is_number, first))
+    names = list(map(str, range(len(first)))) if headless else first
+    found = [name for name in ([column] if column else names if len(names) == 1 else COLUMNS) if name in names]
     if not found:
         raise DataError(f"{path}: which column are the returns? Name one with --column: {', '.join(names)}.")
-    return found[0]
+    body, index = text if headless else text.partition("\n")[2], names.index(found[0])
+    return np.loadtxt(io.StringIO(body), delimiter=",", usecols=index, quotechar='"', comments=None, ndmin=1)
 
 
 def _is_number(text: str) -> bool:

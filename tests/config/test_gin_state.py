@@ -32,8 +32,8 @@ def test_a_configurables_names_lead_to_what_was_written() -> None:
     """Without it, neither `dqlab list` nor the check of a binding's name knows a component's parameters."""
     assert gin_state.shortest_name("training.Training") == "Training"
     assert gin_state.complete_name("Training.steps") == "training.Training.steps"
-    assert gin_state.wrapped_configurable("training.Training").__name__ == "Training"
-    assert gin_state.wrapped_configurable("training.Nothing") is None
+    assert gin_state.configurables()["training.Training"].__name__ == "Training"
+    assert gin_state.matching_selectors("Nothing") == []
 
 
 def test_a_name_is_free_again() -> None:
@@ -49,7 +49,7 @@ def test_a_name_is_free_again() -> None:
         gin.clear_config()
         with gin.unlock_config():
             gin_state.remove_configurable("made_up.own_made_up_thing")
-            assert gin_state.wrapped_configurable("made_up.own_made_up_thing") is None
+            assert "made_up.own_made_up_thing" not in gin_state.configurables()
 
 
 def test_a_second_configuration_leaves_the_first_alone() -> None:

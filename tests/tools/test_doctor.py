@@ -76,20 +76,18 @@ def test_a_child_may_crash_hang_or_fail() -> None:
 
 
 def test_a_check_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", [])
-
-    @doctor.register_check("a", "fails", needed=True)
     def fail() -> DoctorFinding:
         raise ValueError("odd machine")
 
-    doctor.register_check("b", "fine")(lambda: DoctorFinding("ok", "yes"))
+    fine = ("b", "fine", False, lambda: DoctorFinding("ok", "yes"))
+    monkeypatch.setattr(doctor, "CHECKS", [("a", "fails", True, fail), fine])
     found = doctor.examine_machine()
     assert [(item.name, item.state, item.hinders) for item in found] == [
         ("fails", "broken", True),
         ("fine", "ok", False),
     ]
     assert found[0].text == "ValueError: odd machine"
-    assert not doctor.can_train(found)
+    assert not doctor.report_machine()
 
 
 def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,7 +113,7 @@ def test_d4rl_files_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"x")
     assert "1 of" in doctor.d4rl_cache().text
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "hopper_medium-v2.hdf5"))
-    assert doctor.d4rl_cache().hinders  # a file, not a folder
+    assert doctor.d4rl_cache().state == "broken"  # a file, not a folder
 
 
 def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
