@@ -20,12 +20,12 @@ from dqlab.files import expanded
 )
 def list_components(args: argparse.Namespace) -> None:
     """List the components that gin files can choose, with parameters and sources."""
-    from dqlab.config import catalogue
+    from dqlab.tools.describe import components_as_json, components_markdown, print_components
 
     if args.json or args.markdown:
-        print(catalogue.components_as_json(args.kind) if args.json else catalogue.components_markdown(args.kind))
+        print((components_as_json if args.json else components_markdown)(args.kind))
     else:
-        catalogue.print_components(args.kind)
+        print_components(args.kind)
 
 
 @command(

@@ -6,7 +6,7 @@ import argparse
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -17,8 +17,6 @@ from dqlab.errors import ConfigError
 
 Function = Callable[[argparse.Namespace], Any]
 """What a command does; the exit code, or nothing for 0."""
-
-
 Option = Callable[[Any], None]
 """Adds an argument to a parser, or to a group of one."""
 
@@ -53,13 +51,12 @@ def one_of(*options: Option) -> Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, or a group of commands.
+    """A command, or a group, which has `commands` and no function.
 
     Attributes:
         text: what it does.
         examples: one a line, shown below its help.
-        options: those of a command; with `PLUGIN` among them, installed plugins are loaded, too.
-        function: what it does; a group has `commands` in its place.
+        options: with `PLUGIN` among them, installed plugins are loaded, too.
     """
 
     name: str
@@ -76,11 +73,7 @@ def command(name: str, examples: str, *options: Option) -> Callable[[Function], 
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with one line for a command that there is not, which names the nearest one that there is.
-
-    Attributes:
-        commands: the commands below it, by name; each has a parser of this class.
-    """
+    """argparse's, with one line for a command that there is not, naming the nearest; `commands` are those below."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -95,12 +88,8 @@ class Parser(argparse.ArgumentParser):
         self.commands = added.choices
         for command in commands:
             shown: Any = {"help": command.text} if listed else {}
-            parser: Parser = added.add_parser(
-                command.name,
-                description=command.text,
-                epilog="examples:\n" + indent(dedent(command.examples).strip(), "  "),
-                **shown,
-            )
+            examples = "examples:\n" + indent(dedent(command.examples).strip(), "  ")
+            parser: Parser = added.add_parser(command.name, description=command.text, epilog=examples, **shown)
             parser.set_defaults(command=command.function)
             for add in command.options:
                 add(parser)
@@ -108,11 +97,7 @@ class Parser(argparse.ArgumentParser):
                 parser.add_commands(command.commands)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As in argparse, which calls this for the commands below as well.
-
-        Raises:
-            ConfigError: the first argument is no command; the message names the nearest.
-        """
+        """As in argparse, which calls this for the commands below as well; a ConfigError where there is no such one."""
         given = sys.argv[1:] if args is None else args
         if self.commands and given and not given[0].startswith("-") and given[0] not in self.commands:
             raise ConfigError(f"{self.prog} has no command {reprlib.repr(given[0])}. {self._nearest(given[0])}")
@@ -127,17 +112,12 @@ class Parser(argparse.ArgumentParser):
 
     def _nearest(self, value: str) -> str:
         """The commands, those below others included, that may have been meant; all of them where none is like it."""
-        last_words = {path.split()[-1]: path for path in reversed([*self._paths()])}
+        below = [f"{name} {command}" for name, parser in self.commands.items() for command in parser.commands]
+        last_words = {path.split()[-1]: path for path in reversed([*self.commands, *below])}
         begun = [word for word in last_words if word.startswith(value) or value.startswith(word)]
         close = begun[:3] or get_close_matches(value, last_words, n=1)
         meant = " or ".join(f"`{self.prog} {last_words[word]}`" for word in close)
         return f"Did you mean {meant}?" if close else f"There are {', '.join(sorted(self.commands))}."
-
-    def _paths(self) -> Iterator[str]:
-        """Every command as it is typed, those below others included."""
-        for name, parser in self.commands.items():
-            yield name
-            yield from (f"{name} {below}" for below in parser._paths())
 
 
 def complete_gin_file(prefix: str, **_: Any) -> list[str]:

@@ -9,20 +9,17 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dqlab.cli.parser import Command, command, option, switch
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
 from dqlab.machine import in_words
 from dqlab.tracking.run_folder import RunFolder, claim_folder
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 A_RUN = "folder of a run, or of a grid"
 RUN = option("run", A_RUN, type=expanded, metavar="RUN")
@@ -35,8 +32,8 @@ def _list(args: argparse.Namespace) -> None:
     """Show the runs and grids in a folder."""
     from rich.table import Table
 
-    from dqlab.printing import Console
-    from dqlab.tracking.folders import SkippedRecords, grid_of
+    from dqlab.printing import Console, counted
+    from dqlab.tracking.folders import SkippedRecords, grid_of, is_grid, read_notes
     from dqlab.tracking.tables import list_runs
 
     with warnings.catch_warnings(record=True) as told:
@@ -53,26 +50,18 @@ def _list(args: argparse.Namespace) -> None:
     for path, rows in found.assign(owner=owners).groupby("owner"):
         known = {name: rows[name].unique() for name in ("task", "algorithm")}
         what = ", ".join(each[0] if len(each) == 1 else f"{len(each)} {name}s" for name, each in known.items())
+        scores = rows["last"].dropna().astype(float)
+        last = f"{scores.mean():.1f}{'*' if rows['caveat'].any() else ''}" if len(scores) else "-"
         with leaving.damaged():
-            table.add_row(f"{path.relative_to(args.folder)}\n  {what}", *_row(path, rows))
+            shown = counted(len(scores), "cell") if is_grid(path) else last  # a grid's cells that have a score
+            tags = _in_words(read_notes(path)["tags"])
+            table.add_row(f"{path.relative_to(args.folder)}\n  {what}", _state(path), shown, tags)
     for text in (*(str(each.message) for each in told), *leaving.out):
         print(f"dqlab: warning: {text}", file=sys.stderr)
     if found.empty:
         print(f"There are no runs in '{args.folder}'.")
     else:
         Console().print(table)
-
-
-def _row(path: Path, rows: Any) -> Sequence[str]:
-    """State, score and tags: of a run its mean score by the rule `last`, of a grid how many cells have one."""
-    from dqlab.printing import counted
-    from dqlab.tracking.folders import is_grid, read_notes
-
-    scores = rows["last"].dropna().astype(float)
-    shown = f"{scores.mean():.1f}{'*' if rows['caveat'].any() else ''}" if len(scores) else "-"
-    if is_grid(path):
-        shown = counted(len(scores), "cell")
-    return _state(path), shown, _in_words(read_notes(path)["tags"])
 
 
 def _in_words(tags: Mapping[str, str]) -> str:
@@ -141,12 +130,11 @@ def _of_grid(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
     }
 
 
-def _scores(path: Path, facts: Mapping[str, Any]) -> Table | str:
+def _scores(path: Path, facts: Mapping[str, Any]) -> Any:
     """The table that the run ended with, of the replicas that have finished."""
     from dqlab.tracking.display import summary_table
 
-    folder = RunFolder(path)
-    failed, summaries = {}, {}
+    folder, failed, summaries = RunFolder(path), {}, {}
     for replica in folder.replicas():
         if known := folder.failure(replica):
             failed[replica.title] = known.get("step") or 0
@@ -184,7 +172,7 @@ def _tail(args: argparse.Namespace) -> None:
         console.line()
 
 
-def _curves(run: RunFolder) -> Table:
+def _curves(run: RunFolder) -> Any:
     """Scores and losses so far, a line a replica and metric."""
     from rich.table import Table
 
@@ -194,8 +182,8 @@ def _curves(run: RunFolder) -> Table:
     known = logged_metrics(run)
     steps = facts.get("parameters", {}).get("Training.steps")
     done = f"{int(known['step'].max()) if len(known) else 0:,}{f' of {steps:,}' if steps else ''}"
-    table = Table(box=None, title=f"{run.path}: {_state(run.path)}, step {done}", title_justify="left")
-    table.caption, table.caption_justify = facts["caveat"], "left"
+    options: Any = {"title_justify": "left", "caption": facts["caveat"], "caption_justify": "left"}
+    table = Table(box=None, title=f"{run.path}: {_state(run.path)}, step {done}", **options)
     for column in ("replica", "metric", "so far", "now"):
         table.add_column(column, justify="right" if column == "now" else "left", overflow="fold")
     score = "score/mean" if facts.get("scored", True) else "eval/return_mean"

@@ -1,1 +1,1 @@
-"""gin, strictly: loading, registries, plugins, what there is to choose, and which parameters are a run's identity."""
+"""gin, strictly: loading, registries, plugins, and which parameters are a run's identity."""

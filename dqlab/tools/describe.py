@@ -1,15 +1,137 @@
-"""One component described: its docstring, parameters and gin example, and the contract of its kind."""
+"""`dqlab list` and `dqlab describe`: components as text, JSON and Markdown, and the contract of their kinds."""
 
 from __future__ import annotations
 
+import ast
 import inspect
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dqlab.config.catalogue import choosers, component_record, gin_parameters
+from rich.table import Table
+from rich.text import Text
+
+from dqlab.config.fields import bound_of
+from dqlab.config.gin_state import configurables, plain_value, shortest_name
 from dqlab.config.registry import Registry, RegistryEntry, registry_of
 from dqlab.errors import ConfigError
+from dqlab.printing import Console
 from dqlab.tools.conformance.suite import CHECKS
+
+
+def registries_of(kind: str | None) -> list[Registry[Any]]:
+    """The registry of one kind, or all of them in the order of their names; so do the lists here take a kind."""
+    return [registry_of(kind)] if kind else [registry for _, registry in sorted(Registry.kinds.items())]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether gin files can say a value."""
+    try:
+        return plain_value(value) is value and bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def gin_parameters(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[str, Any]:
+    """The parameters that gin files set, with their defaults: all but those that whoever calls the component gives."""
+    own = entry.signature()[registry.arguments :]
+    given = {parameter.name: parameter.default for parameter in own if parameter.default is not parameter.empty}
+    return {**entry.example, **given, **entry.example}  # the example's come first, and have its values
+
+
+def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
+    """Lines of a gin file that choose a component and set each of its parameters that has a plain value."""
+    choice = [f"{registry.chosen_by} = {registry.chosen_as.format(entry.name)}"] if registry.chosen_by else []
+    if not entry.gin_name:
+        return choice
+    name = shortest_name(registry.selector(entry))
+    values = gin_parameters(registry, entry).items()
+    return choice + [f"{name}.{key} = {value!r}" for key, value in values if is_plain(value)]
+
+
+def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[str, Any]:
+    """Everything that is known of a component, as JSON says it."""
+    by_gin = gin_parameters(registry, entry)
+    return {
+        "kind": registry.kind,
+        "name": entry.name,
+        "gin_name": entry.gin_name,
+        "summary": entry.summary,
+        "docstring": entry.docstring,
+        "parameters": [_parameter(parameter, by_gin) for parameter in entry.signature()],
+        "source": entry.source,
+        "cites": list(entry.cites),
+        "place": entry.place,
+        "package": entry.package,
+        "gin_example": gin_example(registry, entry),
+    }
+
+
+def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter; what has no plain default has its name or representation, and what has none has no `default`."""
+    kind = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
+    bound, default = bound_of(parameter.annotation), parameter.default
+    typed = f"{bound.plain}, {bound.wanted}" if bound else kind.strip("'")
+    set_by = "gin" if parameter.name in by_gin else "caller"
+    known = {"name": parameter.name, "annotation": typed, "set_by": set_by}
+    if default is not parameter.empty:
+        known["default"] = default if is_plain(default) else _default(default)
+    return known
+
+
+def _default(value: Any) -> str:
+    return value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
+
+
+def components_as_json(kind: str | None) -> str:
+    """Every component of one kind or of all, as a JSON list of objects."""
+    return json.dumps([component_record(each, entry) for each in registries_of(kind) for entry in each], indent=2)
+
+
+def print_components(kind: str | None) -> None:
+    """Every component of one kind or of all, with its parameters, defaults and source."""
+    console = Console()
+    for registry in registries_of(kind):
+        console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
+        for entry, *others in registry.families():
+            lines = Table.grid(padding=(0, 1))
+            lines.add_column(width=26, no_wrap=True)
+            lines.add_column(overflow="fold")
+            name, text = (f"{len(others) + 1} names", entry.family) if others else (entry.name, entry.summary)
+            lines.add_row(f"  {name}", text)
+            details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
+            details += [f"{key}={_default(value)}" for key, value in gin_parameters(registry, entry).items()]
+            such = f"such as {entry.name}: {entry.summary}" if others else ""
+            for line in filter(None, (such, ", ".join(details), entry.source)):
+                lines.add_row("", Text(line, style="dim"))
+            console.print(lines)
+
+
+PREFACE = """# Components
+
+What gin files can choose, as `dqlab list --markdown` writes it (`make components`). `dqlab list KIND` shows
+parameters and defaults too, `dqlab describe KIND NAME` everything, and both show the components of your plugins."""
+
+
+def components_markdown(kind: str | None = None) -> str:
+    """dqlab's own components, a table a kind: the text of docs/components.md. Plugins do not change it."""
+    lines = [PREFACE]
+    for registry in (each for each in registries_of(kind) if each.module.split(".")[0] == "dqlab"):
+        lines += ["", f"## {registry.kind}", "", registry.summary]
+        lines += ["", f"Chosen by `{registry.chosen_by}`."] if registry.chosen_by else []
+        lines += ["", "| name | what | source |", "|---|---|---|"]
+        for entry, *others in (family for family in registry.families() if family[0].package == "dqlab"):
+            name = f"`{entry.family if others else entry.name}`"
+            what = f"{len(others) + 1} names; {entry.name}: {entry.summary}" if others else entry.summary
+            lines.append(f"| {_escaped(name)} | {_escaped(what)} | {_escaped(entry.source)} |")
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Text as Markdown shows it in a table; what stands in backquotes is code already."""
+    code = text.replace("|", "\\|").split("`")
+    return "`".join(part if index % 2 else re.sub(r"([*<])", r"\\\1", part) for index, part in enumerate(code))
 
 
 def describe(kind: str, name: str) -> str:
@@ -19,11 +141,19 @@ def describe(kind: str, name: str) -> str:
         raise ConfigError(f"Which {kind}? Known: {', '.join(registry.names())}. `dqlab list {kind}` describes them.")
     entry = registry.entry(name)
     known = component_record(registry, entry)
-    others = ", ".join(name for name in choosers(registry) if name != registry.chosen_by)
+    parameter, parameters = registry.chosen_by.rpartition(".")[2], []
+    choosing = [
+        name for name, item in configurables().items() if parameter in getattr(item, "__dataclass_fields__", ())
+    ]
+    others = sorted({f"{shortest_name(name)}.{parameter}" for name in choosing} - {registry.chosen_by})
+    for each in known["parameters"]:
+        typed = f": {each['annotation']}" if each["annotation"] else ""
+        default = f" = {each['default']!r}" if "default" in each else ""
+        parameters.append(each["name"] + typed + default + "  (given by the caller)" * (each["set_by"] != "gin"))
     sections = {
         "Inherited": _inherited(entry),
-        "Parameters": [_parameter_line(parameter) for parameter in known["parameters"]],
-        "In a gin file": [*known["gin_example"], *([f"# or, where that is what runs: {others}"] if others else [])],
+        "Parameters": parameters,
+        "In a gin file": known["gin_example"] + [f"# or, where that is what runs: {', '.join(others)}"] * bool(others),
         f"Contract of {kind}": contract(registry, entry),
         "Source": [entry.source] if entry.source else [],
         "Place": [f"{entry.place}, of the package {entry.package}"],
@@ -40,12 +170,6 @@ def _inherited(entry: RegistryEntry[Any]) -> list[str]:
     ancestors = [base for base in item.__mro__[1:] if _is_ours(base)] if inspect.isclass(item) else []
     texts = [inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")[2] for base in ancestors]
     return [line.removeprefix("    ") for text in texts for line in text.split("\n\n")[0].splitlines()]
-
-
-def _parameter_line(known: Mapping[str, Any]) -> str:
-    kind = f": {known['annotation']}" if known["annotation"] else ""
-    default = f" = {known['default']!r}" if "default" in known else ""
-    return f"{known['name']}{kind}{default}" + ("" if known["set_by"] == "gin" else "  (given by the caller)")
 
 
 def contract(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:

@@ -10,13 +10,19 @@ import pytest
 from conftest import ROOT, Run
 
 from dqlab.config import gin_files
-from dqlab.config.catalogue import components_as_json, components_markdown, gin_example, is_plain
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.registry import Registry
 from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
 from dqlab.testing import CHECKS
-from dqlab.tools.describe import contract, describe
+from dqlab.tools.describe import (
+    components_as_json,
+    components_markdown,
+    contract,
+    describe,
+    gin_example,
+    is_plain,
+)
 
 noise_schedules.names()  # fills the registries
 
