@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dqlab import __version__
-from dqlab.cli.ablate import FIGURE, ablate, compare
 from dqlab.cli.data import DATA, collect, new_task, score
+from dqlab.cli.experiments import FIGURE, ablate, compare, evaluate, export, train
 from dqlab.cli.extending import check_plugin, describe, doctor, list_components, new_plugin
 from dqlab.cli.parser import Command, Parser
 from dqlab.cli.runs import RUNS, sync, ui
-from dqlab.cli.train import evaluate, export, train
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
 from dqlab.machine import quiet_threads
 

@@ -166,18 +166,15 @@ def device_finding(facts: dict[str, Any]) -> DoctorFinding:
         f"compute capability {device['capability']})"
         for device in facts["devices"]
     ]
-    state, fix = OK, ""
     if names:
-        text = f"{len(names)} x CUDA: {'; '.join(dict.fromkeys(names))}"
-    elif not Path("/proc/driver/nvidia/version").exists():
-        text = "CPU; there is no NVIDIA driver"
-    elif not facts["cuda"]:
-        state, text = WARNING, "CPU, though there is an NVIDIA driver"
+        return DoctorFinding(OK, f"{build}; {len(names)} x CUDA: {'; '.join(dict.fromkeys(names))}")
+    if not Path("/proc/driver/nvidia/version").exists():
+        return DoctorFinding(OK, f"{build}; CPU; there is no NVIDIA driver")
+    if not facts["cuda"]:
         fix = "install a CUDA build of PyTorch (pytorch.org/get-started)"
-    else:
-        state, text = WARNING, "CPU: PyTorch finds no device of the NVIDIA driver"
-        fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
-    return DoctorFinding(state, f"{build}; {text}", fix)
+        return DoctorFinding(WARNING, f"{build}; CPU, though there is an NVIDIA driver", fix)
+    fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
+    return DoctorFinding(WARNING, f"{build}; CPU: PyTorch finds no device of the NVIDIA driver", fix)
 
 
 def toolchain() -> DoctorFinding:
@@ -206,8 +203,8 @@ def find_space(folder: Path, fix: str) -> DoctorFinding:
         return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", fix)
     free = available_disk(folder) / GIB
     text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
-    enough = free > 1.0  # a run's checkpoints, and a dataset, take some hundred MiB
-    return DoctorFinding(OK, text) if enough else DoctorFinding(WARNING, text, "free some space")
+    # a run's checkpoints, and a dataset, take some hundred MiB
+    return DoctorFinding(OK, text) if free > 1.0 else DoctorFinding(WARNING, text, "free some space")
 
 
 def d4rl_cache() -> DoctorFinding:
@@ -262,8 +259,7 @@ def physics() -> DoctorFinding:
     tried = run_isolated(REPLAY, timeout=SECONDS)
     wanted = next(f"{item.name}{item.specifier}" for item in requirements_of() if item.name == "mujoco")
     if not tried.fine:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
-        fix = "unset MUJOCO_GL, or " * bool(os.environ.get(VARIABLE))
-        fix += f"pip install --force-reinstall '{wanted}'"
+        fix = "unset MUJOCO_GL, or " * bool(os.environ.get(VARIABLE)) + f"pip install --force-reinstall '{wanted}'"
         return DoctorFinding(BROKEN, f"no environment can be made: {tried.trouble}", fix)
     steps, error = tried.output.split()[-2:]
     text = f"MuJoCo {package_version('mujoco')} repeats {steps} steps of MuJoCo 2.1.0, largest error {float(error):.0e}"

@@ -1,9 +1,10 @@
-"""`dqlab train`, `dqlab eval` and `dqlab export`: from gin files to a policy, its episodes, and a model of it."""
+"""Experiments: `dqlab train`, `eval` and `export`, of one; `dqlab ablate`, `compare` and `figure`, of many."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -12,13 +13,11 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.parser import GIN, PLUGIN, SET, bindings_of, command, load_configuration, option, setting, switch
+from dqlab.cli import parser
+from dqlab.cli.parser import GIN, PLUGIN, SET, Command, bindings_of, command, one_of, option, setting, switch
 from dqlab.errors import ConfigError, DqlabError, StoppedError, message_of
 from dqlab.files import expanded
 from dqlab.machine import StopRequest, asked_to_stop
-
-UNFINISHED = r'"state": "(running|interrupted)"'
-"""In run.json."""
 
 
 @command(
@@ -57,7 +56,7 @@ def train(args: argparse.Namespace) -> int:
     typed = args.set
     if args.cell:
         args.set = [*_cell(args), *args.set]
-    loaded = load_configuration(args, bindings_of(args), stored)
+    loaded = parser.load_configuration(args, bindings_of(args), stored)
     with asked_to_stop() as asked:
 
         def note_start(event: Mapping[str, Any]) -> None:
@@ -99,7 +98,7 @@ def _cell(args: argparse.Namespace) -> list[str]:
     """What the chosen cell of a grid file sets."""
     from dqlab.ablation import Grid
 
-    load_configuration(args)
+    parser.load_configuration(args)
     cell, given = Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
     for name in sorted(given & set(cell.bindings)):
         print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
@@ -109,7 +108,8 @@ def _cell(args: argparse.Namespace) -> list[str]:
 def _unfinished(stem: str) -> Path:
     """The newest run of that name that can go on."""
     earlier = Path("runs").glob(f"{stem}-2*/run.json")
-    unfinished = sorted(path.parent for path in earlier if re.search(UNFINISHED, path.read_text(errors="replace")))
+    going = re.compile(r'"state": "(running|interrupted)"')
+    unfinished = sorted(path.parent for path in earlier if going.search(path.read_text(errors="replace")))
     if not unfinished:
         raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
     return unfinished[-1]
@@ -157,14 +157,14 @@ def evaluate(args: argparse.Namespace) -> None:
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
     if args.run is not None and (args.task or args.epoch):
         raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
+    if args.official is not None and args.task is None:
+        raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
     bindings = [*args.set, *bindings_of(args)]
     if args.official is None:
         evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, args.render)
-        return
-    if args.task is None:
-        raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
-    episodes = 10 if args.episodes is None else args.episodes
-    evaluate_run(args.official, args.epoch or "last", None, episodes, bindings, args.render, args.task)
+    else:
+        episodes = 10 if args.episodes is None else args.episodes
+        evaluate_run(args.official, args.epoch or "last", None, episodes, bindings, args.render, args.task)
 
 
 @command(
@@ -190,3 +190,98 @@ def export(args: argparse.Namespace) -> None:
     with Console(stderr=True).status(f"writing and checking {args.out}: a minute or so"):
         written = export_policy(args.run, args.out, args.format, args.checkpoint, args.seed, args.push)
     print(*written, sep="\n")
+
+
+@command(
+    "ablate",
+    """
+    dqlab ablate --grid ablations/steps.gin --dry-run
+    dqlab ablate --grid ablations/steps.gin --seeds 0 1 2 --out runs/steps
+    dqlab ablate --grid ablations/steps.gin --out runs/steps --report-only
+    """,
+    option("--grid", "gin file with Grid.axes", required=True, metavar="FILE", completer=parser.complete_gin_file),
+    option("--gin", "more gin files, which override the grid's", action="append", default=[], metavar="FILE"),
+    SET,
+    PLUGIN,
+    switch("--dry-run", "show cells, packs, time and memory; train nothing"),
+    option("--out", "the grid's folder; runs/NAME by default", type=expanded),
+    setting("--engine", "local (default), ray or slurm", "Grid.engine"),
+    setting("--workers", "packs at a time on this machine", "LocalEngine.workers", type=int),
+    setting("--address", "of a Ray cluster: auto, or HOST:PORT", "RayEngine.address"),
+    setting("--storage", "for packs, where all machines see it", "Grid.storage"),
+    setting("--seeds", "of every cell", "Grid.seeds", type=int, nargs="+"),
+    setting("--tasks", "to run every setting on", "Grid.tasks", nargs="+"),
+    setting("--steps", "updates of every cell", "Training.steps", type=int),
+    setting("--device", "auto, cpu, cuda or cuda:N", "Experiment.device"),
+    option("--reuse", "grids whose cells are not trained again", type=expanded, nargs="+", default=[], metavar="GRID"),
+    switch("--retry", "try cells again that have diverged"),
+    switch("--force", "train every cell again; what there is is set aside"),
+    switch("--report-only", "train nothing, report what there is"),
+    switch("--quiet", "say nothing but errors", "-q"),
+)
+def ablate(args: argparse.Namespace) -> int:
+    """Run a grid of experiments, and report what it says; the same command continues what was killed."""
+    from dqlab.ablation import GridRequest, ablate
+    from dqlab.ablation.driver import dry_run
+    from dqlab.ablation.report import report_grid
+    from dqlab.printing import Console
+
+    request = GridRequest(
+        files=[args.grid, *args.gin],
+        bindings=[*args.set, *bindings_of(args)],
+        imports=args.plugin,
+        out=args.out or Path("runs") / Path(args.grid).stem,
+        reuse=args.reuse,
+        force=args.force,
+        retry=args.retry,
+        command=shlex.join(["dqlab", *sys.argv[1:]]),
+    )
+    if args.report_only:
+        report_grid(request, Console(quiet=args.quiet))
+    elif args.dry_run:
+        dry_run(request, Console())
+    else:
+        return ablate(request, Console(quiet=args.quiet))
+    return 0
+
+
+@command(
+    "compare",
+    "dqlab compare runs/mine runs/theirs --rule last offline",
+    option("runs", "folder of a run, a grid or a pack, or an MLflow run id", nargs="*", type=expanduser, metavar="RUN"),
+    option("--experiment", "all runs of an MLflow experiment", metavar="NAME"),
+    option("--filter", "MLflow's, e.g. \"params.N = '5'\"; with --experiment", default=""),
+    option("--rule", "selection rules: last, offline, best-online (these by default), ...", nargs="+"),
+    one_of(
+        option("--json", "as JSON", action="store_const", const="json", dest="form"),
+        option("--csv", "as CSV, a row a figure", action="store_const", const="csv", dest="form"),
+        option("--latex", "as LaTeX tables (booktabs)", action="store_const", const="latex", dest="form"),
+    ),
+    option("--uri", "MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default"),
+)
+def compare(args: argparse.Namespace) -> None:
+    """Say what differs between runs, and what they score, with intervals over seeds."""
+    from dqlab.analysis import run_compare
+
+    run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.form)
+
+
+@command(
+    "bandit",
+    "dqlab figure bandit --out runs/figure --steps 500 --samples 2000",
+    option("--out", "folder; runs/bandit by default", type=expanded, default=Path("runs/bandit")),
+    setting("--steps", "updates of every run", "Training.steps", type=int),
+    option("--samples", "actions drawn from each policy; 1000 by default", type=int, default=1000),
+    SET,
+    PLUGIN,
+)
+def _figure_bandit(args: argparse.Namespace) -> None:
+    """The 2D bandit: four policies by cloning, four by Q-learning."""
+    from dqlab.tools.bandit import draw_bandit
+
+    draw_bandit(args.out, [*args.set, *bindings_of(args)], args.samples)
+
+
+FIGURE = Command(
+    "figure", "Train what a figure of the paper shows, and draw it.", "dqlab figure bandit", commands=[_figure_bandit]
+)
