@@ -20,8 +20,8 @@ from dqlab.analysis.results import Report
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, check_field, check_fields
 from dqlab.config.gin_files import bindings_in_file, check_binding
 from dqlab.config.gin_state import complete_name
+from dqlab.config.identity import is_seed
 from dqlab.config.registry import configurable
-from dqlab.config.replica import is_seed
 from dqlab.errors import MANY, ConfigError, nearest
 
 configurable("ablation")(Report)  # which its own room, that needs no gin, cannot do

@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dqlab.config.identity import describes_setting
-from dqlab.config.replica import Replica, replicas_of
+from dqlab.config.identity import Replica, describes_setting, replicas_of
 from dqlab.errors import ConfigError, RunError, masked, nearest, one_line
 from dqlab.files import read_text
 from dqlab.tracking import folders

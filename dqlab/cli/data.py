@@ -60,11 +60,7 @@ def _download(args: argparse.Namespace) -> int:
 
 
 @command(
-    "verify",
-    "dqlab data verify mine.hdf5 --task walker2d-medium-v2",
-    option("datasets", DATASET, nargs="+", metavar="DATASET"),
-    TASK,
-    PLUGIN,
+    "verify", "dqlab data verify mine.hdf5", option("datasets", DATASET, nargs="+", metavar="DATASET"), TASK, PLUGIN
 )
 def _verify(args: argparse.Namespace) -> int:
     """Read datasets from end to end and tell what is wrong with them."""

@@ -13,6 +13,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
+from dqlab import ablation, analysis, runs
 from dqlab.cli import parser
 from dqlab.cli.parser import GIN, PLUGIN, SET, Command, bindings_of, command, one_of, option, setting, switch
 from dqlab.errors import ConfigError, DqlabError, StoppedError, message_of
@@ -42,7 +43,6 @@ from dqlab.machine import StopRequest, asked_to_stop
 )
 def train(args: argparse.Namespace) -> int:
     """Train what a gin file describes, one or many seeds together."""
-    from dqlab.runs import train
     from dqlab.runs.records import print_finished
     from dqlab.runs.run import new_run_folder
     from dqlab.tracking.mlflow.mirror import warn_unsent
@@ -64,7 +64,7 @@ def train(args: argparse.Namespace) -> int:
 
         try:
             options = {"resume": args.resume, "quiet": args.quiet, "profile": args.profile}
-            finished = train(loaded, folder, **options, tell=note_start, stop=asked.event, typed=typed)
+            finished = runs.train(loaded, folder, **options, tell=note_start, stop=asked.event, typed=typed)
         except (StoppedError, KeyboardInterrupt, DqlabError) as error:
             return _say_stopped(asked, error, folder)
     if not args.quiet:
@@ -96,10 +96,8 @@ def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
 
 def _cell(args: argparse.Namespace) -> list[str]:
     """What the chosen cell of a grid file sets."""
-    from dqlab.ablation import Grid
-
     parser.load_configuration(args)
-    cell, given = Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
+    cell, given = ablation.Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
     for name in sorted(given & set(cell.bindings)):
         print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
     return cell.as_text()
@@ -151,8 +149,6 @@ def _own_config(folder: Path, resume: bool) -> Path:
 )
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a run's checkpoint, or an official one, on its task."""
-    from dqlab.runs import evaluate_run
-
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
     if args.run is not None and (args.task or args.epoch):
@@ -161,10 +157,10 @@ def evaluate(args: argparse.Namespace) -> None:
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
     bindings = [*args.set, *bindings_of(args)]
     if args.official is None:
-        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, args.render)
+        runs.evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, args.render)
     else:
         episodes = 10 if args.episodes is None else args.episodes
-        evaluate_run(args.official, args.epoch or "last", None, episodes, bindings, args.render, args.task)
+        runs.evaluate_run(args.official, args.epoch or "last", None, episodes, bindings, args.render, args.task)
 
 
 @command(
@@ -221,12 +217,11 @@ def export(args: argparse.Namespace) -> None:
 )
 def ablate(args: argparse.Namespace) -> int:
     """Run a grid of experiments, and report what it says; the same command continues what was killed."""
-    from dqlab.ablation import GridRequest, ablate
     from dqlab.ablation.driver import dry_run
     from dqlab.ablation.report import report_grid
     from dqlab.printing import Console
 
-    request = GridRequest(
+    request = ablation.GridRequest(
         files=[args.grid, *args.gin],
         bindings=[*args.set, *bindings_of(args)],
         imports=args.plugin,
@@ -241,7 +236,7 @@ def ablate(args: argparse.Namespace) -> int:
     elif args.dry_run:
         dry_run(request, Console())
     else:
-        return ablate(request, Console(quiet=args.quiet))
+        return ablation.ablate(request, Console(quiet=args.quiet))
     return 0
 
 
@@ -261,9 +256,7 @@ def ablate(args: argparse.Namespace) -> int:
 )
 def compare(args: argparse.Namespace) -> None:
     """Say what differs between runs, and what they score, with intervals over seeds."""
-    from dqlab.analysis import run_compare
-
-    run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.form)
+    analysis.run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.form)
 
 
 @command(

@@ -42,12 +42,7 @@ def describe(args: argparse.Namespace) -> None:
     print(describe(args.kind, args.name))
 
 
-@command(
-    "check",
-    "dqlab check mylab",
-    option("name", "its entry point, its distribution, or a module", metavar="PLUGIN"),
-    PLUGIN,
-)
+@command("check", "dqlab check mylab", option("name", "entry point, distribution or module", metavar="PLUGIN"), PLUGIN)
 def check_plugin(args: argparse.Namespace) -> bool:
     """Put every component of an installed plugin through the conformance suite."""
     from dqlab.tools.conformance.suite import examine

@@ -17,20 +17,16 @@ from dqlab.errors import ConfigError
 
 Function = Callable[[argparse.Namespace], Any]
 """What a command does; the exit code, or nothing for 0."""
-Option = Callable[[Any], None]
-"""Adds an argument to a parser, or to a group of one."""
+Options = list[tuple[Sequence[str], dict[str, Any], Any]]
+"""An option, or some that exclude each other: argparse's names and settings of each, and what a shell offers for it."""
 
 
-def option(name: str, text: str, *short: str, completer: Any = None, **settings: Any) -> Option:
+def option(name: str, text: str, *short: str, completer: Any = None, **settings: Any) -> Options:
     """An argument as argparse takes it; the completer says what a shell offers."""
-
-    def add(parser: Any) -> None:
-        parser.add_argument(*short, name, help=text, **settings).completer = completer
-
-    return add
+    return [((*short, name), {"help": text, **settings}, completer)]
 
 
-def setting(name: str, text: str, binds: str, **settings: Any) -> Option:
+def setting(name: str, text: str, binds: str, **settings: Any) -> Options:
     """An option that is the value of a parameter in gin: `bindings_of` finds it."""
     return option(name, f"{text} ({binds})", dest=binds, metavar=name.strip("-").upper(), **settings)
 
@@ -38,15 +34,9 @@ def setting(name: str, text: str, binds: str, **settings: Any) -> Option:
 switch = partial(option, action="store_true")
 
 
-def one_of(*options: Option) -> Option:
+def one_of(*options: Options) -> Options:
     """Options that exclude each other."""
-
-    def add(parser: Any) -> None:
-        group = parser.add_mutually_exclusive_group()
-        for each in options:
-            each(group)
-
-    return add
+    return [each for option in options for each in option]
 
 
 @dataclass(frozen=True)
@@ -62,12 +52,12 @@ class Command:
     name: str
     text: str
     examples: str
-    options: Sequence[Option] = ()
+    options: Sequence[Options] = ()
     function: Function | None = None
     commands: Sequence[Command] = ()
 
 
-def command(name: str, examples: str, *options: Option) -> Callable[[Function], Command]:
+def command(name: str, examples: str, *options: Options) -> Callable[[Function], Command]:
     """Make a function a command; what it does is the function's docstring."""
     return lambda function: Command(name, function.__doc__ or "", examples, options, function)
 
@@ -91,8 +81,10 @@ class Parser(argparse.ArgumentParser):
             examples = "examples:\n" + indent(dedent(command.examples).strip(), "  ")
             parser: Parser = added.add_parser(command.name, description=command.text, epilog=examples, **shown)
             parser.set_defaults(command=command.function)
-            for add in command.options:
-                add(parser)
+            for options in command.options:
+                group = parser.add_mutually_exclusive_group() if len(options) > 1 else parser
+                for names, settings, completer in options:
+                    group.add_argument(*names, **settings).completer = completer  # type: ignore[attr-defined]
             if command.commands:
                 parser.add_commands(command.commands)
 
@@ -147,11 +139,7 @@ SET = option(
     "--set", "one binding, e.g. DiffusionQL.eta=0.5", metavar="NAME=VALUE", action="extend", nargs="+", default=[]
 )
 GIN = option(
-    "--gin",
-    "gin file, of yours or of those that ship with dqlab; later ones override",
-    metavar="FILE",
-    action="append",
-    completer=complete_gin_file,
+    "--gin", "gin file, yours or dqlab's; later ones win", metavar="FILE", action="append", completer=complete_gin_file
 )
 JSON = switch("--json", "as JSON")
 

@@ -229,10 +229,7 @@ def _tag(args: argparse.Namespace) -> None:
 
 
 @command(
-    "note",
-    'dqlab runs note runs/mine "as it was"',
-    RUN,
-    option("text", "in place of the note that there is; '' removes it"),
+    "note", 'dqlab runs note runs/mine "as it was"', RUN, option("text", "in place of any earlier one; '' removes it")
 )
 def _note(args: argparse.Namespace) -> None:
     """Write a note about a run."""

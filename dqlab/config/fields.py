@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import Field, dataclass, fields
-from functools import cache
 from inspect import get_annotations
 from math import isfinite
 from typing import Annotated, Any
@@ -45,10 +44,8 @@ def plain_type(field: Field[Any]) -> str:
 def check_fields(instance: Any) -> None:
     """Check every plainly annotated field of a dataclass; integers given for floats become floats.
 
-    Bounds are inherited: a subclass that gives a `NonNegativeFloat` another default may call it a `float`.
-
-    Raises:
-        ConfigError: a value has the wrong type, is not finite, or is outside of its bounds.
+    Bounds are inherited: a subclass that gives a `NonNegativeFloat` another default may call it a `float`. A
+    ConfigError where a value has the wrong type, is not finite, or is outside of its bounds.
     """
     for field in fields(instance):
         plain, value = plain_type(field), getattr(instance, field.name)
@@ -59,26 +56,16 @@ def check_fields(instance: Any) -> None:
         if plain == "float":
             check_field(isfinite(value), instance, field.name, "finite")
             object.__setattr__(instance, field.name, float(value))
-    kind: Any = type(instance)
-    for name, bound in _bounds(kind).items():
+    declared = [each for base in reversed(type(instance).__mro__) for each in get_annotations(base).items()]
+    bounds = {name: bound for name, annotation in declared if (bound := bound_of(annotation))}
+    for name, bound in bounds.items():
         check_field(bound.holds(getattr(instance, name)), instance, name, bound.wanted)
 
 
-@cache
-def _bounds(kind: Any) -> dict[str, Bound]:
-    """Those of a class's fields, its own and those that it inherits."""
-    declared = [each for base in reversed(kind.__mro__) for each in get_annotations(base).items()]
-    return {name: bound for name, annotation in declared if (bound := bound_of(annotation))}
-
-
 def check_counts(component: str, least: int = 1, **values: Any) -> None:
-    """Check sizes and counts, parameter -> value, of a component that is no dataclass, by its name in gin files.
-
-    Raises:
-        ConfigError: one is no whole number, or smaller than `least`.
-    """
+    """Raise a ConfigError unless parameters of a component that is no dataclass are whole numbers from `least` on."""
     for name, value in values.items():
-        wanted = "of type int" if type(value) is not int else f"at least {least}"
+        wanted = f"at least {least}" if type(value) is int else "of type int"
         if type(value) is not int or value < least:
             raise ConfigError(f"{component}.{name} must be {wanted}, not {value!r}.")
 

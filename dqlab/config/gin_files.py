@@ -72,9 +72,8 @@ def load_gin(
         files: gin files, later ones overriding earlier ones.
         bindings: `Configurable.parameter=value` strings, overriding the files.
         imports: modules (plugins) to import first.
-        stored: whether the files are a run's. Its folder may be somebody else's: nothing is imported from it, and the
-            folders that it names for modules are looked into only where Python looks anyway, or works now. Others wait
-            for `import_path.folders` among the bindings.
+        stored: whether the files are a run's. Its folder may be somebody else's: nothing is imported from it, nor from
+            folders that it names for modules, but where Python looks anyway or `import_path.folders` is bound.
 
     Raises:
         ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
@@ -131,11 +130,7 @@ def operative_text(loaded: LoadedConfig) -> str:
 
 
 def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> None:
-    """See that what the command line binds is read; without effect it would leave the user with other results.
-
-    Raises:
-        ConfigError: a binding is none of `parameters_read`; the message names the nearest one.
-    """
+    """A ConfigError where the command line binds what is none of the `known`: the results would be other ones."""
     for name in (name for binding in bindings for name in bound_names(binding)):
         if said := without_effect(name, known, READ_HERE):
             raise ConfigError(f"--set {said}")

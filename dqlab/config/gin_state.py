@@ -130,10 +130,7 @@ STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_
 
 
 class OtherConfiguration:
-    """A configuration of its own, empty at first; the current one stands aside while the context lasts.
-
-    The context may be entered again, and finds its configuration as it was left.
-    """
+    """Within this, a configuration of its own, empty at first, and as it was left when it is entered again."""
 
     def __init__(self) -> None:
         self._aside: dict[str, Any] = {name: type(getattr(gin_config, name))() for name in STATE}

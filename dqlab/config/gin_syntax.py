@@ -22,8 +22,8 @@ def format_bindings(bindings: Mapping[str, Any]) -> str:
 
 def bound_names(binding: str) -> list[str]:
     """What a single binding binds, as written."""
-    found = (s for s, _ in parse_statements(quote_value(binding), f"--set {binding}"))
-    return [written_name(s) for s in found if isinstance(s, config_parser.BindingStatement)]
+    found = parse_statements(quote_value(binding), f"--set {binding}")
+    return [written_name(s) for s, _ in found if isinstance(s, config_parser.BindingStatement)]
 
 
 def written_name(statement: Any) -> str:
@@ -61,12 +61,10 @@ class _AsText(config_parser.ParserDelegate):  # type: ignore[misc]
 def parse_bindings(text: str, name: str = "config.gin") -> dict[str, Any]:
     """A gin text's bindings as `configurable.parameter` -> value; references are texts, such as `@gymnasium_task()`.
 
-    Raises:
-        ConfigError: it is no gin text; the message calls it by `name`.
+    A ConfigError that calls it by `name` where it is no gin text.
     """
-    read = (statement for statement, _ in parse_statements(text, name, _AsText()))
-    found = (statement for statement in read if isinstance(statement, config_parser.BindingStatement))
-    return {written_name(statement): plain_value(statement.value) for statement in found}
+    found = parse_statements(text, name, _AsText())
+    return {written_name(s): plain_value(s.value) for s, _ in found if isinstance(s, config_parser.BindingStatement)}
 
 
 def quote_value(binding: str) -> str:
@@ -81,8 +79,7 @@ def quote_value(binding: str) -> str:
 def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tuple[Any, str]]:
     """What a text says, and where: `name` with the line, or alone where it begins with `--`.
 
-    Raises:
-        ConfigError: gin's parser cannot read it, or a reference is to nothing.
+    A ConfigError where gin's parser cannot read it, or a reference is to nothing.
     """
     parser, numbered = None, "{}" if name.startswith("--") else "{}:{}"
     while True:
@@ -101,9 +98,10 @@ def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tup
 def _line_of(error: Exception, parser: Any) -> int:
     """The line that gin's error speaks of: in its location, in its message, or where the parser stands."""
     location = error.args[1] if len(error.args) > 1 else None
+    if isinstance(error, tokenize.TokenError) and location:
+        return int(location[0])
     named = re.search(r"In bindings string line (\d+)", str(error))
-    begun = location[0] if isinstance(error, tokenize.TokenError) and location else None
-    known = begun or getattr(location, "line_num", None) or (named and int(named[1]))
+    known = getattr(location, "line_num", None) or (named and named[1])
     return int(known or (parser.current_token.start[0] if parser else 1))
 
 

@@ -1,12 +1,14 @@
-"""Which parameters make a run another run. What else does (data, seed) is added where runs are told apart.
-
-Neither gin nor torch is needed.
-"""
+"""A run's identity: which parameters make it another run (data and seed are added where runs are told apart), and the
+replicas of a pack. Neither gin nor torch is needed."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from dqlab.errors import ConfigError, nearest
 
 EXPERIMENT_FIELDS: Mapping[str, tuple[str, ...]] = {
     "computed": ("algorithm", "physics", "env_backend", "dtype", "action_chunk", "precision"),
@@ -16,30 +18,16 @@ EXPERIMENT_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """What each field of `Experiment` is to the identity of a run; one that is not here fails a test."""
 
-RETIRED = (
-    "load_dataset.memory_map",
-    "load_dataset.map_dir",
-    "Collection.minari_id",
-    "d4rl_download.root",
-    "d4rl_download.sha256",
-)
+_RETIRED = "load_dataset.memory_map load_dataset.map_dir Collection.minari_id d4rl_download.root d4rl_download.sha256"
+RETIRED = tuple(_RETIRED.split())
 """Parameters that earlier versions stored and that never had an effect on results; read over in gin files."""
 
-WITHOUT_EFFECT = (
-    "Tracking.mlflow",
-    "Tracking.patience",
-    "Tracking.experiment",
-    "Tracking.keep_checkpoints",
-    "Training.checkpoint_seconds",
-    "Training.execution",
-    "Experiment.threads",
-    "load_dataset.sources",
-    "d4rl_download.mirrors",
-    "d4rl_download.mirrors_first",
-    "ogbench.mirrors",
-    "import_path.folders",
-    *RETIRED,
-)
+_WITHOUT_EFFECT = """
+Tracking.mlflow Tracking.patience Tracking.experiment Tracking.keep_checkpoints
+Training.checkpoint_seconds Training.execution Experiment.threads import_path.folders
+load_dataset.sources d4rl_download.mirrors d4rl_download.mirrors_first ogbench.mirrors
+"""
+WITHOUT_EFFECT = (*_WITHOUT_EFFECT.split(), *RETIRED)
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
 instead of where the dataset comes from, its digest is compared)."""
 
@@ -82,10 +70,7 @@ _ABOUT_GRIDS = ("Grid.", "Report.")
 
 
 def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What two configurations of a run, as `gin_syntax.parse_bindings` reads them, differ in that changes its results.
-
-    A line each.
-    """
+    """Lines on where two configurations of a run (of `gin_syntax.parse_bindings`) differ and change its results."""
     old, new = {**UNSTORED, **before}, {**UNSTORED, **after}
     found = (name for name in sorted({*old, *new} - {*WITHOUT_EFFECT}) if old.get(name) != new.get(name))
     return [f"{name}: {old.get(name, 'unset')!r} before, {new.get(name, 'unset')!r} now" for name in found]
@@ -116,3 +101,68 @@ def describes_setting(name: str, value: Any) -> bool:
 def short_name(name: str) -> str:
     """A complete name without its module."""
     return name.partition(".")[2] or name
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One training of a pack.
+
+    Attributes:
+        name: of its folder in the run's folder, and of its records.
+        seed: of its initial networks and its noise.
+        cell: label of the ablation's cell that it is; empty where it is none.
+        points: the cell's place on each axis, axis name -> text.
+        bindings: scalar hyper-parameters that it sets, gin name -> number.
+    """
+
+    name: str
+    seed: int
+    cell: str = ""
+    points: Mapping[str, str] = field(default_factory=dict)
+    bindings: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        mapped = isinstance(self.points, Mapping) and isinstance(self.bindings, Mapping)
+        wanted = {
+            "its name must be letters, digits and ._=+- only": re.fullmatch(r"\w[\w.=+-]*", self.name),
+            f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}": is_seed(self.seed),
+            f"cell must be a text, not {self.cell!r}": isinstance(self.cell, str),
+            "points and set must be dictionaries": mapped,
+        }
+        if faults := [text for text, holds in wanted.items() if not holds]:
+            raise ConfigError(f"Experiment.replicas['{self.name}']: {faults[0]}.")
+
+    @classmethod
+    def plain(cls, seed: int, cell: str = "") -> Replica:
+        """A seed of an ordinary run."""
+        return cls(f"seed-{seed}", seed, cell)
+
+    @classmethod
+    def read(cls, name: str, given: Any) -> Replica:
+        """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`."""
+        place, keys = f"Experiment.replicas['{name}']", ("seed", "cell", "points", "set")
+        if not isinstance(given, Mapping) or "seed" not in given:
+            wanted = "{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}"
+            raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
+        if unknown := [str(key) for key in given if key not in keys]:
+            raise ConfigError(f"{place} has no '{unknown[0]}'. {nearest(unknown[0], keys)}")
+        return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"seed": self.seed, "cell": self.cell, "points": dict(self.points), "set": dict(self.bindings)}
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: `seed 0`, `eta=0.5, seed 0`."""
+        return f"{self.cell}, seed {self.seed}" if self.cell else f"seed {self.seed}"
+
+
+def replicas_of(facts: Mapping[str, Any]) -> list[Replica]:
+    """A run's replicas, as its run.json has them; where they have no names yet, by their seeds."""
+    named = facts.get("replicas") or {f"seed-{seed}": {"seed": seed} for seed in facts["seeds"]}
+    return [Replica.read(name, given) for name, given in named.items()]
+
+
+def is_seed(value: Any) -> bool:
+    """Whether a value can seed a replica."""
+    return type(value) is int and 0 <= value < 2**32

@@ -28,10 +28,7 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
 
     An installed plugin that fails is reported by name and skipped, and nothing of it stays: it must not break what
     does not use it. So is one that claims a name of dqlab's; of two that claim one name, neither has it. What plugins
-    print goes to stderr.
-
-    Raises:
-        ConfigError: a named module cannot be imported, or claims a name that is taken.
+    print goes to stderr. A ConfigError where a named module cannot be imported, or claims a name that is taken.
     """
     fill_registries()
     with gin.unlock_config(), redirect_stdout(sys.stderr):
@@ -49,8 +46,7 @@ def installed_plugins() -> list[EntryPoint]:
 def load_one(name: str) -> str:
     """Load all plugins and make sure of one, named by entry point, distribution or module; returns its package.
 
-    Raises:
-        ConfigError: there is none of that name, or it fails; the message says why.
+    A ConfigError where there is none of that name, or it fails.
     """
     load_plugins()
     points = [point for point in installed_plugins() if name in (point.name, point.dist and point.dist.name)]
@@ -127,7 +123,7 @@ def all_or_nothing(package: str) -> Iterator[None]:
                 if name not in names.get(kind, ()) and entry.package != "dqlab":
                     registry.remove(name)
                     failed.add(entry.package)
-            if kind not in names and _package(registry.module) != "dqlab":
+            if kind not in names and registry.package != "dqlab":
                 del Registry.kinds[kind]
         for selector, item in configurables().items():
             if selector not in selectors and _package(item.__module__) != "dqlab":

@@ -30,8 +30,7 @@ class RegistryEntry(Generic[T]):
         name, item: what gin values say, and the component (a gin configurable).
         source: paper and equation.
         cites: keys of the works that the source names, as references.bib has them.
-        place: `module:line` of its code.
-        module: the module that registered it.
+        place: `module:line` of the code that registered it.
         docstring: its own; its first line is the summary.
         gin_name: the Python name under which gin files set its parameters; empty for a plain value.
         example: values of parameters without which the component means nothing (a schedule's list of betas, say).
@@ -42,7 +41,6 @@ class RegistryEntry(Generic[T]):
     item: T
     source: str = ""
     place: str = ""
-    module: str = ""
     docstring: str = ""
     gin_name: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +50,10 @@ class RegistryEntry(Generic[T]):
     @property
     def summary(self) -> str:
         return self.docstring.split("\n", 1)[0]
+
+    @property
+    def module(self) -> str:
+        return self.place.partition(":")[0]
 
     @property
     def package(self) -> str:
@@ -82,9 +84,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def configurable(module: str) -> Callable[[Decorated], Decorated]:
-    """Typed `gin.configurable`: gin files may set the parameters of the decorated function or class; where two share a
-    name, the module qualifies it: `module.name.parameter = value`.
-    """
+    """Typed `gin.configurable`, `module.name` in gin files; the name alone where no other module has it."""
 
     def decorate(item: Decorated) -> Decorated:
         return cast(Decorated, gin.configurable(item.__name__, module=module)(item))
@@ -113,7 +113,7 @@ class Registry(Generic[T]):
     ) -> None:
         self.kind, self.summary, self.arguments = kind, summary, arguments
         self.chosen_by, self.chosen_as = chosen_by, chosen_as
-        self.module, _ = _caller()
+        self.package = _caller().partition(":")[0].split(".")[0]
         self.entries: dict[str, RegistryEntry[T]] = {}
         Registry.kinds[kind] = self
 
@@ -123,22 +123,20 @@ class Registry(Generic[T]):
         """Decorator: file a function or class under `name`, as a gin configurable of its Python name.
 
         Args:
-            name: the name that gin files use to choose this component.
+            name: the name that gin files use to choose this component; a ConfigError where it, or its Python name in
+                gin files, is taken by another place in the code.
             source: paper, equation or program that it comes from.
             cites: keys of the works that the source names, as references.bib has them.
             example: values of parameters without which the component means nothing; shown in its gin example, and what
                 the conformance suite tries it with.
-
-        Raises:
-            ConfigError: the name is taken, by another place in the code; or its Python name is, in gin files.
         """
-        module, line = _caller()
+        place = _caller()
 
         def decorate(item: Decorated) -> Decorated:
             text = item.__doc__ if isinstance(item.__doc__, str) else ""
             docstring = "" if text.startswith(f"{item.__name__}(") else inspect.cleandoc(text)  # a list of fields
-            facts = (source, f"{module}:{line}", module, docstring, item.__name__)
-            entry = RegistryEntry(name, cast(T, item), *facts, dict(example or {}), tuple(cites))
+            given = (dict(example or {}), tuple(cites))
+            entry = RegistryEntry(name, cast(T, item), source, place, docstring, item.__name__, *given)
             self._check_names(entry)
             component = configurable(self.kind)(item)
             self.entries[name] = replace(entry, item=cast(T, component))
@@ -150,18 +148,12 @@ class Registry(Generic[T]):
         self, name: str, item: T, *, source: str = "", cites: Sequence[str] = (), summary: str = "", family: str = ""
     ) -> None:
         """File a plain value (a task's facts, say) under `name`; not a gin configurable."""
-        module, line = _caller()
-        facts = (source, f"{module}:{line}", module, summary)
-        entry = RegistryEntry(name, item, *facts, cites=tuple(cites), family=family)
+        entry = RegistryEntry(name, item, source, _caller(), summary, cites=tuple(cites), family=family)
         self._check_names(entry)
         self.entries[name] = entry
 
     def entry(self, name: str) -> RegistryEntry[T]:
-        """The component called `name`, with what is known of it.
-
-        Raises:
-            ConfigError: no component has that name (the message names the nearest ones), or several plugins claim it.
-        """
+        """The component called `name`; a ConfigError with the nearest names where nobody, or more than one, has it."""
         fill_registries()
         if name not in self.entries:
             if reason := Registry.contested.get(f"{self.kind}.{name}"):
@@ -250,10 +242,10 @@ def fill_registries() -> None:
             importlib.import_module(".".join(("dqlab", *path.relative_to(PACKAGE).with_suffix("").parts)))
 
 
-def _caller() -> tuple[str, int]:
-    """Module and line that call a registry's method."""
+def _caller() -> str:
+    """`module:line` that calls a registry's method."""
     frame = sys._getframe(2)
-    return str(frame.f_globals.get("__name__", "__main__")), frame.f_lineno
+    return f"{frame.f_globals.get('__name__', '__main__')}:{frame.f_lineno}"
 
 
 def unknown_name(name: str, mark: str = "") -> str:

@@ -10,7 +10,7 @@ import torch
 
 from dqlab.algorithms import Algorithm
 from dqlab.config.fields import check_field
-from dqlab.config.replica import Replica
+from dqlab.config.identity import Replica
 from dqlab.data.download import Progress, no_progress
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions, q_learning_view

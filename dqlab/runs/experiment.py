@@ -13,8 +13,8 @@ import torch
 from dqlab.algorithms import Algorithm, algorithms
 from dqlab.config.fields import NonNegativeInt, PositiveInt, check_field, check_fields
 from dqlab.config.gin_state import complete_name
+from dqlab.config.identity import Replica, is_seed
 from dqlab.config.registry import configurable
-from dqlab.config.replica import Replica, is_seed
 from dqlab.envs import tasks
 from dqlab.envs.backend import physics_of
 from dqlab.envs.tasks import Task

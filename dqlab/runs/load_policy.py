@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration, abbreviate_names, bound_parameters
-from dqlab.config.replica import Replica
+from dqlab.config.identity import Replica
 from dqlab.errors import ConfigError, RunError, nearest_of_few, one_line, printable_name
 from dqlab.files import expanded
 from dqlab.runs.build import check_experiment

@@ -20,7 +20,7 @@ from dqlab import errors
 from dqlab.algorithms import ActorCritic
 from dqlab.algorithms.base import Nets
 from dqlab.config.gin_state import OtherConfiguration
-from dqlab.config.replica import Replica, is_seed
+from dqlab.config.identity import Replica, is_seed
 from dqlab.data.transitions import caveat_of
 from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds

@@ -14,9 +14,8 @@ import torch
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_value
 from dqlab.config.gin_syntax import parse_bindings, rebind_text
-from dqlab.config.identity import SOURCES, changed_results
+from dqlab.config.identity import SOURCES, Replica, changed_results
 from dqlab.config.plugins import plugin_sources
-from dqlab.config.replica import Replica
 from dqlab.data.sources import absolute_source
 from dqlab.data.transitions import Transitions
 from dqlab.errors import PACKAGE, RunError, masked

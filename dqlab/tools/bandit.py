@@ -87,26 +87,19 @@ class Cloud(NamedTuple):
     note: str = ""
 
 
-def draw_bandit(
-    out: Path,
-    bindings: Sequence[str] = (),
-    samples: int = 1000,
-    rows: Sequence[FigureRow] = ROWS,
-    console: Console | None = None,
-) -> Path:
-    """Train what is missing, draw the figure and write its numbers; returns the PNG.
+def draw_bandit(out: Path, bindings: Sequence[str], samples: int, rows: Sequence[FigureRow] = ROWS) -> None:
+    """Train what is missing, draw the figure and write its numbers.
+
+    A DqlabError where a run cannot be trained, or is there with another configuration.
 
     Args:
         out: folder of the runs, of `bandit.png`, `numbers.json` and `numbers.md`.
         bindings: `Configurable.parameter=value` strings for every run.
         samples: actions drawn from each policy, of which there are these `rows`.
-
-    Raises:
-        DqlabError: a run cannot be trained, or is there with another configuration.
     """
     if samples < 1:
         raise ConfigError(f"--samples must be at least 1, not {samples}.")
-    console = console or Console()
+    console = Console()
     _train(rows, out, bindings, console)
     drawn = {row.title: _clouds(row, out, bindings, samples) for row in rows}
     with atomic_path(out / "bandit.png") as temporary:
@@ -124,9 +117,7 @@ def draw_bandit(
     write_text(out / "numbers.json", json.dumps(numbers, indent=1))
     write_text(out / "numbers.md", table)
     console.print(table, highlight=False, soft_wrap=True)
-    console.print(f"Figure:  {out / 'bandit.png'}", soft_wrap=True)
-    console.print(f"Numbers: {out / 'numbers.json'}, {out / 'numbers.md'}", soft_wrap=True)
-    return out / "bandit.png"
+    console.print(f"Figure:  {out}/bandit.png\nNumbers: {out}/numbers.json, {out}/numbers.md", soft_wrap=True)
 
 
 def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], console: Console) -> None:

@@ -117,7 +117,7 @@ parameters and defaults too, `dqlab describe KIND NAME` everything, and both sho
 def components_markdown(kind: str | None = None) -> str:
     """dqlab's own components, a table a kind: the text of docs/components.md. Plugins do not change it."""
     lines = [PREFACE]
-    for registry in (each for each in registries_of(kind) if each.module.split(".")[0] == "dqlab"):
+    for registry in (each for each in registries_of(kind) if each.package == "dqlab"):
         lines += ["", f"## {registry.kind}", "", registry.summary]
         lines += ["", f"Chosen by `{registry.chosen_by}`."] if registry.chosen_by else []
         lines += ["", "| name | what | source |", "|---|---|---|"]
@@ -142,10 +142,8 @@ def describe(kind: str, name: str) -> str:
     entry = registry.entry(name)
     known = component_record(registry, entry)
     parameter, parameters = registry.chosen_by.rpartition(".")[2], []
-    choosing = [
-        name for name, item in configurables().items() if parameter in getattr(item, "__dataclass_fields__", ())
-    ]
-    others = sorted({f"{shortest_name(name)}.{parameter}" for name in choosing} - {registry.chosen_by})
+    choosing = [key for key, item in configurables().items() if parameter in getattr(item, "__dataclass_fields__", ())]
+    others = sorted({f"{shortest_name(key)}.{parameter}" for key in choosing} - {registry.chosen_by})
     for each in known["parameters"]:
         typed = f": {each['annotation']}" if each["annotation"] else ""
         default = f" = {each['default']!r}" if "default" in each else ""

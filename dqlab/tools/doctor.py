@@ -37,7 +37,6 @@ OK, WARNING, MISSING, BROKEN = "ok", "warning", "missing", "broken"
 STYLES = {OK: "green", WARNING: "yellow", MISSING: "dim", BROKEN: "bold red"}
 TRAINING, RECORDS, ENVIRONMENTS = "Training", "Data and records", "Environments"
 PICTURES, MORE = "Pictures", "More"
-GIB = 2**30
 SECONDS = 50.0
 """After which a program that a check runs is given up: on a busy machine importing PyTorch may take half a minute."""
 
@@ -139,7 +138,7 @@ devices = []
 for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
     about = torch.cuda.get_device_properties(index)
     assert torch.ones(3, device=f"cuda:{index}").sum().item() == 3, "a sum on the GPU is wrong"
-    free, total = torch.cuda.mem_get_info(index)
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
     devices.append({"name": about.name, "capability": f"{about.major}.{about.minor}", "free": free, "total": total})
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda or "", "devices": devices}))
 """
@@ -161,11 +160,8 @@ def pytorch() -> DoctorFinding:
 def device_finding(facts: dict[str, Any]) -> DoctorFinding:
     """PyTorch's build and its devices; or why there is a driver, but no device."""
     build = f"{facts['version']}, built for {'CUDA ' + facts['cuda'] if facts['cuda'] else 'CPUs'}"
-    names = [
-        f"{device['name']} ({device['free'] / GIB:.0f} of {device['total'] / GIB:.0f} GiB free, "
-        f"compute capability {device['capability']})"
-        for device in facts["devices"]
-    ]
+    shown = "{name} ({free:.0f} of {total:.0f} GiB free, compute capability {capability})"
+    names = [shown.format(**device) for device in facts["devices"]]
     if names:
         return DoctorFinding(OK, f"{build}; {len(names)} x CUDA: {'; '.join(dict.fromkeys(names))}")
     if not Path("/proc/driver/nvidia/version").exists():
@@ -201,7 +197,7 @@ def find_space(folder: Path, fix: str) -> DoctorFinding:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", fix)
-    free = available_disk(folder) / GIB
+    free = available_disk(folder) / 2**30
     text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
     # a run's checkpoints, and a dataset, take some hundred MiB
     return DoctorFinding(OK, text) if free > 1.0 else DoctorFinding(WARNING, text, "free some space")
@@ -246,12 +242,7 @@ def mlflow() -> DoctorFinding:
 
 
 EXACT = 1e-9
-REPLAY = """
-import warnings
-warnings.simplefilter("ignore")
-from dqlab.tools.doctor import largest_error
-print(*largest_error())
-"""
+REPLAY = "from dqlab.tools.doctor import largest_error; print(*largest_error())"
 
 
 def physics() -> DoctorFinding:

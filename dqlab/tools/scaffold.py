@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,36 +34,28 @@ MEANT = {
 
 
 def new_task(
-    data: str,
-    env_id: str,
-    env_kwargs: Mapping[str, Any],
-    out: Path | None = None,
-    rule: str = "",
-    episode_limit: int = 0,
-    episodes: int = 20,
-    force: bool = False,
+    data: str, env_id: str, kwargs: dict[str, Any], out: Path | None, rule: str, limit: int, episodes: int, force: bool
 ) -> list[str]:
     """Write the gin file; returns what has been found out, in lines.
 
+    A DataError where the data are damaged, or not the environment's (other widths, actions out of its bounds); a
+    ConfigError where the environment cannot be used, it cannot be told how actions are meant, or the file exists.
+
     Args:
         data: a path, or FORMAT:NAME.
-        env_id: as Gymnasium's, or MODULE:ID (the module may lie in the current folder), made with `env_kwargs`.
+        env_id, kwargs: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder, too.
         out: the gin file, replaced by `force`; None for the data's name in the current folder.
         rule: `load_dataset.action_bounds`; empty where it is to be found out.
-        episode_limit: steps after which an episode is cut; 0 for the environment's own.
+        limit: steps after which an episode is cut; 0 for the environment's own.
         episodes: of random actions, by which they are scored.
-
-    Raises:
-        DataError: the data are damaged, or not the environment's: other widths, actions out of its bounds.
-        ConfigError: the environment cannot be used; it cannot be told how actions are meant; the file exists.
     """
-    if episodes < 1 or episode_limit < 0:
+    if episodes < 1 or limit < 0:
         raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")
     dataset = locate_dataset(data)
     out = out or Path(f"{Path(dataset.path.name).stem}.gin")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists. Name another file with --out; --force replaces it.")
-    task = describe_environment(env_id, env_kwargs, episode_limit)
+    task = describe_environment(env_id, kwargs, limit)
     columns = dataset.read()
     check_widths(columns, task.state_dim, task.action_dim)
     found = Survey(columns, task)

@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dqlab.config.replica import Replica, replicas_of
+from dqlab.config.identity import Replica, replicas_of
 from dqlab.errors import RunError
 from dqlab.files import atomic_path, open_lock, read_bytes, write_text
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dqlab.config.replica import Replica
+from dqlab.config.identity import Replica
 from dqlab.errors import RunError
 from dqlab.files import expanded
 from dqlab.tracking.folders import SkippedRecords

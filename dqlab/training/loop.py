@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dqlab.config.replica import Replica
+from dqlab.config.identity import Replica
 from dqlab.data import Transitions
 from dqlab.envs.tasks import Task
 from dqlab.errors import EnvError, RunError, StoppedError

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.fields import check_counts
+from dqlab.config.identity import Replica
 from dqlab.config.registry import Registry
-from dqlab.config.replica import Replica
 from dqlab.files import write_text
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
-from rich.console import Console
 
 from dqlab import cli
 from dqlab.data.sources import make_rows
@@ -33,7 +32,7 @@ CLONING, IMPROVEMENT = ROWS
 
 def draw(out: Path, row: FigureRow, label: str, *bindings: str, samples: int = 10) -> dict[str, Any]:
     """The figure of one policy; its numbers."""
-    draw_bandit(out, bindings, samples, [row._replace(panels={label: row.panels[label]})], Console(quiet=True))
+    draw_bandit(out, bindings, samples, [row._replace(panels={label: row.panels[label]})])
     found: dict[str, Any] = json.loads((out / "numbers.json").read_text())[0]["panels"][1]
     return found
 

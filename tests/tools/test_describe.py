@@ -166,7 +166,7 @@ def test_components_are_those_of_dqlab_alone_in_whole_tables() -> None:
     strange: Registry[object] = Registry("strange_kind", "From elsewhere.")
     try:
         assert components_markdown() == before
-        object.__setattr__(noise_schedules.entries["mine"], "module", "dqlab.made")
+        object.__setattr__(noise_schedules.entries["mine"], "place", "dqlab.made:1")
         assert "| `mine` | \\|x\\| \\* \\<y>, as `a*b`. | a \\| b |" in components_markdown("noise_schedule")
     finally:
         noise_schedules.remove("mine")

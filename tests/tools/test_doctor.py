@@ -102,7 +102,7 @@ def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_devices_are_told() -> None:
-    gpu = {"name": "NVIDIA X", "capability": "9.0", "free": 70 * 2**30, "total": 80 * 2**30}
+    gpu = {"name": "NVIDIA X", "capability": "9.0", "free": 70.0, "total": 80.0}
     known = device_finding({"version": "2.6", "cuda": "12.4", "devices": [gpu, gpu]})
     assert known.text == "2.6, built for CUDA 12.4; 2 x CUDA: NVIDIA X (70 of 80 GiB free, compute capability 9.0)"
     assert known.state == "ok"

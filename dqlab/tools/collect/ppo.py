@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from dqlab.config.fields import PositiveInt, check_field, check_fields
+from dqlab.config.identity import is_seed
 from dqlab.config.registry import configurable
-from dqlab.config.replica import is_seed
 from dqlab.data.formats.base import write_errors
 from dqlab.envs import make_env
 from dqlab.envs.tasks import Task

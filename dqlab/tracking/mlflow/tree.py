@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from dqlab.config.replica import Replica, replicas_of
+from dqlab.config.identity import Replica, replicas_of
 from dqlab.errors import DqlabError, RunError, printable_name
 from dqlab.files import path_within, read_text
 from dqlab.tracking import records
