@@ -19,6 +19,7 @@ from dqlab.cli.parser import GIN, PLUGIN, SET, Command, bindings_of, command, on
 from dqlab.errors import ConfigError, DqlabError, StoppedError, message_of
 from dqlab.files import expanded
 from dqlab.machine import StopRequest, asked_to_stop
+from dqlab.tracking import RunFolder
 
 
 @command(
@@ -115,8 +116,6 @@ def _unfinished(stem: str) -> Path:
 
 def _own_config(folder: Path, resume: bool) -> Path:
     """The configuration that a run stored, for a resume that names none."""
-    from dqlab.tracking import RunFolder
-
     if not resume:
         raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")
     if (folder / "run.json").exists():

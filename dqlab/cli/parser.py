@@ -41,18 +41,12 @@ def one_of(*options: Options) -> Options:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, or a group, which has `commands` and no function.
-
-    Attributes:
-        text: what it does.
-        examples: one a line, shown below its help.
-        options: with `PLUGIN` among them, installed plugins are loaded, too.
-    """
+    """A command, or a group, which has `commands` and no function."""
 
     name: str
-    text: str
-    examples: str
-    options: Sequence[Options] = ()
+    text: str  # what it does
+    examples: str  # one a line, shown below its help
+    options: Sequence[Options] = ()  # with `PLUGIN` among them, installed plugins are loaded, too
     function: Function | None = None
     commands: Sequence[Command] = ()
 

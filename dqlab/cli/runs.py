@@ -166,8 +166,7 @@ def _tail(args: argparse.Namespace) -> None:
         while not over:
             over = _state(args.run) != "running"
             live.update(_curves(run), refresh=True)
-            if not over:
-                time.sleep(args.every)
+            time.sleep(0.0 if over else args.every)
     if not console.is_terminal:
         console.line()
 

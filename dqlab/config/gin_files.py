@@ -40,21 +40,13 @@ def import_path(folders: tuple[str, ...] = ()) -> None:
 
 @dataclass
 class LoadedConfig:
-    """What was read.
+    """What was read."""
 
-    Attributes:
-        files: gin files, in order.
-        imports: modules, imported by gin files or as plugins.
-        own: name -> file and line of what is bound in gin files other than dqlab's.
-        folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
-        stored: whether a run has stored what is read.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    imports: list[str] = field(default_factory=list)
-    own: dict[str, str] = field(default_factory=dict)
-    folders: list[Path] = field(default_factory=list)
-    stored: bool = False
+    files: list[Path] = field(default_factory=list)  # gin files, in order
+    imports: list[str] = field(default_factory=list)  # modules, imported by gin files or as plugins
+    own: dict[str, str] = field(default_factory=dict)  # name -> file and line of what others than dqlab's files bind
+    folders: list[Path] = field(default_factory=list)  # of the user's modules: gin files' own, and `import_path`'s
+    stored: bool = False  # whether a run has stored what is read
 
     def header(self) -> str:
         """The gin statements that come first, so that the others can be read from anywhere."""

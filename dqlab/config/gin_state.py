@@ -1,8 +1,7 @@
 """What gin keeps: the current configuration, what has been read of it, and every configurable.
 
-gin has no public way to list what is bound or read, to look a configurable up, or to let go of one. So this file, and
-no other, reads and changes gin's own variables: those of `STATE`, and `_REGISTRY` with its inverse. Another version of
-gin may rename them: tests/config/test_gin_state.py says what would break then.
+gin has no public way to list what is bound or read, to look a configurable up, or to let go of one. So this file alone
+uses gin's own variables; tests/config/test_gin_state.py says what would break where another version renames them.
 """
 
 from __future__ import annotations

@@ -82,17 +82,14 @@ def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tup
     A ConfigError where gin's parser cannot read it, or a reference is to nothing.
     """
     parser, numbered = None, "{}" if name.startswith("--") else "{}:{}"
-    while True:
-        try:
-            parser = parser or config_parser.ConfigParser(text, delegate or gin_config.ParserDelegate())
-            statement = parser.parse_statement()
-        except Exception as error:  # gin lets through what Python's tokenizer and parser raise, MemoryError included
-            line, lines = _line_of(error, parser), text.split("\n")
-            odd = odd_character(lines[min(line, len(lines)) - 1])
-            raise ConfigError(f"{numbered.format(name, line)}: {_unparsed(error)} {odd}".rstrip()) from error
-        if statement is None:
-            return
-        yield statement, numbered.format(name, statement.location.line_num)
+    try:
+        parser = config_parser.ConfigParser(text, delegate or gin_config.ParserDelegate())
+        for statement in parser:
+            yield statement, numbered.format(name, statement.location.line_num)
+    except Exception as error:  # gin lets through what Python's tokenizer and parser raise, MemoryError included
+        line, lines = _line_of(error, parser), text.split("\n")
+        odd = odd_character(lines[min(line, len(lines)) - 1])
+        raise ConfigError(f"{numbered.format(name, line)}: {_unparsed(error)} {odd}".rstrip()) from error
 
 
 def _line_of(error: Exception, parser: Any) -> int:

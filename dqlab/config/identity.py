@@ -89,10 +89,7 @@ def is_as_before(name: str, value: Any) -> bool:
 
 
 def describes_setting(name: str, value: Any) -> bool:
-    """Whether a parameter is part of the configuration that runs are grouped by when they are compared.
-
-    Seeds and tasks are compared in other ways; what came later counts where it is not at its old value.
-    """
+    """Whether runs are grouped by a parameter when they are compared; one that came later, where its value is new."""
     apart = any(name.removeprefix("Experiment.") in EXPERIMENT_FIELDS[role] for role in ("task", "replicas", "machine"))
     apart |= name in WITHOUT_EFFECT or name.startswith(_ABOUT_GRIDS)
     return not apart and LATER.get(name, ...) != value
@@ -105,21 +102,13 @@ def short_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Replica:
-    """One training of a pack.
+    """One training of a pack."""
 
-    Attributes:
-        name: of its folder in the run's folder, and of its records.
-        seed: of its initial networks and its noise.
-        cell: label of the ablation's cell that it is; empty where it is none.
-        points: the cell's place on each axis, axis name -> text.
-        bindings: scalar hyper-parameters that it sets, gin name -> number.
-    """
-
-    name: str
-    seed: int
-    cell: str = ""
-    points: Mapping[str, str] = field(default_factory=dict)
-    bindings: Mapping[str, float] = field(default_factory=dict)
+    name: str  # of its folder in the run's folder, and of its records
+    seed: int  # of its initial networks and its noise
+    cell: str = ""  # label of the ablation's cell that it is; empty where it is none
+    points: Mapping[str, str] = field(default_factory=dict)  # the cell's place on each axis, axis name -> text
+    bindings: Mapping[str, float] = field(default_factory=dict)  # scalar hyper-parameters that it sets, by gin name
 
     def __post_init__(self) -> None:
         mapped = isinstance(self.points, Mapping) and isinstance(self.bindings, Mapping)

@@ -24,28 +24,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RegistryEntry(Generic[T]):
-    """A registered component, and what `dqlab list` says of it.
+    """A registered component, and what `dqlab list` says of it."""
 
-    Attributes:
-        name, item: what gin values say, and the component (a gin configurable).
-        source: paper and equation.
-        cites: keys of the works that the source names, as references.bib has them.
-        place: `module:line` of the code that registered it.
-        docstring: its own; its first line is the summary.
-        gin_name: the Python name under which gin files set its parameters; empty for a plain value.
-        example: values of parameters without which the component means nothing (a schedule's list of betas, say).
-        family: what lists say in place of it and others of the same family, of which there are many; empty for none.
-    """
-
-    name: str
-    item: T
-    source: str = ""
-    place: str = ""
-    docstring: str = ""
-    gin_name: str = ""
-    example: Mapping[str, Any] = field(default_factory=dict)
-    cites: tuple[str, ...] = ()
-    family: str = ""
+    name: str  # what gin values say
+    item: T  # the component, a gin configurable
+    source: str = ""  # paper and equation
+    place: str = ""  # `module:line` of the code that registered it
+    docstring: str = ""  # its own; its first line is the summary
+    gin_name: str = ""  # the Python name under which gin files set its parameters; empty for a plain value
+    example: Mapping[str, Any] = field(default_factory=dict)  # values of parameters without which it means nothing
+    cites: tuple[str, ...] = ()  # keys of the works that the source names, as references.bib has them
+    family: str = ""  # what lists say in place of it and others of the same family; empty for none
 
     @property
     def summary(self) -> str:

@@ -21,10 +21,8 @@ from dqlab.files import expanded, read_user_text
 from dqlab.printing import Console
 
 Array = NDArray[np.float64]
-COLUMNS = ("return", "returns", "episode_return")
-"""A CSV file's column that is taken where it has several and none is named."""
-KINDS = {".npy": "a NumPy array", ".json": "JSON", ".csv": "CSV"}
-"""What a file holds, by its suffix; a number a line where it has another one."""
+COLUMNS = ("return", "returns", "episode_return")  # of a CSV file that has several, where none is named
+KINDS = {".npy": "a NumPy array", ".json": "JSON", ".csv": "CSV"}  # of others: a number a line
 FIGURE = re.compile(r"[+-]?\.?\d")
 
 
@@ -36,9 +34,8 @@ def read_returns(given: Sequence[str], column: str = "") -> Array:
     found = [value for item in given for value in _returns_of(item, column)]
     if not found:
         raise DataError("There are no returns to score. Name numbers, files, or - for standard input.")
-    for number, value in enumerate(found, 1):
-        if not np.isfinite(value):
-            raise DataError(f"Return {number} of {len(found)} is {value}: only finite returns have a score.")
+    for number in np.flatnonzero(~np.isfinite(found)):
+        raise DataError(f"Return {number + 1} of {len(found)} is {found[number]}: only finite returns have a score.")
     return np.array(found)
 
 
