@@ -35,8 +35,6 @@ from dqlab.training.execution.program import cpp_compiler, missing_for_triton
 OK, WARNING, MISSING, BROKEN = "ok", "warning", "missing", "broken"
 """It works; it works, but; it is not installed, and nothing has to be; it does not work."""
 STYLES = {OK: "green", WARNING: "yellow", MISSING: "dim", BROKEN: "bold red"}
-TRAINING, RECORDS, ENVIRONMENTS = "Training", "Data and records", "Environments"
-PICTURES, MORE = "Pictures", "More"
 SECONDS = 50.0
 """After which a program that a check runs is given up: on a busy machine importing PyTorch may take half a minute."""
 
@@ -303,20 +301,20 @@ def find_extra(name: str, purpose: str) -> DoctorFinding:
 
 
 CHECKS: Sequence[tuple[str, str, bool, Callable[[], DoctorFinding]]] = (
-    (TRAINING, "packages", True, packages),
-    (TRAINING, "PyTorch", True, pytorch),
-    (TRAINING, "compiler", False, toolchain),
-    (RECORDS, "runs", True, partial(find_space, Path("runs"), "runs are written here: cd elsewhere, or use --out")),
-    (RECORDS, "D4RL cache", True, d4rl_cache),
-    (RECORDS, "MLflow", False, mlflow),
-    (RECORDS, "Minari", False, partial(find_extra, "minari", "Minari's data sets")),
-    (ENVIRONMENTS, "D4RL physics", True, physics),
-    (ENVIRONMENTS, "Adroit, kitchen", False, partial(find_extra, "robotics", "their environments")),
-    (ENVIRONMENTS, "OGBench", False, partial(find_extra, "ogbench", "its tasks")),
-    (PICTURES, "OpenGL", False, opengl),
-    (PICTURES, "ffmpeg", False, partial(find_extra, "video", ".mp4 videos; without it they are GIFs")),
-    (MORE, "Ray", False, partial(find_extra, "ray", "grids on a cluster")),
-    (MORE, "SLURM", False, partial(find_extra, "slurm", "grids on SLURM")),
-    (MORE, "collecting", False, partial(find_extra, "collect", "dqlab collect")),
+    ("Training", "packages", True, packages),
+    ("Training", "PyTorch", True, pytorch),
+    ("Training", "compiler", False, toolchain),
+    ("Data and records", "runs", True, partial(find_space, Path("runs"), "cd elsewhere, or use --out")),
+    ("Data and records", "D4RL cache", True, d4rl_cache),
+    ("Data and records", "MLflow", False, mlflow),
+    ("Data and records", "Minari", False, partial(find_extra, "minari", "Minari's data sets")),
+    ("Environments", "D4RL physics", True, physics),
+    ("Environments", "Adroit, kitchen", False, partial(find_extra, "robotics", "their environments")),
+    ("Environments", "OGBench", False, partial(find_extra, "ogbench", "its tasks")),
+    ("Pictures", "OpenGL", False, opengl),
+    ("Pictures", "ffmpeg", False, partial(find_extra, "video", ".mp4 videos; without it they are GIFs")),
+    ("More", "Ray", False, partial(find_extra, "ray", "grids on a cluster")),
+    ("More", "SLURM", False, partial(find_extra, "slurm", "grids on SLURM")),
+    ("More", "collecting", False, partial(find_extra, "collect", "dqlab collect")),
 )
 """Group, name, whether `dqlab train` needs it, and the check, in the order in which they are shown."""
