@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,10 @@ from dqlab.noise import Noise
 from dqlab.tools.conformance.made import (
     BATCH,
     DIMS,
-    check_dtypes,
+    check_copies,
     check_independent_rows,
     check_module,
     check_pure,
-    check_saving,
     check_shape,
     check_traceable,
     make_batch,
@@ -29,57 +29,49 @@ from dqlab.tools.conformance.made import (
     with_moved_parameters,
 )
 
-Make = Callable[..., nn.Module]
-
 
 def check_activation(entry: RegistryEntry[Callable[[], nn.Module]]) -> None:
     """Numbers one by one, any shape and floating type, not linear; value and gradient finite."""
     layer = entry.make()()
     x = torch.linspace(-5, 5, 40, dtype=torch.float64).view(8, 5)
-    out = check_pure(layer, x)
-    check_elementwise(layer, x)
+    out = _check_elementwise(layer, x, torch.tensor([-1e4, -1.0, 0.0, 1.0, 1e4]))
     assert not torch.allclose(layer(x + 1) - out, out - layer(x - 1)), "it is linear"
-    check_scalar_function(layer, torch.tensor([-1e4, -1.0, 0.0, 1.0, 1e4]))
     assert torch.allclose(torch.vmap(layer)(x), out), "stacked differs from alone"
     check_module(nn.Sequential(nn.Linear(5, 4), layer, nn.Linear(4, 2)).double(), Network.__call__, x)
 
 
-def check_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """The shape and type of x, in float32 too; a number depends on no other."""
+def check_value_loss(entry: RegistryEntry[ValueLoss]) -> None:
+    """A number for each u = Q - V, convex, least at u = 0; value and gradient finite."""
+    u = torch.linspace(-3, 3, 61, dtype=torch.float64)
+    values = _check_elementwise(entry.make(), u, torch.tensor([-1e3, -1.0, 1.0, 1e3]))
+    assert bool((values >= values[30] - 1e-12).all()), "it is not least where V is Q"
+    assert bool((values[:-2] + values[2:] >= 2 * values[1:-1] - 1e-12).all()), "it is not convex"
+
+
+def _check_elementwise(function: Callable[[Tensor], Tensor], x: Tensor, far: Tensor) -> Tensor:
+    """Numbers one by one, in the shape and type of x; at those that are far, value and gradient are finite."""
+    out: Tensor = check_pure(function, x)
     for given in (x, x.float()):
-        out = function(given)
-        check_shape("what it gives", out, *x.shape)
-        assert out.dtype == given.dtype, f"it gives {out.dtype} for {given.dtype}"
-    assert torch.allclose(function(x[3:5]), function(x)[3:5]), "a number depends on others"
-
-
-def check_scalar_function(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Value and gradient are finite at these numbers, in the function's program too."""
+        found = function(given)
+        check_shape("what it gives", found, *x.shape)
+        assert found.dtype == given.dtype, f"it gives {found.dtype} for {given.dtype}"
+    assert torch.allclose(function(x[3:5]), out[3:5]), "a number depends on others"
 
     def differentiated(x: Tensor) -> tuple[Tensor, ...]:
         x = x.detach().requires_grad_()
         out = function(x)
         return out, *torch.autograd.grad(out.sum(), x)
 
-    for values in differentiated(x):
+    for values in differentiated(far):
         assert bool(torch.isfinite(values).all()), f"it or its gradient is not finite: {values.tolist()}"
-    check_traceable(differentiated, x)
+    check_traceable(differentiated, far)
+    return out
 
 
-def check_value_loss(entry: RegistryEntry[ValueLoss]) -> None:
-    """A number for each u = Q - V, convex, least at u = 0; value and gradient finite."""
-    loss = entry.make()
-    u = torch.linspace(-3, 3, 61, dtype=torch.float64)
-    values = check_pure(loss, u)
-    check_elementwise(loss, u)
-    assert bool((values >= values[30] - 1e-12).all()), "it is not least where V is Q"
-    assert bool((values[:-2] + values[2:] >= 2 * values[1:-1] - 1e-12).all()), "it is not convex"
-    check_scalar_function(loss, torch.tensor([-1e3, -1.0, 1.0, 1e3]))
-
-
-def check_denoiser(entry: RegistryEntry[Make]) -> None:
+def check_denoiser(entry: RegistryEntry[Callable[..., nn.Module]]) -> None:
     """Output (B, A), rows independent of each other, all inputs listened to, `prepare` and `denoise` like `forward`."""
-    module = with_moved_parameters(entry.make()(DIMS.state, DIMS.action))
+    make = partial(entry.make(), DIMS.state, DIMS.action)
+    module = with_moved_parameters(make())
     batch, t = make_batch(), torch.arange(BATCH) % 5
     action, state = batch.action[0], batch.state[0]
     out = check_pure(module, action, t, state)
@@ -91,9 +83,8 @@ def check_denoiser(entry: RegistryEntry[Make]) -> None:
         _check_prepared_chain(module, action, state)
     if hasattr(module, "training_noise"):
         _check_training(module, action, t, state)
-    check_dtypes(module, action, t, state)
+    check_copies(make, module, action, t, state)
     check_module(module, Network.__call__, action, t, state)
-    check_saving(lambda: entry.make()(DIMS.state, DIMS.action), module, action, t, state)
 
 
 def _check_prepared_chain(module: Any, action: Tensor, state: Tensor) -> None:
@@ -114,7 +105,6 @@ def _check_training(module: Any, action: Tensor, t: Tensor, state: Tensor) -> No
     """`train_forward` like `forward` in shape, rows independent, moved by the noise that `training_noise` declares."""
     specs = module.training_noise(BATCH)
     noise = one_noise(specs)
-
     out = module.train_forward(action, t, state, noise)
     check_shape("what train_forward gives", out, *action.shape)
     if specs:
@@ -126,7 +116,8 @@ def _check_training(module: Any, action: Tensor, t: Tensor, state: Tensor) -> No
 
 def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
     """Values (M, B); members initialised differently; aggregations of the right shapes; it can be stacked."""
-    ensemble = entry.make()(DIMS.state, DIMS.action)
+    make = partial(entry.make(), DIMS.state, DIMS.action)
+    ensemble = make()
     assert isinstance(ensemble, CriticEnsemble), "a critic must be a CriticEnsemble"
     ensemble = ensemble.double()
     batch = make_batch()
@@ -150,9 +141,8 @@ def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
         for values in ensemble.actor_objective(q, torch.tensor(index)):
             check_shape("each of actor_objective's two", values, BATCH)
     check_independent_rows(lambda *inputs: ensemble.outputs(*inputs).transpose(0, 1), state, action)
-    check_dtypes(ensemble, state, action)
+    check_copies(make, ensemble, state, action)
     check_module(ensemble, _update, state, action, one_noise(ensemble.noise()), torch.tensor(1))
-    check_saving(lambda: entry.make()(DIMS.state, DIMS.action), ensemble, state, action)
 
 
 def _update(network: Network, state: Tensor, action: Tensor, noise: Noise, index: Tensor) -> Any:
