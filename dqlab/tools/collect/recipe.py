@@ -26,7 +26,7 @@ from dqlab.envs.tasks import BOXED, Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, behaviours
-from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behaviour_slug, join_rows, save_text
+from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behaviour_slug, join_rows, whole_file
 from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext, Range
 from dqlab.tracking.run_folder import claim_folder
 
@@ -107,10 +107,6 @@ class Collection:
                 "has its own. Leave it off, or set Collection.env_id in place of Collection.task."
             )
 
-    @property
-    def amount(self) -> Amount:
-        return Amount(self.episodes, self.transitions)
-
     def resolved_task(self) -> tuple[Task, bool]:
         """The task, and whether its reference scores are known beforehand; a ConfigError where there is none."""
         if self.task:
@@ -123,14 +119,13 @@ class Collection:
         """The set's name: given, or made of environment and mixture."""
         return self.name or "-".join([task.robot, *map(behaviour_slug, self.mixture)])
 
-    def targets(self, task: Task, folder: Path) -> dict[str, Path]:
-        """Format -> the path of what it writes; a DataError where no dataset of a format can have the set's name."""
-        paths = {}
-        for name in self.formats:
-            form = data_formats.get(name)()
-            paths[name] = folder / f"{self.task_name(task)}{''.join(form.suffixes[:1])}"
-            form.place(paths[name])
-        return paths
+    def targets(self, task: Task, folder: Path) -> list[tuple[Format, Path]]:
+        """Formats with the paths of what they write; a DataError where no dataset of one can have the set's name."""
+        formats = [data_formats.get(name)() for name in dict.fromkeys(self.formats)]
+        paths = [folder / f"{self.task_name(task)}{''.join(form.suffixes[:1])}" for form in formats]
+        for form, path in zip(formats, paths, strict=True):
+            form.place(path)
+        return list(zip(formats, paths, strict=True))
 
     def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write, or continue that in its folder; the sets' files.
@@ -146,7 +141,7 @@ class Collection:
             "medium": (self.medium_scores, float(np.clip(MEDIUM_SCORE, *self.medium_scores))),
             "expert": (self.expert_scores, self.expert_scores[1]),
         }
-        training, ranked = BehaviourTraining(), self.ranking_episodes
+        training, ranked, amount = BehaviourTraining(), self.ranking_episodes, Amount(self.episodes, self.transitions)
         context = CollectionContext(task, known, training, levels, ranked, folder, self.seed, log)
         with claim_folder(folder):
             chosen: dict[str, Behaviour] = {}
@@ -154,7 +149,7 @@ class Collection:
                 kind, _, argument = key.partition(":")
                 chosen[key] = behaviours.get(kind)(argument, context)
             recorded = [behaviour.records for behaviour in chosen.values()]
-            if self.amount.is_everything and recorded != [True]:
+            if not (self.episodes or self.transitions) and recorded != [True]:
                 raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
             self.targets(task, folder)
             context.record = any(recorded)
@@ -162,9 +157,9 @@ class Collection:
             check_parameters_read(typed, parameters_read())
             for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
                 behaviour.prepare()
-            amounts = self.amount.split(self.mixture)
+            amounts = amount.split(self.mixture)
             rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
-            return CollectedSet(self, context, chosen, rows, config).write_files(folder)
+            return CollectedSet(self, context, chosen, rows, config).write_files()
 
 
 @dataclass(frozen=True)
@@ -176,14 +171,6 @@ class CollectedSet:
     behaviours: Mapping[str, Behaviour]
     rows: Mapping[str, EpisodeRows]
     config: str
-
-    @cached_property
-    def columns(self) -> Columns:
-        rows = join_rows([each.rows for each in self.rows.values()])
-        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
-        columns = Columns(**arrays, extras=rows, where="the collection")
-        metadata = {**self.metadata, "rows_sha256": digest_of_columns(columns)}
-        return replace(columns, metadata=metadata)
 
     @cached_property
     def returns(self) -> dict[str, NDArray[np.float64]]:
@@ -205,10 +192,13 @@ class CollectedSet:
         scored = replace(task, min_score=low, max_score=highest if highest > low else low + 1.0)
         return scored, "measured: random actions, and the best episode here"
 
-    @cached_property
     def metadata(self) -> dict[str, str]:
         recipe, context = self.recipe, self.context
         task, origin = self.reference
+        plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
+        known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
+        given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
+        physics = context.physics if task.body else "its own"
         low, high = action_bounds(task)
         env = make_env(context.task, context.physics)
         env.close()
@@ -216,8 +206,8 @@ class CollectedSet:
         return {
             "name": recipe.task_name(task),
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
-            "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
-            "environment": _environment(task, context.physics),
+            "description": f"Collected by dqlab on {task.robot}: " + "; ".join(each["text"] for each in policies),
+            "environment": f"{known['env_id']}{given}, physics {physics}, limit {task.episode_limit} steps",
             "env_spec": env.spec.to_json(),  # it can be made again, with actions in [-1, 1], but without physics
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
@@ -238,40 +228,30 @@ class CollectedSet:
         returns, rows = self.returns[key], len(self.rows[key].rows["rewards"])
         scores, about = task.score(returns), self.behaviours[key].about()
         text = (
-            f"{about}, {len(returns)} episodes, {rows} transitions, "
-            f"return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
+            f"{about}, {len(returns)} episodes, {rows} transitions, return {returns.mean():.0f} +- {returns.std():.0f}"
         )
-        return {
-            "name": key,
-            "about": about,
-            "share": self.recipe.mixture[key],
-            "episodes": len(returns),
-            "transitions": rows,
-            **{f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")},
-            "score": float(scores.mean()),
-            "text": text,
-        }
+        known = {"name": key, "about": about, "share": self.recipe.mixture[key], "episodes": len(returns)}
+        known |= {"transitions": rows}
+        known |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
+        return known | {"score": float(scores.mean()), "text": f"{text}, score {scores.mean():.1f}"}
 
-    def write_files(self, folder: Path) -> list[str]:
+    def write_files(self) -> list[str]:
         """Write every format that is asked for, and NAME.gin, which trains Diffusion-QL on it; the sets' files."""
         from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
 
-        recipe, (task, origin) = self.recipe, self.reference
+        recipe, folder, (task, origin) = self.recipe, self.context.folder, self.reference
+        rows = join_rows([each.rows for each in self.rows.values()])
+        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
+        columns = Columns(**arrays, extras=rows, where="the collection")
+        columns = replace(columns, metadata={**self.metadata(), "rows_sha256": digest_of_columns(columns)})
         targets = recipe.targets(task, folder.resolve())
-        formats = {each: data_formats.get(each)() for each in targets}
-        for each, path in targets.items():
-            formats[each].write(path, self.columns)
-        name, (first, path) = recipe.task_name(task), next(iter(targets.items()))
+        for form, path in targets:
+            form.write(path, columns)
+        name, (form, path) = recipe.task_name(task), targets[0]
         file = folder / f"{name}.gin"
         made = [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
         statements = [f"Experiment.task = {recipe.task!r}"] if recipe.task else made
-        subject = f"{name}, collected by dqlab."
-        save_text(file, diffusion_ql_gin(subject, file, statements, formats[first].source(path)))
-        return [str(formats[each].place(path)) for each, path in targets.items()]
-
-
-def _environment(task: Task, physics: str) -> str:
-    plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
-    known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
-    given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
-    return f"{known['env_id']}{given}, physics {physics if task.body else 'its own'}, limit {task.episode_limit} steps"
+        text = diffusion_ql_gin(f"{name}, collected by dqlab.", file, statements, form.source(path))
+        with whole_file(file) as temporary:
+            temporary.write_text(text)
+        return [str(form.place(path)) for form, path in targets]
