@@ -45,10 +45,7 @@ class Behaviour(ABC):
         self.argument, self.context = argument, context
 
     def prepare(self) -> None:  # noqa: B027
-        """Train, load, choose.
-
-        A ConfigError where there is no such policy, a DataError where it cannot be had.
-        """
+        """Train, load, choose. A ConfigError where there is no such policy, a DataError where it cannot be had."""
 
     @abstractmethod
     def about(self) -> str:

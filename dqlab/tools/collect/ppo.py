@@ -70,20 +70,22 @@ class BehaviourTraining:
         last, every = math.ceil(self.steps / update), math.ceil(self.checkpoint_every / update)
         return [min(count, last) * update for count in range(every, last + every, every)]
 
-    def run(self, task: Task, folder: Path, record: bool, log: Callable[[str], None]) -> list[Path]:
-        """Train what is not trained yet; returns the policies' files, oldest first.
+    def run(self, context: CollectionContext) -> list[Path]:
+        """Train what is not trained yet; returns the policies' files, oldest first, in a folder by these settings.
 
-        They lie in a folder of their own, by these settings. `record` keeps all that is experienced, too, by
-        `experience_of`. A ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
+        VecNormalize's statistics lie beside each (.pkl), and, to `record`, all that is experienced (`experience_of`). A
+        ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
         """
+        task, folder, steps = context.task, context.folder / "behaviour", self.targets[-1]
+        context.log(f"Behaviour policies for {task.robot}: {steps:,} steps of PPO (kept in {folder})")
         facts = f"{self} {env_key(task, self.physics)}"
         folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
         paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
-            parts = [path, statistics_of(path), *([experience_of(path)] if record else [])]
+            parts = [path, path.with_suffix(".pkl"), *([experience_of(path)] if context.record else [])]
             if not all(part.exists() for part in parts):
-                reward = self._stage(task, before, path, target, record)
-                log(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
+                reward = self._stage(task, before, path, target, context.record)
+                context.log(f"PPO: {target:,} of {steps:,} steps; mean return of the last episodes {reward:.1f}")
         return paths
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
@@ -107,8 +109,7 @@ class BehaviourTraining:
             recorder.cut()
         if record:
             save_episodes(experience_of(path), list(episodes))
-        statistics = statistics_of(path)
-        for save, place in ((model.env.save, statistics), (model.save, path)):  # by the policy the stage counts as done
+        for save, place in ((model.env.save, path.with_suffix(".pkl")), (model.save, path)):  # by the latter it is done
             with whole_file(place) as temporary:
                 save(str(temporary))
         model.env.close()
@@ -126,7 +127,7 @@ class BehaviourTraining:
         venv = DummyVecEnv([partial(Monitor, env) for env in envs])
         if before:
             try:
-                normalised = VecNormalize.load(str(statistics_of(before)), venv)
+                normalised = VecNormalize.load(str(before.with_suffix(".pkl")), venv)
                 return sb3.PPO.load(before, normalised, device="cpu", custom_objects={"learning_rate": rate})
             except Exception as error:  # unpickling may fail in any way
                 raise DataError(f"{before} is damaged ({error!r:.200}). {REMAKE_ADVICE}") from error
@@ -139,11 +140,6 @@ class BehaviourTraining:
 def _falling(first: float, last: float, remaining: float) -> float:
     """A learning rate that falls linearly; `remaining` is the share of the stage that is to come."""
     return last + (first - last) * remaining
-
-
-def statistics_of(path: Path) -> Path:
-    """The file of VecNormalize's statistics beside a policy."""
-    return path.with_suffix(".pkl")
 
 
 def experience_of(path: Path) -> Path:
@@ -187,9 +183,7 @@ class CollectionContext:
     @cached_property
     def paths(self) -> list[Path]:
         """The policies' files, oldest first."""
-        folder, steps = self.folder / "behaviour", self.training.targets[-1]
-        self.log(f"Behaviour policies for {self.task.robot}: {steps:,} steps of PPO (kept in {folder})")
-        return self.training.run(self.task, folder, self.record, self.log)
+        return self.training.run(self)
 
     @cached_property
     def mean_returns(self) -> dict[Path, float]:
@@ -260,7 +254,7 @@ class PPOPolicy(SavedPolicy):
     def use(self, path: Path) -> PPOPolicy:
         """Act by this checkpoint; returns itself."""
         try:
-            self.read(path, statistics_of(path))
+            self.read(path, path.with_suffix(".pkl"))
         except ConfigError as error:
             raise DataError(f"{error} {REMAKE_ADVICE}") from error
         return self

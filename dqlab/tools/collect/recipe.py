@@ -11,7 +11,6 @@ from typing import Any
 
 import gin
 import numpy as np
-from numpy.typing import NDArray
 
 from dqlab.config.fields import NonNegativeInt, PositiveInt, check_field, check_fields
 from dqlab.config.gin_files import check_parameters_read
@@ -30,8 +29,6 @@ from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behavio
 from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext, Range
 from dqlab.tracking.run_folder import claim_folder
 
-Log = Callable[[str], None]
-ENVIRONMENT_FIELDS = ("env_kwargs", "episode_limit", "reference_scores")
 MEDIUM_SCORE = 100.0 / 3
 """D4RL's medium policies have a third of the expert's score."""
 VERSIONED = ("dqlab", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3")
@@ -100,8 +97,8 @@ class Collection:
         check_field(isinstance(self.formats, (tuple, list)) and bool(self.formats), self, "formats", wanted)
         for name in self.formats:
             check_field(data_formats.get(name).write is not Format.write, self, "formats", wanted)
-        ignored = [name for name in ENVIRONMENT_FIELDS if self.task and getattr(self, name)]
-        if ignored:
+        own = ("env_kwargs", "episode_limit", "reference_scores")
+        if ignored := [name for name in own if self.task and getattr(self, name)]:
             raise ConfigError(
                 f"Collection.{ignored[0]} is the environment's that Collection.env_id names; the task '{self.task}' "
                 "has its own. Leave it off, or set Collection.env_id in place of Collection.task."
@@ -122,12 +119,12 @@ class Collection:
     def targets(self, task: Task, folder: Path) -> list[tuple[Format, Path]]:
         """Formats with the paths of what they write; a DataError where no dataset of one can have the set's name."""
         formats = [data_formats.get(name)() for name in dict.fromkeys(self.formats)]
-        paths = [folder / f"{self.task_name(task)}{''.join(form.suffixes[:1])}" for form in formats]
-        for form, path in zip(formats, paths, strict=True):
+        targets = [(form, folder / f"{self.task_name(task)}{''.join(form.suffixes[:1])}") for form in formats]
+        for form, path in targets:
             form.place(path)
-        return list(zip(formats, paths, strict=True))
+        return targets
 
-    def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
+    def run(self, folder: Path, log: Callable[[str], None] = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write, or continue that in its folder; the sets' files.
 
         Bindings that are `typed` on the command line must be read.
@@ -173,10 +170,6 @@ class CollectedSet:
     config: str
 
     @cached_property
-    def returns(self) -> dict[str, NDArray[np.float64]]:
-        return {key: each.returns for key, each in self.rows.items()}
-
-    @cached_property
     def reference(self) -> tuple[Task, str]:
         """The task with its reference scores, and where these are from."""
         context, task = self.context, self.context.task
@@ -185,10 +178,10 @@ class CollectedSet:
         if self._trains:
             origin = f"measured in {context.ranking_episodes} episodes: random actions, and PPO's best checkpoint"
             return context.scored_task, origin
-        low, best = context.random_return, max(float(returns.mean()) for returns in self.returns.values())
+        low, best = context.random_return, max(float(each.returns.mean()) for each in self.rows.values())
         if best > low:
             return replace(task, min_score=low, max_score=best), "measured: random actions, and the best policy here"
-        highest = max(float(returns.max()) for returns in self.returns.values())
+        highest = max(float(each.returns.max()) for each in self.rows.values())
         scored = replace(task, min_score=low, max_score=highest if highest > low else low + 1.0)
         return scored, "measured: random actions, and the best episode here"
 
@@ -225,15 +218,14 @@ class CollectedSet:
         return any(behaviour.trains for behaviour in self.behaviours.values())
 
     def _policy(self, key: str, task: Task) -> dict[str, Any]:
-        returns, rows = self.returns[key], len(self.rows[key].rows["rewards"])
+        returns, rows = self.rows[key].returns, len(self.rows[key].rows["rewards"])
         scores, about = task.score(returns), self.behaviours[key].about()
-        text = (
-            f"{about}, {len(returns)} episodes, {rows} transitions, return {returns.mean():.0f} +- {returns.std():.0f}"
-        )
-        known = {"name": key, "about": about, "share": self.recipe.mixture[key], "episodes": len(returns)}
-        known |= {"transitions": rows}
+        sizes = {"episodes": len(returns), "transitions": rows}
+        text = ", ".join([about, *(f"{size} {name}" for name, size in sizes.items())])
+        text += f", return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
+        known = {"name": key, "about": about, "share": self.recipe.mixture[key], **sizes}
         known |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
-        return known | {"score": float(scores.mean()), "text": f"{text}, score {scores.mean():.1f}"}
+        return {**known, "score": float(scores.mean()), "text": text}
 
     def write_files(self) -> list[str]:
         """Write every format that is asked for, and NAME.gin, which trains Diffusion-QL on it; the sets' files."""

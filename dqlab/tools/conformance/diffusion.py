@@ -22,8 +22,6 @@ from dqlab.tools.conformance.made import BATCH, check_function, check_pure, chec
 
 LENGTHS = (*range(1, 21), 50, 200, 1000)
 """Numbers of diffusion steps N that are tried."""
-ENOUGH = 0.02
-"""An error of actions that need not fall further."""
 FAR = 1e6
 """A bound of the action range that nothing reaches."""
 
@@ -97,7 +95,7 @@ def check_sampler(entry: RegistryEntry[Callable[[], Sampler]]) -> None:
     errors = [error_of(replace(sampler, steps=steps, stride="uniform"), process) for steps in (9, 17, 33, 65)]
     assert errors[-1] < 0.1, f"with 65 steps it misses a Gaussian target by {errors[-1]:.3f}"
     for coarse, fine in pairwise(errors):
-        assert fine < max(0.8 * coarse, ENOUGH), f"more steps do not help: errors {errors}"
+        assert fine < max(0.8 * coarse, 0.02), f"more steps do not help: errors {errors}"
 
 
 def _check_chain(sampler: Sampler) -> None:

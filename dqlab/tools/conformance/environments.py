@@ -20,8 +20,6 @@ from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.tools.conformance.made import UncheckedError, check_same, check_shape, unchecked
 
 Array = NDArray[Any]
-LONGEST = 1000
-"""Steps of an episode that are looked at."""
 DIVERGED = "it draws from something else than self.np_random, or its copies share something."
 
 
@@ -51,14 +49,15 @@ def check_environment(
 
 def _play_four(task: Task, seed: int, name: str) -> bool:
     """Play four episodes in two copies; whether all of them have ended by the task's limit."""
-    rest, low, high = (np.full((LONGEST, task.action_dim), value, np.float32) for value in (0.0, -1.0, 1.0))
-    drawn = np.random.default_rng(seed).uniform(-1.0, 1.0, (LONGEST, task.action_dim)).astype(np.float32)
+    shape = min(1000, task.episode_limit), task.action_dim  # no more steps of an episode are looked at
+    rest, low, high = (np.full(shape, value, np.float32) for value in (0.0, -1.0, 1.0))
+    drawn = np.random.default_rng(seed).uniform(-1.0, 1.0, shape).astype(np.float32)
     copies = [make_env(task) for _ in range(2)]
     try:
         space = copies[0].action_space
         assert bool((space.low == -1).all() and (space.high == 1).all()), f"actions must lie in [-1, 1], not in {space}"
         chosen = enumerate((rest, low, high, drawn), seed)
-        ended = [_play(copies, actions[: task.episode_limit], number, name) for number, actions in chosen]
+        ended = [_play(copies, actions, number, name) for number, actions in chosen]
         return all(ended)
     finally:
         for copy in copies:
@@ -140,8 +139,7 @@ KEPT = (
     *("opt.timestep", "opt.gravity", "opt.integrator", "opt.cone", "opt.solver", "opt.iterations", "opt.tolerance"),
     *("opt.density", "opt.viscosity"),
 )
-"""What belongs to a robot's shape, joints, contacts and motors, and to the simulation: no law about masses and
-inertias changes it."""
+"""Of a robot's shape, joints, contacts and motors, and of the simulation: no law about masses changes them."""
 
 
 def check_physics(entry: RegistryEntry[Any]) -> None:

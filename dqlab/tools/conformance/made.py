@@ -70,10 +70,7 @@ def check_shape(what: str, value: Tensor | NDArray[Any], *shape: int) -> None:
 
 
 def check_same(found: Any, wanted: Any, said: str, rtol: float = 0.0, atol: float = 0.0) -> None:
-    """Nested tensors, arrays and numbers are the same within tolerances, in shape and type too; otherwise it is said.
-
-    NaN is the same as NaN.
-    """
+    """Nested tensors, arrays and numbers, NaN too, are the same within tolerances, in shape and type; `said` if not."""
     torch.testing.assert_close(found, wanted, rtol=rtol, atol=atol, equal_nan=True, msg=said)
 
 
