@@ -29,8 +29,6 @@ from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behavio
 from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext, Range
 from dqlab.tracking.run_folder import claim_folder
 
-MEDIUM_SCORE = 100.0 / 3
-"""D4RL's medium policies have a third of the expert's score."""
 VERSIONED = ("dqlab", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3")
 
 
@@ -134,17 +132,14 @@ class Collection:
             range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
         """
         task, known = self.resolved_task()
-        levels = {
-            "medium": (self.medium_scores, float(np.clip(MEDIUM_SCORE, *self.medium_scores))),
-            "expert": (self.expert_scores, self.expert_scores[1]),
-        }
-        training, ranked, amount = BehaviourTraining(), self.ranking_episodes, Amount(self.episodes, self.transitions)
+        medium, expert = self.medium_scores, self.expert_scores
+        third = float(np.clip(100.0 / 3, *medium))  # D4RL's medium policies have a third of the expert's score
+        levels = {"medium": (medium, third), "expert": (expert, expert[1])}
+        training, ranked = BehaviourTraining(), self.ranking_episodes
         context = CollectionContext(task, known, training, levels, ranked, folder, self.seed, log)
         with claim_folder(folder):
-            chosen: dict[str, Behaviour] = {}
-            for key in self.mixture:
-                kind, _, argument = key.partition(":")
-                chosen[key] = behaviours.get(kind)(argument, context)
+            parts = {key: key.partition(":") for key in self.mixture}
+            chosen = {key: behaviours.get(kind)(argument, context) for key, (kind, _, argument) in parts.items()}
             recorded = [behaviour.records for behaviour in chosen.values()]
             if not (self.episodes or self.transitions) and recorded != [True]:
                 raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
@@ -154,7 +149,7 @@ class Collection:
             check_parameters_read(typed, parameters_read())
             for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
                 behaviour.prepare()
-            amounts = amount.split(self.mixture)
+            amounts = Amount(self.episodes, self.transitions).split(self.mixture)
             rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
             return CollectedSet(self, context, chosen, rows, config).write_files()
 

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 10_000
 """A file of episodes is closed when it has so many rows: what a kill can cost."""
-DTYPES = {
-    **dict.fromkeys(("observations", "actions", "rewards", "next_observations"), np.float32),
-    **dict.fromkeys(("terminals", "timeouts"), np.bool_),
-    **dict.fromkeys(("infos/qpos", "infos/qvel"), np.float64),
-}
 _kept = partial(np.array, dtype=np.float32)  # a copy: environments may use their arrays again
 
 
@@ -51,13 +46,13 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
         row = {"observations": self._observation, "actions": action.copy()}
         data: Any = getattr(self.env.unwrapped, "data", None)
         if hasattr(data, "qpos") and hasattr(data, "qvel"):  # of MuJoCo: from there the step can be replayed
-            row |= {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}
+            row |= {"infos/qpos": np.array(data.qpos, float).ravel(), "infos/qvel": np.array(data.qvel, float).ravel()}
         given = self.env.step(action)
         observation, reward, terminated, truncated, info = given
         self._observation = _kept(observation)
         row |= {f"infos/{name}": value for name, value in info.get("recorded", {}).items()}
-        row |= {"rewards": reward, "next_observations": self._observation, "terminals": terminated, "timeouts": False}
-        self._rows.append(row)
+        row |= {"rewards": np.float32(reward), "next_observations": self._observation}
+        self._rows.append(row | {"terminals": bool(terminated), "timeouts": False})
         if terminated or truncated:
             self.cut()
         return given
@@ -67,7 +62,7 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
         if self._rows:
             rows, self._rows = self._rows, []
             rows[-1]["timeouts"] = not rows[-1]["terminals"]
-            self._finished({name: np.asarray([row[name] for row in rows], dtype=DTYPES.get(name)) for name in rows[0]})
+            self._finished({name: np.asarray([row[name] for row in rows]) for name in rows[0]})
 
 
 def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> list[Rows]:

@@ -1,4 +1,4 @@
-"""Made-up numbers, and questions that are asked of components of many kinds."""
+"""Made-up numbers, and what is asked of many kinds: of functions of nested dicts and tuples of tensors, of networks."""
 
 from __future__ import annotations
 
@@ -75,10 +75,7 @@ def check_same(found: Any, wanted: Any, said: str, rtol: float = 0.0, atol: floa
 
 
 def check_device(function: Callable[..., Any], *values: Any) -> None:
-    """Nothing is made on the host and nothing is read back: it runs on a device whose tensors have shapes only.
-
-    Here and below, arguments are nested dicts and tuples of tensors.
-    """
+    """Nothing is made on the host and nothing is read back: it runs on a device whose tensors have shapes only."""
     try:
         result = function(*tree_map(lambda tensor: tensor.to("meta"), values))
     except (RuntimeError, NotImplementedError) as error:

@@ -166,8 +166,8 @@ def check_policy(entry: RegistryEntry[Callable[[], Policy]]) -> None:
     policy = entry.make()()
     for dtype in (torch.float64, torch.float32):
         for name, (function, given) in _functions_of(policy, dtype=dtype)[1].items():
-            out, rest = function(*given), () if name == "losses" else (DIMS.action,)
-            check_shape(name, out, BATCH, *rest)
+            out = function(*given)
+            check_shape(name, out, *((BATCH,) if name == "losses" else (BATCH, DIMS.action)))
             assert out.dtype == dtype, f"{name} gives {out.dtype} for {dtype}"
             assert bool(torch.isfinite(out).all()), f"not all that {name} gives is finite"
             assert out.requires_grad or name == "act", f"{name} does not depend on the parameters"
