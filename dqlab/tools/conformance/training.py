@@ -65,18 +65,20 @@ def check_offline_rule(entry: RegistryEntry[OfflineRule]) -> None:
     rule = entry.make()
     for losses in _curves():
         for top_k in range(10):
-            index = check_pure(rule, losses, top_k)
+            index = rule(list(losses), top_k)
             where = f"of {len(losses)} losses with top_k = {top_k}"
             assert type(index) is int, f"an index must be an int, not {index!r}"
             assert 0 <= index < len(losses), f"it takes evaluation {index} {where}"
+            check_pure(rule, losses, top_k)
 
 
 def check_early_stop(entry: RegistryEntry[EarlyStop]) -> None:
     """A bool for any losses; no stop while each loss is the lowest; where it stops, a higher last loss stops too."""
     stops = entry.make()
     for losses in _curves():
-        stopped = check_pure(stops, losses)
+        stopped = stops(list(losses))
         assert type(stopped) is bool, f"it must say True or False, not {stopped!r}"
+        check_pure(stops, losses)
         if stopped and np.isfinite(losses).all():
             higher = [*losses[:-1], losses[-1] + 1.0 + abs(losses[-1])]
             assert stops(higher), f"it stops after {losses}, but not after {higher}, whose last loss is higher"
