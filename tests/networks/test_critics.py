@@ -19,7 +19,7 @@ from dqlab.networks.ensembles import CriticEnsemble, QNetwork, quantile_huber
 from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import SoftmaxQ
-from dqlab.tools.conformance.policies import check_algorithm
+from dqlab.tools.conformance.networks import check_algorithm
 
 # Three critics, two states.
 Q = torch.tensor([[1.0, 5.0], [4.0, -1.0], [7.0, 2.0]], dtype=torch.float64)

@@ -11,13 +11,7 @@ from torch import Tensor
 
 from dqlab.networks import Layout
 from dqlab.networks.values import ChainValueNetwork, ValueNetwork, expectile_loss, exponential_loss, quantile_loss
-from dqlab.tools.conformance.made import (
-    check_dtypes,
-    check_independent_rows,
-    check_module,
-    check_saving,
-    with_moved_parameters,
-)
+from dqlab.tools.conformance.made import check_copies, check_independent_rows, check_module, with_moved_parameters
 
 SAMPLE = torch.tensor([-1.0, 0.0, 0.5, 2.0, 4.0], dtype=torch.float64)
 
@@ -92,8 +86,7 @@ def test_values_along_a_chain_are_what_is_asked_of_networks() -> None:
     assert values.shape == (4, 7)
     assert bool((values[0] != values[1]).all())
     check_module(module, lambda network, *given: network(*given), state, x, t)
-    check_dtypes(module, state, x, t)
-    check_saving(lambda: chain_value(), module, state, x, t)
+    check_copies(chain_value, module, state, x, t)
     check_independent_rows(lambda *given: module(*given, t[:1].expand(7)).T, state, x)
     layout = Layout.of(module)
     row = layout.flatten(dict(module.named_parameters())).detach()

@@ -15,8 +15,14 @@ from dqlab.networks.ensembles import CriticEnsemble, QNetwork, TwinCritic
 from dqlab.noise import NoiseSpec, normal, uniform
 from dqlab.policies.gaussian import DeterministicPolicy
 from dqlab.policies.selection import Argmax
-from dqlab.tools.conformance.networks import check_activation, check_critic, check_denoiser, check_value_loss
-from dqlab.tools.conformance.policies import check_policy, check_selection
+from dqlab.tools.conformance.networks import (
+    check_activation,
+    check_critic,
+    check_denoiser,
+    check_policy,
+    check_selection,
+    check_value_loss,
+)
 
 
 def entry(item: Any) -> RegistryEntry[Any]:

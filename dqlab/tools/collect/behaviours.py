@@ -45,10 +45,7 @@ class Behaviour(ABC):
         self.argument, self.context = argument, context
 
     def prepare(self) -> None:  # noqa: B027
-        """Train, load, choose.
-
-        A ConfigError where there is no such policy, a DataError where it cannot be had.
-        """
+        """Train, load, choose. A ConfigError where there is no such policy, a DataError where it cannot be had."""
 
     @abstractmethod
     def about(self) -> str:
@@ -79,16 +76,16 @@ class PolicyBehaviour(Behaviour):
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
         from dqlab.tools.collect.recording import roll_out
 
-        return roll_out(self, amount, key)
+        return EpisodeRows.take(roll_out(self, amount, key), amount)
 
     @cached_property
     def folder(self) -> str:
         """Name of the folder for its episodes."""
-        facts = f"{self.identity()} {environment_key(self.context.task, self.context.physics)} {self.context.seed}"
+        facts = f"{self.identity()} {env_key(self.context.task, self.context.physics)} {self.context.seed}"
         return hashlib.sha256(facts.encode()).hexdigest()[:10]
 
 
-def environment_key(task: Task, physics: str) -> str:
+def env_key(task: Task, physics: str) -> str:
     """What an environment's steps depend on, as a text."""
     return f"{task.env_id} {sorted(task.env_kwargs.items())} {task.episode_limit} {physics if task.body else ''}"
 
@@ -127,15 +124,14 @@ class PythonFunction(PolicyBehaviour):
     def prepare(self) -> None:
         module, _, name = self.argument.partition(":")
         try:
-            function = getattr(importlib.import_module(module), name)
+            self._function: Callable[..., Any] = getattr(importlib.import_module(module), name)
         except (ImportError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"'python:{self.argument}' cannot be imported ({error}). Write python:MODULE:FUNCTION; the module must "
                 "be installed, or on PYTHONPATH."
             ) from error
-        if not callable(function):
+        if not callable(self._function):
             raise ConfigError(f"'python:{self.argument}' is no function.")
-        self._function: Callable[..., Any] = function
 
     def about(self) -> str:
         return f"the function {self.argument}"
@@ -234,12 +230,30 @@ class SavedPolicy(PolicyBehaviour):
     deterministic = False
 
     def read(self, path: Path, statistics: Path | None) -> None:
-        """Read the policy, and the statistics of VecNormalize by which it sees observations; raises a ConfigError."""
+        """Read the policy, whatever the algorithm: its class, its arguments and its weights are all in the file.
+
+        The statistics are those of VecNormalize, by which it sees observations. Raises a ConfigError.
+        """
         if not path.is_file():
             raise ConfigError(f"There is no file '{path}' (sb3:PATH.zip in Collection.mixture).")
-        self.path, self._statistics = path, statistics
-        self._policy = _read_policy(path)
-        self._normalise = np.asarray
+        import_sb3()
+        from stable_baselines3.common.save_util import load_from_zip_file
+
+        self.path, self._statistics, self._normalise = path, statistics, np.asarray
+        try:
+            data, weights, _ = load_from_zip_file(path, device="cpu")
+            assert data is not None
+            given = dict(data["policy_kwargs"]) | ({"use_sde": True} if data.get("use_sde") else {})
+            spaces = data["observation_space"], data["action_space"]
+            self._policy = data["policy_class"](*spaces, lambda _: 0.0, **given)
+            self._policy.load_state_dict(weights["policy"])
+        except ImportError as error:
+            raise ConfigError(
+                f"{path} needs a module that cannot be imported here ({error}): install it, or put it on PYTHONPATH."
+            ) from error
+        except Exception as error:  # unpickling may fail in any way
+            raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged ({error!r:.200}).") from error
+        self._policy.set_training_mode(False)
         if statistics:
             try:
                 self._normalise = pickle.loads(statistics.read_bytes()).normalize_obs
@@ -298,28 +312,6 @@ class SB3Policy(SavedPolicy):
         path = expanded(self.argument)
         statistics = path.parent / "vecnormalize.pkl"
         self.read(path, statistics if statistics.exists() else None)
-
-
-def _read_policy(path: Path) -> Any:
-    """The policy alone, whatever the algorithm: its class, its arguments and its weights are all in the file."""
-    import_sb3()
-    from stable_baselines3.common.save_util import load_from_zip_file
-
-    try:
-        data, weights, _ = load_from_zip_file(path, device="cpu")
-        assert data is not None
-        arguments = dict(data["policy_kwargs"])
-        arguments |= {"use_sde": True} if data.get("use_sde") else {}
-        policy = data["policy_class"](data["observation_space"], data["action_space"], lambda _: 0.0, **arguments)
-        policy.load_state_dict(weights["policy"])
-    except ImportError as error:
-        raise ConfigError(
-            f"{path} needs a module that cannot be imported here ({error}): install it, or put it on PYTHONPATH."
-        ) from error
-    except Exception as error:  # unpickling may fail in any way
-        raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged ({error!r:.200}).") from error
-    policy.set_training_mode(False)
-    return policy
 
 
 def import_sb3() -> Any:

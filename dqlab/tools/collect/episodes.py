@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.formats.base import reading_error, write_errors
 from dqlab.errors import ConfigError, DataError
-from dqlab.files import atomic_path, write_text
+from dqlab.files import atomic_path
 
 TOLERANCE = 1e-6
 Array = NDArray[Any]
@@ -31,13 +32,9 @@ class Amount:
     episodes: int = 0
     transitions: int = 0
 
-    @property
-    def is_everything(self) -> bool:
-        return not (self.episodes or self.transitions)
-
-    def exceeds(self, lengths: Sequence[int]) -> bool:
-        """Whether it is more than episodes of these lengths."""
-        return len(lengths) < self.episodes or sum(lengths) < self.transitions
+    def exceeds(self, episodes: Sequence[Rows]) -> bool:
+        """Whether it is more than these."""
+        return len(episodes) < self.episodes or sum(lengths_of(episodes)) < self.transitions
 
     def split(self, shares: Mapping[str, float]) -> dict[str, Amount]:
         """An amount for each share, whole numbers that add up (largest remainders are rounded up)."""
@@ -47,36 +44,39 @@ class Amount:
         short = count - int(counts.sum())
         counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
         if count and not counts.all():
-            raise ConfigError(
-                f"{count} are too few for shares {dict(shares)}: one of them would be empty. Ask for more."
-            )
+            raise ConfigError(f"{count} are too few for shares {dict(shares)}: one would be empty. Ask for more.")
         unit = "episodes" if self.episodes else "transitions"
         return {name: Amount(**{unit: int(part)}) for name, part in zip(shares, counts, strict=True)}
 
-    def spread_evenly(self, lengths: Sequence[int], what: str) -> list[int]:
-        """Numbers of episodes that suffice, spread evenly over all, of which lengths are given; or a DataError."""
-        if self.exceeds(lengths):
+    def spread_evenly(self, episodes: Sequence[Rows], what: str) -> list[Rows]:
+        """Episodes that suffice, spread evenly over all of these; or a DataError."""
+        lengths = lengths_of(episodes)
+        if self.exceeds(episodes):
             raise DataError(
                 f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
                 f"({self.episodes or self.transitions:,}). Ask for fewer, or train for longer."
             )
-        if self.is_everything:
-            return list(range(len(lengths)))
         if self.episodes:
-            return [number * len(lengths) // self.episodes for number in range(self.episodes)]
-        taken, passed, total, chosen = 0, 0, sum(lengths), []
-        for number, length in enumerate(lengths):  # taken where the rows taken fall behind their share of those passed
+            return [episodes[number * len(lengths) // self.episodes] for number in range(self.episodes)]
+        wanted, taken, passed, chosen = self.transitions or sum(lengths), 0, 0, []
+        for episode, length in zip(episodes, lengths, strict=True):
             passed += length
-            if taken < self.transitions * passed / total:
-                chosen.append(number)
+            if taken < wanted * passed / sum(lengths):  # the rows taken fall behind their share of those passed
+                chosen.append(episode)
                 taken += length
         return chosen
 
 
-def save_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all; raises as `save_episodes` does."""
-    with write_errors(path, RESUME_ADVICE):
-        write_text(path, text)
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes this one when the block ends well; a DataError where it cannot be written."""
+    with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary:
+        yield temporary
+
+
+def lengths_of(episodes: Sequence[Rows]) -> list[int]:
+    """Numbers of rows."""
+    return [len(episode["rewards"]) for episode in episodes]
 
 
 def join_rows(episodes: Sequence[Rows]) -> Rows:
@@ -86,9 +86,9 @@ def join_rows(episodes: Sequence[Rows]) -> Rows:
 
 def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
     """Write whole episodes into one file, whole or not at all; a DataError where it cannot be written."""
-    lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
+    lengths = np.array(lengths_of(episodes), dtype=np.int64)
     rows = join_rows(episodes) if episodes else {}
-    with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **rows, lengths=lengths)  # type: ignore[arg-type]
 
 
@@ -115,7 +115,7 @@ class EpisodeRows:
     def take(cls, episodes: Sequence[Rows], amount: Amount) -> EpisodeRows:
         """Of the first episodes so many; the last one is cut where the rows are full."""
         episodes = episodes[: amount.episodes or None]
-        ends = np.cumsum([len(episode["rewards"]) for episode in episodes])
+        ends = np.cumsum(lengths_of(episodes))
         limit = min(amount.transitions or ends[-1], ends[-1])
         rows = {name: values[:limit] for name, values in join_rows(episodes).items()}
         cut = limit not in ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,7 @@ WAYS = {"play": "plan", "noisy": "markov"}
 """The last word of a data set's name -> ogbench's module of the oracles that play in it."""
 EPISODE_ROWS = 1001
 """Of an episode in OGBench's files of robot arms; the last one only ends it."""
-STACKING: Mapping[str, tuple[float, float]] = {
-    "cube-single": (0.0, 0.0),
-    "cube-double": (0.0, 0.25),
-    "cube-triple": (0.05, 0.35),
-    "cube-quadruple": (0.1, 0.5),
-}
+STACKING = {"cube-single": (0, 0), "cube-double": (0, 0.25), "cube-triple": (0.05, 0.35), "cube-quadruple": (0.1, 0.5)}
 """Between which the probability is drawn in each episode that a goal lies on another cube; 0.5 elsewhere."""
 RANDOM_ACTIONS = {"cube": 0.1, "scene": 0.1, "puzzle": 0.2}
 """Share of `noisy`'s actions that are uniformly random."""
@@ -83,15 +79,12 @@ class ScriptedOracle(PolicyBehaviour):
         stacking = generator.uniform(*STACKING.get(self._environment, (0.5, 0.5)))
         deviation = generator.uniform(0.0, self._noise) * NOISE_SCALE if self.argument == "noisy" else 0.0 * NOISE_SCALE
         random = RANDOM_ACTIONS[self._first] if self.argument == "noisy" else 0.0
-        oracles: dict[str, Any] = {}
-        current: Any = None
+        oracle_of, current = cache(self._oracle), None
 
         def turn(observation: Array, info: Mapping[str, Any]) -> Any:
-            goal = str(info["privileged/target_task"])
-            if goal not in oracles:
-                oracles[goal] = self._oracle(goal)
-            oracles[goal].reset(observation, info)
-            return oracles[goal]
+            oracle = oracle_of(str(info["privileged/target_task"]))
+            oracle.reset(observation, info)
+            return oracle
 
         def act(observations: Array) -> Array:
             nonlocal current

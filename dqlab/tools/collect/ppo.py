@@ -6,9 +6,12 @@ import hashlib
 import json
 import math
 import re
+from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +20,11 @@ import numpy as np
 from dqlab.config.fields import PositiveInt, check_field, check_fields
 from dqlab.config.identity import is_seed
 from dqlab.config.registry import configurable
-from dqlab.data.formats.base import write_errors
 from dqlab.envs import make_env
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
-from dqlab.files import atomic_path
-from dqlab.tools.collect.behaviours import (
-    Behaviour,
-    PolicyBehaviour,
-    SavedPolicy,
-    UniformRandom,
-    behaviours,
-    environment_key,
-    import_sb3,
-)
-from dqlab.tools.collect.episodes import (
-    REMAKE_ADVICE,
-    RESUME_ADVICE,
-    Amount,
-    EpisodeRows,
-    Rows,
-    load_episodes,
-    save_episodes,
-    save_text,
-)
+from dqlab.tools.collect.behaviours import Behaviour, SavedPolicy, UniformRandom, behaviours, env_key, import_sb3
+from dqlab.tools.collect.episodes import REMAKE_ADVICE, Amount, EpisodeRows, load_episodes, save_episodes, whole_file
 
 
 @configurable("collection")
@@ -86,20 +70,22 @@ class BehaviourTraining:
         last, every = math.ceil(self.steps / update), math.ceil(self.checkpoint_every / update)
         return [min(count, last) * update for count in range(every, last + every, every)]
 
-    def run(self, task: Task, folder: Path, record: bool = False, log: Callable[[str], None] = print) -> list[Path]:
-        """Train what is not trained yet; returns the policies' files, oldest first.
+    def run(self, context: CollectionContext) -> list[Path]:
+        """Train what is not trained yet; returns the policies' files, oldest first, in a folder by these settings.
 
-        They lie in a folder of their own, by these settings. `record` keeps all that is experienced, too, by
-        `experience_of`. A ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
+        VecNormalize's statistics lie beside each (.pkl), and, to `record`, all that is experienced (`experience_of`). A
+        ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
         """
-        facts = f"{self} {environment_key(task, self.physics)}"
+        task, folder, steps = context.task, context.folder / "behaviour", self.targets[-1]
+        context.log(f"Behaviour policies for {task.robot}: {steps:,} steps of PPO (kept in {folder})")
+        facts = f"{self} {env_key(task, self.physics)}"
         folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
         paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
-            parts = [path, statistics_of(path), *([experience_of(path)] if record else [])]
+            parts = [path, path.with_suffix(".pkl"), *([experience_of(path)] if context.record else [])]
             if not all(part.exists() for part in parts):
-                reward = self._stage(task, before, path, target, record)
-                log(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
+                reward = self._stage(task, before, path, target, context.record)
+                context.log(f"PPO: {target:,} of {steps:,} steps; mean return of the last episodes {reward:.1f}")
         return paths
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
@@ -108,9 +94,8 @@ class BehaviourTraining:
 
         from dqlab.tools.collect.recording import EpisodeRecorder
 
-        episodes: list[Rows] = []
-        keep: Callable[[Rows], None] = episodes.append if record else lambda rows: None
-        recorders = [EpisodeRecorder(make_env(task, self.physics), keep) for _ in range(self.n_envs)]
+        episodes = deque[Any](maxlen=None if record else 0)
+        recorders = [EpisodeRecorder(make_env(task, self.physics), episodes.append) for _ in range(self.n_envs)]
         seed = int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # networks so small are fastest; and results depend on the number in the last bit
@@ -123,10 +108,9 @@ class BehaviourTraining:
         for recorder in recorders:
             recorder.cut()
         if record:
-            save_episodes(experience_of(path), episodes)
-        statistics = statistics_of(path)
-        for save, place in ((model.env.save, statistics), (model.save, path)):  # by the policy the stage counts as done
-            with write_errors(place, RESUME_ADVICE), atomic_path(place) as temporary:
+            save_episodes(experience_of(path), list(episodes))
+        for save, place in ((model.env.save, path.with_suffix(".pkl")), (model.save, path)):  # by the latter it is done
+            with whole_file(place) as temporary:
                 save(str(temporary))
         model.env.close()
         returns = [episode["r"] for episode in model.ep_info_buffer]
@@ -143,33 +127,19 @@ class BehaviourTraining:
         venv = DummyVecEnv([partial(Monitor, env) for env in envs])
         if before:
             try:
-                normalised = VecNormalize.load(str(statistics_of(before)), venv)
+                normalised = VecNormalize.load(str(before.with_suffix(".pkl")), venv)
                 return sb3.PPO.load(before, normalised, device="cpu", custom_objects={"learning_rate": rate})
             except Exception as error:  # unpickling may fail in any way
                 raise DataError(f"{before} is damaged ({error!r:.200}). {REMAKE_ADVICE}") from error
-        return sb3.PPO(
-            "MlpPolicy",
-            VecNormalize(venv, gamma=self.discount),
-            learning_rate=rate,
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            n_epochs=self.epochs,
-            gamma=self.discount,
-            gae_lambda=self.gae_lambda,
-            vf_coef=0.25,
-            seed=self.seed,
-            device="cpu",
-        )
+        counts = {"n_steps": self.n_steps, "batch_size": self.batch_size, "n_epochs": self.epochs}
+        rates = {"learning_rate": rate, "gamma": self.discount, "gae_lambda": self.gae_lambda, "vf_coef": 0.25}
+        normalised = VecNormalize(venv, gamma=self.discount)
+        return sb3.PPO("MlpPolicy", normalised, **counts, **rates, seed=self.seed, device="cpu")
 
 
 def _falling(first: float, last: float, remaining: float) -> float:
     """A learning rate that falls linearly; `remaining` is the share of the stage that is to come."""
     return last + (first - last) * remaining
-
-
-def statistics_of(path: Path) -> Path:
-    """The file of VecNormalize's statistics beside a policy."""
-    return path.with_suffix(".pkl")
 
 
 def experience_of(path: Path) -> Path:
@@ -213,10 +183,7 @@ class CollectionContext:
     @cached_property
     def paths(self) -> list[Path]:
         """The policies' files, oldest first."""
-        folder = self.folder / "behaviour"
-        steps = self.training.targets[-1]
-        self.log(f"Behaviour policies for {self.task.robot}: {steps:,} steps of PPO (kept in {folder})")
-        return self.training.run(self.task, folder, self.record, self.log)
+        return self.training.run(self)
 
     @cached_property
     def mean_returns(self) -> dict[Path, float]:
@@ -255,18 +222,21 @@ class CollectionContext:
             )
         return min(inside, key=lambda path: abs(inside[path] - wanted))
 
-    def _mean_return(self, name: str, policy: PolicyBehaviour) -> float:
+    def _mean_return(self, name: str, policy: SavedPolicy | UniformRandom) -> float:
         """The mean return of a policy: measured once, and kept."""
-        from dqlab.tools.collect.recording import mean_return
+        from dqlab.tools.collect.recording import played_episodes
         from dqlab.tracking.records import read_record
 
         cache, facts = self.folder / "ranking.json", f"{policy.folder} {self.ranking_episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
         entry = known.get(name)
         if not (isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)):
-            value = mean_return(policy, "ranking", self.ranking_episodes)
+            with closing(played_episodes(policy, "ranking", 0)) as played:
+                episodes = islice(chain.from_iterable(played), self.ranking_episodes)
+                value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
             known[name] = {"of": facts, "return": value}
-            save_text(cache, json.dumps(known, indent=1))
+            with whole_file(cache) as temporary:
+                temporary.write_text(json.dumps(known, indent=1))
             score = f", score {self.task.score(value):.1f}" if self.known else ""
             self.log(f"{name}: return {value:.1f}{score}")
         return float(known[name]["return"])
@@ -284,7 +254,7 @@ class PPOPolicy(SavedPolicy):
     def use(self, path: Path) -> PPOPolicy:
         """Act by this checkpoint; returns itself."""
         try:
-            self.read(path, statistics_of(path))
+            self.read(path, path.with_suffix(".pkl"))
         except ConfigError as error:
             raise DataError(f"{error} {REMAKE_ADVICE}") from error
         return self
@@ -351,6 +321,5 @@ class Replay(Behaviour):
         """Episodes spread evenly over training, in its order."""
         paths = self.context.paths
         known = [each for path in paths[: paths.index(self._last) + 1] for each in load_episodes(experience_of(path))]
-        chosen = amount.spread_evenly([len(each["rewards"]) for each in known], f"'{key}'")
-        episodes = [known[number] for number in chosen]
+        episodes = amount.spread_evenly(known, f"'{key}'")
         return EpisodeRows.take(episodes, Amount(transitions=amount.transitions))

@@ -11,7 +11,6 @@ from typing import Any
 
 import gin
 import numpy as np
-from numpy.typing import NDArray
 
 from dqlab.config.fields import NonNegativeInt, PositiveInt, check_field, check_fields
 from dqlab.config.gin_files import check_parameters_read
@@ -26,14 +25,10 @@ from dqlab.envs.tasks import BOXED, Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, behaviours
-from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behaviour_slug, join_rows, save_text
+from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behaviour_slug, join_rows, whole_file
 from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext, Range
 from dqlab.tracking.run_folder import claim_folder
 
-Log = Callable[[str], None]
-ENVIRONMENT_FIELDS = ("env_kwargs", "episode_limit", "reference_scores")
-MEDIUM_SCORE = 100.0 / 3
-"""D4RL's medium policies have a third of the expert's score."""
 VERSIONED = ("dqlab", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3")
 
 
@@ -100,16 +95,12 @@ class Collection:
         check_field(isinstance(self.formats, (tuple, list)) and bool(self.formats), self, "formats", wanted)
         for name in self.formats:
             check_field(data_formats.get(name).write is not Format.write, self, "formats", wanted)
-        ignored = [name for name in ENVIRONMENT_FIELDS if self.task and getattr(self, name)]
-        if ignored:
+        own = ("env_kwargs", "episode_limit", "reference_scores")
+        if ignored := [name for name in own if self.task and getattr(self, name)]:
             raise ConfigError(
                 f"Collection.{ignored[0]} is the environment's that Collection.env_id names; the task '{self.task}' "
                 "has its own. Leave it off, or set Collection.env_id in place of Collection.task."
             )
-
-    @property
-    def amount(self) -> Amount:
-        return Amount(self.episodes, self.transitions)
 
     def resolved_task(self) -> tuple[Task, bool]:
         """The task, and whether its reference scores are known beforehand; a ConfigError where there is none."""
@@ -123,16 +114,15 @@ class Collection:
         """The set's name: given, or made of environment and mixture."""
         return self.name or "-".join([task.robot, *map(behaviour_slug, self.mixture)])
 
-    def targets(self, task: Task, folder: Path) -> dict[str, Path]:
-        """Format -> the path of what it writes; a DataError where no dataset of a format can have the set's name."""
-        paths = {}
-        for name in self.formats:
-            form = data_formats.get(name)()
-            paths[name] = folder / f"{self.task_name(task)}{''.join(form.suffixes[:1])}"
-            form.place(paths[name])
-        return paths
+    def targets(self, task: Task, folder: Path) -> list[tuple[Format, Path]]:
+        """Formats with the paths of what they write; a DataError where no dataset of one can have the set's name."""
+        formats = [data_formats.get(name)() for name in dict.fromkeys(self.formats)]
+        targets = [(form, folder / f"{self.task_name(task)}{''.join(form.suffixes[:1])}") for form in formats]
+        for form, path in targets:
+            form.place(path)
+        return targets
 
-    def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
+    def run(self, folder: Path, log: Callable[[str], None] = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write, or continue that in its folder; the sets' files.
 
         Bindings that are `typed` on the command line must be read.
@@ -142,19 +132,16 @@ class Collection:
             range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
         """
         task, known = self.resolved_task()
-        levels = {
-            "medium": (self.medium_scores, float(np.clip(MEDIUM_SCORE, *self.medium_scores))),
-            "expert": (self.expert_scores, self.expert_scores[1]),
-        }
+        medium, expert = self.medium_scores, self.expert_scores
+        third = float(np.clip(100.0 / 3, *medium))  # D4RL's medium policies have a third of the expert's score
+        levels = {"medium": (medium, third), "expert": (expert, expert[1])}
         training, ranked = BehaviourTraining(), self.ranking_episodes
         context = CollectionContext(task, known, training, levels, ranked, folder, self.seed, log)
         with claim_folder(folder):
-            chosen: dict[str, Behaviour] = {}
-            for key in self.mixture:
-                kind, _, argument = key.partition(":")
-                chosen[key] = behaviours.get(kind)(argument, context)
+            parts = {key: key.partition(":") for key in self.mixture}
+            chosen = {key: behaviours.get(kind)(argument, context) for key, (kind, _, argument) in parts.items()}
             recorded = [behaviour.records for behaviour in chosen.values()]
-            if self.amount.is_everything and recorded != [True]:
+            if not (self.episodes or self.transitions) and recorded != [True]:
                 raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
             self.targets(task, folder)
             context.record = any(recorded)
@@ -162,9 +149,9 @@ class Collection:
             check_parameters_read(typed, parameters_read())
             for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
                 behaviour.prepare()
-            amounts = self.amount.split(self.mixture)
+            amounts = Amount(self.episodes, self.transitions).split(self.mixture)
             rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
-            return CollectedSet(self, context, chosen, rows, config).write_files(folder)
+            return CollectedSet(self, context, chosen, rows, config).write_files()
 
 
 @dataclass(frozen=True)
@@ -178,18 +165,6 @@ class CollectedSet:
     config: str
 
     @cached_property
-    def columns(self) -> Columns:
-        rows = join_rows([each.rows for each in self.rows.values()])
-        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
-        columns = Columns(**arrays, extras=rows, where="the collection")
-        metadata = {**self.metadata, "rows_sha256": digest_of_columns(columns)}
-        return replace(columns, metadata=metadata)
-
-    @cached_property
-    def returns(self) -> dict[str, NDArray[np.float64]]:
-        return {key: each.returns for key, each in self.rows.items()}
-
-    @cached_property
     def reference(self) -> tuple[Task, str]:
         """The task with its reference scores, and where these are from."""
         context, task = self.context, self.context.task
@@ -198,17 +173,20 @@ class CollectedSet:
         if self._trains:
             origin = f"measured in {context.ranking_episodes} episodes: random actions, and PPO's best checkpoint"
             return context.scored_task, origin
-        low, best = context.random_return, max(float(returns.mean()) for returns in self.returns.values())
+        low, best = context.random_return, max(float(each.returns.mean()) for each in self.rows.values())
         if best > low:
             return replace(task, min_score=low, max_score=best), "measured: random actions, and the best policy here"
-        highest = max(float(returns.max()) for returns in self.returns.values())
+        highest = max(float(each.returns.max()) for each in self.rows.values())
         scored = replace(task, min_score=low, max_score=highest if highest > low else low + 1.0)
         return scored, "measured: random actions, and the best episode here"
 
-    @cached_property
     def metadata(self) -> dict[str, str]:
         recipe, context = self.recipe, self.context
         task, origin = self.reference
+        plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
+        known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
+        given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
+        physics = context.physics if task.body else "its own"
         low, high = action_bounds(task)
         env = make_env(context.task, context.physics)
         env.close()
@@ -216,8 +194,8 @@ class CollectedSet:
         return {
             "name": recipe.task_name(task),
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
-            "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
-            "environment": _environment(task, context.physics),
+            "description": f"Collected by dqlab on {task.robot}: " + "; ".join(each["text"] for each in policies),
+            "environment": f"{known['env_id']}{given}, physics {physics}, limit {task.episode_limit} steps",
             "env_spec": env.spec.to_json(),  # it can be made again, with actions in [-1, 1], but without physics
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
@@ -235,43 +213,32 @@ class CollectedSet:
         return any(behaviour.trains for behaviour in self.behaviours.values())
 
     def _policy(self, key: str, task: Task) -> dict[str, Any]:
-        returns, rows = self.returns[key], len(self.rows[key].rows["rewards"])
+        returns, rows = self.rows[key].returns, len(self.rows[key].rows["rewards"])
         scores, about = task.score(returns), self.behaviours[key].about()
-        text = (
-            f"{about}, {len(returns)} episodes, {rows} transitions, "
-            f"return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
-        )
-        return {
-            "name": key,
-            "about": about,
-            "share": self.recipe.mixture[key],
-            "episodes": len(returns),
-            "transitions": rows,
-            **{f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")},
-            "score": float(scores.mean()),
-            "text": text,
-        }
+        sizes = {"episodes": len(returns), "transitions": rows}
+        text = ", ".join([about, *(f"{size} {name}" for name, size in sizes.items())])
+        text += f", return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
+        known = {"name": key, "about": about, "share": self.recipe.mixture[key], **sizes}
+        known |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
+        return {**known, "score": float(scores.mean()), "text": text}
 
-    def write_files(self, folder: Path) -> list[str]:
+    def write_files(self) -> list[str]:
         """Write every format that is asked for, and NAME.gin, which trains Diffusion-QL on it; the sets' files."""
         from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
 
-        recipe, (task, origin) = self.recipe, self.reference
+        recipe, folder, (task, origin) = self.recipe, self.context.folder, self.reference
+        rows = join_rows([each.rows for each in self.rows.values()])
+        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
+        columns = Columns(**arrays, extras=rows, where="the collection")
+        columns = replace(columns, metadata={**self.metadata(), "rows_sha256": digest_of_columns(columns)})
         targets = recipe.targets(task, folder.resolve())
-        formats = {each: data_formats.get(each)() for each in targets}
-        for each, path in targets.items():
-            formats[each].write(path, self.columns)
-        name, (first, path) = recipe.task_name(task), next(iter(targets.items()))
+        for form, path in targets:
+            form.write(path, columns)
+        name, (form, path) = recipe.task_name(task), targets[0]
         file = folder / f"{name}.gin"
         made = [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
         statements = [f"Experiment.task = {recipe.task!r}"] if recipe.task else made
-        subject = f"{name}, collected by dqlab."
-        save_text(file, diffusion_ql_gin(subject, file, statements, formats[first].source(path)))
-        return [str(formats[each].place(path)) for each, path in targets.items()]
-
-
-def _environment(task: Task, physics: str) -> str:
-    plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
-    known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
-    given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
-    return f"{known['env_id']}{given}, physics {physics if task.body else 'its own'}, limit {task.episode_limit} steps"
+        text = diffusion_ql_gin(f"{name}, collected by dqlab.", file, statements, form.source(path))
+        with whole_file(file) as temporary:
+            temporary.write_text(text)
+        return [str(form.place(path)) for form, path in targets]

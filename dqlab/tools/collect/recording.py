@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -14,23 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.errors import RunError
-from dqlab.tools.collect.episodes import Amount, EpisodeRows, Rows, behaviour_slug, load_episodes, save_episodes
+from dqlab.tools.collect.episodes import Amount, Rows, behaviour_slug, lengths_of, load_episodes, save_episodes
 
 if TYPE_CHECKING:
     from dqlab.tools.collect.behaviours import PolicyBehaviour
 
 SHARD_ROWS = 10_000
 """A file of episodes is closed when it has so many rows: what a kill can cost."""
-DTYPES = {
-    "observations": np.float32,
-    "actions": np.float32,
-    "rewards": np.float32,
-    "next_observations": np.float32,
-    "terminals": np.bool_,
-    "timeouts": np.bool_,
-    "infos/qpos": np.float64,
-    "infos/qvel": np.float64,
-}
+_kept = partial(np.array, dtype=np.float32)  # a copy: environments may use their arrays again
 
 
 class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
@@ -55,35 +46,27 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
         row = {"observations": self._observation, "actions": action.copy()}
         data: Any = getattr(self.env.unwrapped, "data", None)
         if hasattr(data, "qpos") and hasattr(data, "qvel"):  # of MuJoCo: from there the step can be replayed
-            row |= {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}
+            row |= {"infos/qpos": np.array(data.qpos, float).ravel(), "infos/qvel": np.array(data.qvel, float).ravel()}
         given = self.env.step(action)
         observation, reward, terminated, truncated, info = given
         self._observation = _kept(observation)
         row |= {f"infos/{name}": value for name, value in info.get("recorded", {}).items()}
-        ended = {"terminals": terminated, "timeouts": truncated and not terminated}
-        self._rows.append({**row, "rewards": reward, "next_observations": self._observation, **ended})
+        row |= {"rewards": np.float32(reward), "next_observations": self._observation}
+        self._rows.append(row | {"terminals": bool(terminated), "timeouts": False})
         if terminated or truncated:
-            self._hand_over()
+            self.cut()
         return given
 
     def cut(self) -> None:
-        """End the episode that is under way, if any."""
+        """Hand over the episode that is under way, if any: as cut, unless it has ended by itself."""
         if self._rows:
-            self._rows[-1]["timeouts"] = True
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        rows, self._rows = self._rows, []
-        self._finished({name: np.asarray([row[name] for row in rows], dtype=DTYPES.get(name)) for name in rows[0]})
+            rows, self._rows = self._rows, []
+            rows[-1]["timeouts"] = not rows[-1]["terminals"]
+            self._finished({name: np.asarray([row[name] for row in rows]) for name in rows[0]})
 
 
-def _kept(values: Any) -> NDArray[np.float32]:
-    """A copy: environments may use their arrays again."""
-    return np.array(values, dtype=np.float32)
-
-
-def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRows:
-    """So many episodes of a behaviour: those that are there already, and as many more as are missing.
+def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> list[Rows]:
+    """At least so many episodes of a behaviour: those that are there, and as many more as are missing.
 
     A DataError where a file of episodes is damaged or not writable, a RunError where actions are not finite.
     """
@@ -94,27 +77,16 @@ def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRow
         episodes += load_episodes(path)
     wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
     with closing(played_episodes(behaviour, key, len(episodes))) as played:
-        while amount.exceeds(_lengths(episodes)):
+        while amount.exceeds(episodes):
             shard: list[Rows] = []
-            while sum(_lengths(shard)) < SHARD_ROWS and amount.exceeds(_lengths([*episodes, *shard])):
+            while sum(lengths_of(shard)) < SHARD_ROWS and amount.exceeds([*episodes, *shard]):
                 shard += next(played)
             save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
             episodes += shard
-            context.log(f"{key}: {len(episodes):,} episodes, {sum(_lengths(episodes)):,} transitions ({wanted} wanted)")
-    return EpisodeRows.take(episodes, amount)
-
-
-def mean_return(behaviour: PolicyBehaviour, key: str, wanted: int) -> float:
-    """Mean return of the first episodes."""
-    episodes: list[Rows] = []
-    with closing(played_episodes(behaviour, key, 0)) as played:
-        while len(episodes) < wanted:
-            episodes += next(played)
-    return float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes[:wanted]]))
-
-
-def _lengths(episodes: Sequence[Rows]) -> list[int]:
-    return [len(episode["rewards"]) for episode in episodes]
+            context.log(
+                f"{key}: {len(episodes):,} episodes, {sum(lengths_of(episodes)):,} transitions ({wanted} wanted)"
+            )
+    return episodes
 
 
 def played_episodes(behaviour: PolicyBehaviour, key: str, first: int) -> Generator[list[Rows], None, None]:

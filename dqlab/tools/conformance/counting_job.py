@@ -26,8 +26,7 @@ from dqlab.config.gin_syntax import parse_bindings
 from dqlab.files import write_text
 from dqlab.tracking.run_folder import Journal, RunFolder
 
-DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0}
-DEFAULTS |= {"gate": (0, ""), "deaf": False}
+DEFAULTS = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0, "gate": (0, ""), "deaf": False}
 TOLD = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "D4RL_DATASET_DIR", "DQLAB_GPU_SHARE")
 """Variables of the environment that it tells."""
 
@@ -38,7 +37,7 @@ def main(path: Path) -> int:
     while folder.in_use():
         time.sleep(0.05)
     folder.lock()
-    plan = {**DEFAULTS, **parse_bindings((path / "pack.gin").read_text())}
+    plan: dict[str, Any] = {**DEFAULTS, **parse_bindings((path / "pack.gin").read_text())}
     first = json.loads(folder.checkpoint.read_text())["step"] if folder.checkpoint.exists() else 0
     journal = Journal(path / "metrics.jsonl", first)
     print("counting to", plan["steps"], flush=True)

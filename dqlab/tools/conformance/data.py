@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.tools.collect.behaviours import Behaviour, PolicyBehaviour
 from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext
-from dqlab.tools.conformance.made import UncheckedError, check_shape, unchecked
+from dqlab.tools.conformance.made import UncheckedError, check_pure, check_same, check_shape, unchecked
 
 Array = NDArray[Any]
 ROBOTS = ("walker2d-medium-expert-v2", "hopper-medium-v2", "antmaze-umaze-v0", "bandit-2d")
@@ -36,40 +37,15 @@ def check_reward_transform(entry: RegistryEntry[RewardTransform]) -> None:
     dense, sparse = draw.normal(2.0, 3.0, 90), (draw.uniform(size=90) > 0.9) * 1.0
     for values in (dense, sparse, 1e6 * dense):
         reward, returns = values.astype(np.float32), values.reshape(9, 10).sum(axis=1)
-        given = reward.copy(), returns.copy()
-        out = transform(reward, returns)
+        out = transform(reward.copy(), returns.copy())
         assert isinstance(out, np.ndarray), f"it gives {type(out).__name__} instead of an array"
         check_shape("what it gives", out, *reward.shape)
         assert out.dtype == np.float32, f"it gives {out.dtype} for float32"
         assert np.isfinite(out).all(), "a reward is not finite"
-        for before, after in zip(given, (reward, returns), strict=True):
-            assert np.array_equal(before, after), "it writes into its arguments"
-        assert np.array_equal(transform(reward, returns), out), "two calls differ"
-    try:  # where all are equal, it may say that it cannot be used
+        check_pure(transform, reward, returns)
+    with suppress(DataError):  # where all are equal, it may say that it cannot be used
         out = transform(np.ones(20, np.float32), np.full(2, 10.0))
-    except DataError:
-        return
-    assert np.isfinite(out).all(), "equal rewards become something that is not finite"
-
-
-def made_columns(followed: bool) -> Columns:
-    """Three short episodes of float32: one ends, one is cut, one goes on; with next observations and masks, or not."""
-    draw = np.random.default_rng(0)
-    observations = draw.normal(size=(18, 4)).astype(np.float32)
-    following = np.roll(observations, -1, axis=0)
-    terminals, timeouts = np.zeros(18, bool), np.zeros(18, bool)
-    terminals[4], timeouts[[11, 17]] = True, True
-    following[[4, 11, 17]] = draw.normal(size=(3, 4))
-    arrays: dict[str, Any] = {
-        "observations": observations,
-        "actions": draw.uniform(-1, 1, (18, 2)).astype(np.float32),
-        "rewards": draw.normal(size=18).astype(np.float32),
-        "terminals": terminals,
-        "timeouts": timeouts,
-    }
-    if followed:
-        arrays |= {"next_observations": following, "masks": np.arange(18) % 7 != 2}
-    return checked_columns("a made set", arrays, {"about": "made up"})
+        assert np.isfinite(out).all(), "equal rewards become something that is not finite"
 
 
 def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
@@ -78,65 +54,71 @@ def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
     assert isinstance(chosen, Format), "a format must be derived from Format"
     with tempfile.TemporaryDirectory() as store, patch.dict(os.environ, {MINARI_STORE: store}):
         folder = Path(store)
+        paths = [folder / f"{name}{chosen.suffixes[0]}" for name in ("plain", "followed") if chosen.suffixes]
+        paths = paths or [Path("made/plain-v0"), Path("made/followed-v0")]  # where datasets are not files
         with unchecked(DqlabError):  # it is not installed, or takes names of its own
-            place = chosen.place(_paths(chosen, folder, 0)[0])
+            place = chosen.place(paths[0])
         if folder not in place.parents:
             raise UncheckedError(f"it keeps datasets in a store of its own, such as {place}")
         with unchecked(ConfigError, "pip install"), unchecked(ConfigError, "only read"):
-            written = [_written(chosen, folder, number, bool(number)) for number in (0, 1)]
-        assert any(written), "it can say neither of two sets of float32, with next observations and without"
-        for path in filter(None, written):
-            _check_damage(chosen, path)
+            written = [path for path in paths if _is_written(chosen, path, followed=path == paths[1])]
+        assert written, "it can say neither of two sets of float32, with next observations and without"
+        for path in written:
+            place = chosen.place(path)
+            for file in [place, *place.rglob("*")]:
+                if file.is_file():
+                    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+            for what, where in (("damaged", path), ("missing", path.with_name(f"no{path.name}"))):
+                with suppress(DataError):
+                    _transitions(chosen.read(where))
+                    raise AssertionError(f"a dataset that is {what} is read")
 
 
-def _paths(chosen: Format, folder: Path, number: int) -> list[Path]:
-    """Two paths in a folder; or two names in the format's store, where datasets are not files."""
-    names = [f"{name}{number}" for name in ("one", "other")]
-    return [folder / f"{name}{chosen.suffixes[0]}" if chosen.suffixes else Path(f"made/{name}-v0") for name in names]
-
-
-def _written(chosen: Format, folder: Path, number: int, followed: bool) -> Path | None:
-    """Where a made set was written, once it is read back as it was; None where the format cannot say what is in it."""
-    columns = made_columns(followed)
-    path, other = _paths(chosen, folder, number)
+def _is_written(chosen: Format, path: Path, followed: bool) -> bool:
+    """Write a made set and read it back as it was; False where the format cannot say what is in it."""
+    columns = _made_columns(followed)
     try:
         chosen.write(path, columns)
     except DataError:
-        return None
+        return False
     read = chosen.read(path)
     assert isinstance(read, Columns), f"it reads a {type(read).__name__} instead of Columns"
     if read.next_observations is None:  # rows at which an episode was cut make no transition then, as in D4RL's files
         columns = replace(columns, next_observations=None)
-    views = [_transitions(each) for each in (columns, read)]
     told = read.metadata.get("about", "made up")  # a format need not have a place for it
     assert told == "made up", f"metadata are read back as '{told}'"
-    for name, before, after in zip(views[0]._fields, *views, strict=True):
-        if before is not None or after is not None:
-            check_shape(f"{name}, read back", after, *before.shape)
-            assert bool((before == after).all()), f"{name} is read back with other values"
+    before, after = _transitions(columns), _transitions(read)
+    for name, value in before._asdict().items():
+        check_same(getattr(after, name), value, f"{name} is read back with other values, or in another shape")
     assert chosen.place(path).exists(), f"nothing lies at {chosen.place(path)}, its place"
     assert chosen.digest(path) == chosen.digest(path), "the digest of a dataset changes"
+    other = path.with_name(f"other-{path.name}")
     chosen.write(other, replace(columns, rewards=columns.rewards + np.float32(1)))
     assert chosen.digest(other) != chosen.digest(path), "two datasets have one digest"
-    return path
+    return True
+
+
+def _made_columns(followed: bool) -> Columns:
+    """Three short episodes of float32: one ends, one is cut, one goes on; with next observations and masks, or not."""
+    draw, rows = np.random.default_rng(0), np.arange(18)
+    observations = draw.normal(size=(18, 4)).astype(np.float32)
+    arrays: dict[str, Any] = {
+        "observations": observations,
+        "actions": draw.uniform(-1, 1, (18, 2)).astype(np.float32),
+        "rewards": draw.normal(size=18).astype(np.float32),
+        "terminals": rows == 4,
+        "timeouts": (rows == 11) | (rows == 17),
+    }
+    if followed:
+        following = np.roll(observations, -1, axis=0)
+        following[[4, 11, 17]] = draw.normal(size=(3, 4))
+        arrays |= {"next_observations": following, "masks": rows % 7 != 2}
+    return checked_columns("a made set", arrays, {"about": "made up"})
 
 
 def _transitions(columns: Columns) -> Any:
     origin = {"source": "made", "path": "", "digest": "", "is_d4rl": False}
     return q_learning_view(columns, 1000, reward_transforms.get("none"), origin, next_action=True).fields
-
-
-def _check_damage(chosen: Format, path: Path) -> None:
-    """What is cut short, and what is not there, is a DataError."""
-    place = chosen.place(path)
-    for file in [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file()):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    for what, where in (("damaged", path), ("missing", path.with_name(f"no{path.name}"))):
-        try:
-            _transitions(chosen.read(where))
-        except DataError:
-            continue
-        raise AssertionError(f"a dataset that is {what} is read")
 
 
 def check_data_source(entry: RegistryEntry[DataSource]) -> None:
@@ -206,5 +188,4 @@ def check_prepared_behaviour(behaviour: Behaviour) -> None:
     first, second, again, once_more = map(acted, (7, 8, 8, 7))
     check_shape(f"actions of 4 steps, ({rows}, A) each", first, 4, rows, task.action_dim)
     assert bool((np.abs([first, second]) <= 1).all()), "an action is out of [-1, 1]"
-    for before, after in ((second, again), (first, once_more)):
-        assert np.array_equal(before, after), "the same episodes, begun again, act otherwise"
+    check_same((once_more, again), (first, second), "the same episodes, begun again, act otherwise")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
-from dqlab.tools.conformance.made import UncheckedError, check_shape, unchecked
+from dqlab.tools.conformance.made import UncheckedError, check_same, check_shape, unchecked
 
 Array = NDArray[Any]
-LONGEST = 1000
-"""Steps of an episode that are looked at."""
+DIVERGED = "it draws from something else than self.np_random, or its copies share something."
 
 
 def check_environment(
@@ -49,14 +49,15 @@ def check_environment(
 
 def _play_four(task: Task, seed: int, name: str) -> bool:
     """Play four episodes in two copies; whether all of them have ended by the task's limit."""
-    rest, low, high = (np.full((LONGEST, task.action_dim), value, np.float32) for value in (0.0, -1.0, 1.0))
-    drawn = np.random.default_rng(seed).uniform(-1.0, 1.0, (LONGEST, task.action_dim)).astype(np.float32)
+    shape = min(1000, task.episode_limit), task.action_dim  # no more steps of an episode are looked at
+    rest, low, high = (np.full(shape, value, np.float32) for value in (0.0, -1.0, 1.0))
+    drawn = np.random.default_rng(seed).uniform(-1.0, 1.0, shape).astype(np.float32)
     copies = [make_env(task) for _ in range(2)]
     try:
         space = copies[0].action_space
         assert bool((space.low == -1).all() and (space.high == 1).all()), f"actions must lie in [-1, 1], not in {space}"
         chosen = enumerate((rest, low, high, drawn), seed)
-        ended = [_play(copies, actions[: task.episode_limit], number, name) for number, actions in chosen]
+        ended = [_play(copies, actions, number, name) for number, actions in chosen]
         return all(ended)
     finally:
         for copy in copies:
@@ -68,20 +69,17 @@ def _play(copies: list[Any], actions: Array, seed: int, name: str) -> bool:
     for copy in copies:
         copy.reset(seed=seed)
     starts = [copy.reset(seed=seed, options={"group": seed})[0] for copy in copies]
-    _check_same(starts, f"The environment '{name}' starts otherwise when it is reset with the same seed {seed}")
+    said = f"The environment '{name}' starts otherwise when it is reset with the same seed {seed}: {DIVERGED}"
+    assert np.array_equal(*starts), said
     for step, action in enumerate(actions, 1):
         each = [copy.step(action)[:4] for copy in copies]
         where = f"at step {step} of an episode with seed {seed}"
         for what, values in zip(("observations", "rewards", "ends"), zip(*each, strict=False), strict=False):
-            _check_same(values, f"Two copies of '{name}', stepped in turn, give different {what} {where}")
+            said = f"Two copies of '{name}', stepped in turn, give different {what} {where}: {DIVERGED}"
+            assert np.array_equal(*values), said
         if each[0][2] or each[0][3]:
             return True
     return False
-
-
-def _check_same(values: Any, what: str) -> None:
-    said = f"{what}: it draws from something else than self.np_random, or its copies share something."
-    assert all(np.array_equal(values[0], other) for other in values[1:]), said
 
 
 def check_task(entry: RegistryEntry[Task]) -> None:
@@ -109,8 +107,8 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
     assert isinstance(environments, Environments), "a backend must be derived from Environments"
     try:
         first = _episode_pair(environments, task, (3, 4))
-        for before, after in zip(first, _episode_pair(environments, task, (3, 4)), strict=True):
-            assert np.array_equal(before, after), "the same episode, begun again, goes otherwise"
+        again = _episode_pair(environments, task, (3, 4))
+        check_same(again, first, "the same episode, begun again, goes otherwise")
         alone = environments.reset([4], [0])
         assert np.array_equal(alone[0], first[0][1]), "an episode's start depends on those that are begun with it"
         step = environments.step([0], np.full((1, task.action_dim), 0.5))
@@ -138,9 +136,10 @@ KEPT = (
     *("jnt_type", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "dof_damping", "dof_armature"),
     *("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_friction", "geom_solref", "geom_solimp", "geom_margin"),
     *("geom_contype", "geom_conaffinity", "actuator_gear", "actuator_ctrlrange", "actuator_gainprm"),
+    *("opt.timestep", "opt.gravity", "opt.integrator", "opt.cone", "opt.solver", "opt.iterations", "opt.tolerance"),
+    *("opt.density", "opt.viscosity"),
 )
-"""What belongs to a robot's shape, joints, contacts and motors: no law about masses and inertias changes it."""
-OPTIONS = ("timestep", "gravity", "integrator", "cone", "solver", "iterations", "tolerance", "density", "viscosity")
+"""Of a robot's shape, joints, contacts and motors, and of the simulation: no law about masses changes them."""
 
 
 def check_physics(entry: RegistryEntry[Any]) -> None:
@@ -152,10 +151,9 @@ def check_physics(entry: RegistryEntry[Any]) -> None:
         before, model, again = (make_env(task, "modern").unwrapped.model for _ in range(3))
         for changed in (model, again):
             entry.make()(changed, task.body)
-        for owner, names in (("", KEPT), ("opt", OPTIONS)):
-            for name in names:
-                values = [getattr(getattr(each, owner) if owner else each, name) for each in (before, model)]
-                assert np.array_equal(*values), f"it changes {name}, which is not of masses and inertias"
+        for name in KEPT:
+            values = map(attrgetter(name), (before, model))
+            assert np.array_equal(*values), f"it changes {name}, which is not of masses and inertias"
         masses, inertias = model.body_mass[1:], model.body_inertia[1:]  # of real bodies: the world has neither
         assert model.body_mass[0] == 0, "the world has a mass"
         assert bool((masses > 0).all()), f"a mass is not positive: {masses.tolist()}"

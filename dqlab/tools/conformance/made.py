@@ -1,4 +1,4 @@
-"""Made-up numbers, and questions that are asked of components of many kinds."""
+"""Made-up numbers, and what is asked of many kinds: of functions of nested dicts and tuples of tensors, of networks."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ BATCH = 7
 
 def make_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """A draw of what `specs` ask for, with a leading axis of one replica."""
-    values = draw_noise(specs, generator_for(seed, "testing", 0), dtype)
-    return {name: value.unsqueeze(0) for name, value in values.items()}
+    return {name: value.unsqueeze(0) for name, value in one_noise(specs, seed, dtype).items()}
+
+
+def one_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """The same without the axis of replicas: what a function of one replica takes."""
+    return draw_noise(specs, generator_for(seed, "testing", 0), dtype)
 
 
 def make_batch(
-    dims: Dims = DIMS,
-    batch: int = BATCH,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
-    next_action: bool = True,
+    dims: Dims = DIMS, batch: int = BATCH, seed: int = 0, dtype: torch.dtype = torch.float64, next_action: bool = True
 ) -> Batch:
     """A random batch of one replica, about a quarter of it terminal; and next actions."""
     generator = generator_for(seed, "testing batch", 0)
@@ -64,21 +64,18 @@ def make_batch(
     return made._replace(next_action=normal(batch, dims.action).clamp(-1, 1)) if next_action else made
 
 
-def one_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """The same without the axis of replicas: what a function of one replica takes."""
-    return {name: value[0] for name, value in make_noise(specs, seed, dtype).items()}
-
-
 def check_shape(what: str, value: Tensor | NDArray[Any], *shape: int) -> None:
     """A tensor, or an array, has that shape."""
     assert value.shape == shape, f"{what}: shape {tuple(value.shape)} instead of {shape}"
 
 
-def check_device(function: Callable[..., Any], *values: Any) -> None:
-    """Nothing is made on the host and nothing is read back: it runs on a device whose tensors have shapes only.
+def check_same(found: Any, wanted: Any, said: str, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Nested tensors, arrays and numbers, NaN too, are the same within tolerances, in shape and type; `said` if not."""
+    torch.testing.assert_close(found, wanted, rtol=rtol, atol=atol, equal_nan=True, msg=said)
 
-    Here and below, arguments are nested dicts and tuples of tensors.
-    """
+
+def check_device(function: Callable[..., Any], *values: Any) -> None:
+    """Nothing is made on the host and nothing is read back: it runs on a device whose tensors have shapes only."""
     try:
         result = function(*tree_map(lambda tensor: tensor.to("meta"), values))
     except (RuntimeError, NotImplementedError) as error:
@@ -90,13 +87,11 @@ def check_device(function: Callable[..., Any], *values: Any) -> None:
 
 def check_pure(function: Callable[..., Any], *values: Any) -> Any:
     """Two calls give the same numbers, draw none of their own and leave their arguments alone; returns the numbers."""
-    before, copies = torch.get_rng_state(), tree_map(torch.clone, values)
+    before, copies = torch.get_rng_state(), copy.deepcopy(values)
     first, second = function(*values), function(*values)
-    assert torch.equal(torch.get_rng_state(), before), "it draws random numbers of its own"
-    for given, left in zip(nested_tensors(values), nested_tensors(copies), strict=True):
-        assert torch.equal(given, left), "it writes into its arguments"
-    for one, other in zip(nested_tensors(first), nested_tensors(second), strict=True):
-        assert torch.equal(one, other), "two calls differ"
+    check_same(torch.get_rng_state(), before, "it draws random numbers of its own")
+    check_same(values, copies, "it writes into its arguments")
+    check_same(first, second, "two calls differ")
     return first
 
 
@@ -108,8 +103,8 @@ def check_traceable(function: Callable[..., Any], *values: Any) -> None:
         return tuple(nested_tensors(function(*tree_map(lambda _: next(left), values))))
 
     given = nested_tensors(values)
-    for one, other in zip(trace_program(flat, given)(*given), flat(*given), strict=True):
-        assert torch.allclose(one, other, atol=1e-9), "traced for compiling, it gives other numbers"
+    found = tuple(trace_program(flat, given)(*given))
+    check_same(found, flat(*given), "traced for compiling, it gives other numbers", rtol=1e-5, atol=1e-9)
 
 
 def check_function(function: Callable[..., Any], *values: Any) -> Any:
@@ -127,8 +122,8 @@ def check_vmapped(function: Callable[..., Any], *replicas: Any) -> None:
     values = tree_map(lambda _: next(stacked), replicas[0])
     together = torch.vmap(lambda *given: tuple(nested_tensors(function(*given))), randomness="error")(*values)
     for index, alone in enumerate(replicas):
-        for one, other in zip(together, nested_tensors(function(*alone)), strict=True):
-            assert torch.allclose(one[index], other), "stacked differs from alone"
+        wanted = tuple(nested_tensors(function(*alone)))
+        check_same(tuple(each[index] for each in together), wanted, "stacked differs from alone", rtol=1e-5, atol=1e-8)
 
 
 def with_moved_parameters(module: nn.Module, size: float = 0.1) -> nn.Module:
@@ -149,46 +144,35 @@ def check_independent_rows(function: Callable[..., Tensor], *inputs: Tensor) -> 
     assert torch.allclose(out[1:], changed[1:]), "a row depends on other rows"
 
 
-def check_dtypes(module: nn.Module, *inputs: Tensor) -> None:
-    """In float32 it gives float32, close to what float64 gives."""
+def check_copies(make: Callable[[], nn.Module], module: nn.Module, *inputs: Tensor) -> None:
+    """In float32 it gives float32, close to what float64 gives; one with its state dict, read back, gives the same."""
     single = copy.deepcopy(module).float()
     out = single(*(value.float() if value.is_floating_point() else value for value in inputs))
     assert out.dtype == torch.float32, f"in float32 it gives {out.dtype}"
     assert torch.allclose(out.double(), module(*inputs), atol=1e-4, rtol=1e-3), "float32 and float64 differ"
-
-
-def check_saving(make: Callable[[], nn.Module], module: nn.Module, *inputs: Tensor) -> None:
-    """Another one with its state dict, written and read, gives the same."""
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     file.seek(0)
     other = make().double()
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other(*inputs), module(*inputs)), "read back from its state dict it gives something else"
+    check_same(other(*inputs), module(*inputs), "read back from its state dict it gives something else")
 
 
 def check_module(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> None:
     """As `use(network, *inputs)` a network in float64 is pure, trains whole, can be stacked, compiled and moved."""
-    layout = Layout.of(module)
-    row = layout.flatten(dict(module.named_parameters())).detach()
-    run = _differentiated(layout, use)
-    _, gradient = check_pure(run, row, *inputs)
-    assert bool(torch.isfinite(gradient).all()), "a gradient is not finite"
-    still = [name for name, values in layout.unflatten(gradient).items() if not bool(values.any())]
-    assert not still, f"no gradient reaches {', '.join(still)}"
-    check_device(_differentiated(Layout.of(module).to(torch.device("meta")), use), row, *inputs)
-    check_traceable(run, row, *inputs)
-    check_vmapped(lambda row: use(layout.bind(row), *inputs), (row,), (0.9 * row,))
-
-
-def _differentiated(layout: Layout, use: Callable[..., Any]) -> Callable[..., tuple[Any, Tensor]]:
-    """What the use gives, and the gradient of its sum of squares with respect to the parameters."""
+    layouts = {device: Layout.of(module).to(torch.device(device)) for device in ("cpu", "meta")}
+    row = layouts["cpu"].flatten(dict(module.named_parameters())).detach()
 
     def run(row: Tensor, *inputs: Any) -> tuple[Any, Tensor]:
+        """What the use gives, and the gradient of its sum of squares with respect to the parameters."""
         row = row.detach().requires_grad_()
-        out = use(layout.bind(row), *inputs)
+        out = use(layouts[row.device.type].bind(row), *inputs)
         squares = torch.stack([leaf.square().sum() for leaf in nested_tensors(out)])
         (gradient,) = torch.autograd.grad(squares.sum(), row)
         return tree_map(torch.detach, out), gradient
 
-    return run
+    _, gradient = check_function(run, row, *inputs)
+    assert bool(torch.isfinite(gradient).all()), "a gradient is not finite"
+    still = [name for name, values in layouts["cpu"].unflatten(gradient).items() if not bool(values.any())]
+    assert not still, f"no gradient reaches {', '.join(still)}"
+    check_vmapped(lambda row: use(layouts["cpu"].bind(row), *inputs), (row,), (0.9 * row,))

@@ -12,39 +12,16 @@ from typing import Any, NamedTuple
 from dqlab.config.plugins import components_of, load_one
 from dqlab.config.registry import RegistryEntry, registry_of
 from dqlab.errors import DqlabError, error_place, message_of
-from dqlab.tools.conformance import data, diffusion, environments, networks, policies, training
+from dqlab.tools.conformance import data, diffusion, environments, networks, training
 from dqlab.tools.conformance.made import UncheckedError
 
 CHECKS: dict[str, Callable[[RegistryEntry[Any]], None]] = {
-    "activation": networks.check_activation,
-    "noise_schedule": diffusion.check_noise_schedule,
-    "denoiser": networks.check_denoiser,
-    "critic": networks.check_critic,
-    "value_loss": networks.check_value_loss,
-    "sampler": diffusion.check_sampler,
-    "stride": diffusion.check_stride,
-    "prediction": diffusion.check_prediction,
-    "loss_weighting": diffusion.check_loss_weighting,
-    "selection": policies.check_selection,
-    "policy": policies.check_policy,
-    "algorithm": policies.check_algorithm,
-    "kernel": policies.check_kernel,
-    "lr_schedule": training.check_lr_schedule,
-    "execution": training.check_execution,
-    "engine": training.check_engine,
-    "offline_rule": training.check_offline_rule,
-    "early_stop": training.check_early_stop,
-    "precision": training.check_precision,
-    "task": environments.check_task,
-    "env_backend": environments.check_env_backend,
-    "physics": environments.check_physics,
-    "goal_law": environments.check_goal_law,
-    "data_source": data.check_data_source,
-    "data_format": data.check_data_format,
-    "reward_transform": data.check_reward_transform,
-    "behaviour": data.check_behaviour,
+    name.removeprefix("check_"): function
+    for module in (data, diffusion, environments, networks, training)
+    for name, function in vars(module).items()
+    if name.startswith("check_") and "entry" in function.__annotations__
 }
-"""The suite of every kind, of a registered component; it raises an UncheckedError where it could not look at it."""
+"""The suite of every kind, `check_KIND(entry)`; it raises an UncheckedError where it could not look at a component."""
 
 
 class ComponentReport(NamedTuple):

@@ -17,7 +17,7 @@ from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError
 from dqlab.networks.precision import Precision
 from dqlab.tools.conformance import counting_job
-from dqlab.tools.conformance.made import UncheckedError, unchecked, with_moved_parameters
+from dqlab.tools.conformance.made import UncheckedError, check_pure, unchecked, with_moved_parameters
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
@@ -65,24 +65,20 @@ def check_offline_rule(entry: RegistryEntry[OfflineRule]) -> None:
     rule = entry.make()
     for losses in _curves():
         for top_k in range(10):
-            given = list(losses)
-            index = rule(given, top_k)
+            index = rule(list(losses), top_k)
             where = f"of {len(losses)} losses with top_k = {top_k}"
             assert type(index) is int, f"an index must be an int, not {index!r}"
             assert 0 <= index < len(losses), f"it takes evaluation {index} {where}"
-            assert repr(given) == repr(losses), "it writes into the losses"
-            assert rule(losses, top_k) == index, f"two calls take different evaluations {where}"
+            check_pure(rule, losses, top_k)
 
 
 def check_early_stop(entry: RegistryEntry[EarlyStop]) -> None:
     """A bool for any losses; no stop while each loss is the lowest; where it stops, a higher last loss stops too."""
     stops = entry.make()
     for losses in _curves():
-        given = list(losses)
-        stopped = stops(given)
+        stopped = stops(list(losses))
         assert type(stopped) is bool, f"it must say True or False, not {stopped!r}"
-        assert repr(given) == repr(losses), "it writes into the losses"
-        assert stops(losses) == stopped, "two calls differ"
+        check_pure(stops, losses)
         if stopped and np.isfinite(losses).all():
             higher = [*losses[:-1], losses[-1] + 1.0 + abs(losses[-1])]
             assert stops(higher), f"it stops after {losses}, but not after {higher}, whose last loss is higher"

@@ -129,8 +129,11 @@ def test_shares_are_whole_numbers_that_add_up(count: int, weights: list[int]) ->
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.data())
 def test_thinning_takes_enough_and_spreads(lengths: list[int], data: st.DataObject) -> None:
     wanted = data.draw(st.integers(1, sum(lengths)))
-    chosen = Amount(transitions=wanted).spread_evenly(lengths, "it")
+    episodes = [{"rewards": np.full(length, number)} for number, length in enumerate(lengths)]
+    kept = Amount(transitions=wanted).spread_evenly(episodes, "it")
+    chosen = [int(episode["rewards"][0]) for episode in kept]
     taken = sum(lengths[number] for number in chosen)
     assert chosen == sorted(set(chosen))
     assert wanted <= taken < wanted + max(lengths)
-    assert len(Amount(episodes=len(lengths)).spread_evenly(lengths, "it")) == len(lengths)
+    for everything in (Amount(episodes=len(lengths)), Amount()):
+        assert everything.spread_evenly(episodes, "it") == episodes
