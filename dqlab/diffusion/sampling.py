@@ -27,10 +27,7 @@ DataPrediction = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class ChainNoise:
-    """The randomness of one sampling chain, standard normal: x_N `start` (B, A), and `steps` in the order of use.
-
-    Those are (`Sampler.draws`, B, A).
-    """
+    """Standard normals of a sampling chain: x_N `start` (B, A), and `steps` (`Sampler.draws`, B, A) in order of use."""
 
     start: Tensor
     steps: Tensor
@@ -73,17 +70,14 @@ class Sampler(ABC):
     def __call__(
         self, denoise: Denoise, process: Process, state: Tensor, noise: ChainNoise, max_action: float
     ) -> Tensor:
-        """Actions for states.
+        """Actions (B, A) in [-max_action, max_action] for states (B, S); the gradient flows through the whole chain.
 
         Args:
-            denoise: the data prediction `(x_t (B, A), t, state) -> x_0 (B, A)`; clipped here to the action range.
+            denoise: the data prediction; clipped here to the action range.
             process: the process the denoiser was trained with.
             state: (B, S).
-            noise: start (B, A) and as many steps (., B, A) as `draws` says.
+            noise: as many steps as `draws` says.
             max_action: bound of the action range.
-
-        Returns:
-            Actions (B, A) in [-max_action, max_action]; the gradient flows through the whole chain.
         """
         times = self.times(process)
 
@@ -108,8 +102,7 @@ class DDPM(Sampler):
     """Ancestral sampling: each step draws from the posterior q(x_{t-1} | x_t, x_0)."""
 
     def draws(self, process: Process) -> int:
-        """One draw a step; that of the last step, t = 0, is not used."""
-        return self.steps or process.n_timesteps
+        return self.steps or process.n_timesteps  # that of the last step, t = 0, is not used
 
     def std(self, process: Process, t: int) -> float:
         """Standard deviation of the noise of the step from x_t: the posterior's."""
@@ -152,7 +145,6 @@ class IDQLDDPM(DDPMLarge):
     def __call__(
         self, denoise: Denoise, process: Process, state: Tensor, noise: ChainNoise, max_action: float
     ) -> Tensor:
-        """As `Sampler.__call__`, but that the data prediction is not clipped."""
         times = self.times(process)
         return self.chain(lambda x, t: denoise(x, times[-1 - t], state), process.respaced(times), noise, max_action)
 
@@ -169,7 +161,6 @@ class DDIM(Sampler):
     eta: UnitFloat = 0.0
 
     def draws(self, process: Process) -> int:
-        """One a step but the last; none if eta = 0."""
         return (self.steps or process.n_timesteps) - 1 if self.eta else 0
 
     def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:

@@ -8,9 +8,9 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.ant_v4 import AntEnv
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from dqlab.envs.physics import Array
+
 WIDTH, CONTACT_FORCES = 111, 84
 """Numbers of an observation, and those of them that hold forces and torques on 14 bodies. MuJoCo from 2.0 on computes
 those only where a sensor asks for them, and this model has none: they are 0 in gym's Ant-v2 on MuJoCo 2.1.0."""

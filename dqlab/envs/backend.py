@@ -63,10 +63,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step gave to m environments: states (m, S), rewards (m,), and which episodes (m,) have ended.
-
-    An episode is `over` by the environment or by its step limit.
-    """
+    """Of a step of m environments: states (m, S), rewards (m,), and which episodes (m,) ended, by a limit or not."""
 
     state: Array
     reward: Array
@@ -113,8 +110,7 @@ env_backends: Registry[EnvBackend] = Registry(
     arguments=2,
 )
 
-ENVS_PER_THREAD = 10
-"""Environments that a thread is worth: with five for each, two threads were slower than one (docs/performance.md)."""
+ENVS_PER_THREAD = 10  # at least: with five for each, two threads were slower than one (docs/performance.md)
 
 
 @env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels", cites=("todorov2012mujoco",))

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from dqlab.envs.tasks import Task, tasks
 
-RADIUS = 0.25
-"""Actions that are at most so far from a mode's centre belong to it: five of its standard deviations."""
-REWARD_STD = 0.5
-"""Standard deviation of the rewards of a mode's actions."""
+RADIUS = 0.25  # actions that are at most so far from a mode's centre belong to it: five of its standard deviations
+REWARD_STD = 0.5  # standard deviation of the rewards of a mode's actions
 
 
 class GaussianMode(NamedTuple):

@@ -98,12 +98,11 @@ def _references(low: Any, high: Any) -> tuple[float, float]:
     """Returns that are scored as 0 and 100: the score is the return where neither is given."""
     if low is None and high is None:
         return 0.0, 100.0
-    given = {"min_score": low, "max_score": high}
-    for name, value in given.items():
+    for name, value in {"min_score": low, "max_score": high}.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
             raise ConfigError(
-                f"gymnasium_task.{name} is {value!r}. Set two returns, min_score, which is scored as 0 (a random "
-                "policy's), and max_score, which is scored as 100 (a good one's); or leave both off."
+                f"gymnasium_task.{name} is {value!r}. Set two returns, min_score (a random policy's, scored as 0) and "
+                "max_score (a good one's, scored as 100), or neither."
             )
     if not high > low:
         raise ConfigError(f"gymnasium_task.max_score ({high:g}) must be above min_score ({low:g}).")

@@ -22,10 +22,7 @@ with warnings.catch_warnings():
     from dm_control import mjcf
 
 Array = NDArray[Any]
-ROBOT_ARMS = ("cube", "scene", "puzzle")
-"""What names of environments with a robot arm begin with."""
-TELEPORTS = "teleport"
-"""In the names of those environments whose steps draw random numbers."""
+ROBOT_ARMS = ("cube", "scene", "puzzle")  # what names of environments with a robot arm begin with
 
 
 class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
@@ -38,7 +35,9 @@ class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
 
     def __init__(self, name: str, **arguments: Any) -> None:
         self._state = np.random.RandomState().get_state()
-        self._draws = TELEPORTS in name  # to ask numpy for its state and back takes longer than a point's step
+        self._draws = (
+            "teleport" in name
+        )  # in its steps; to ask numpy for its state and back takes longer than a point's step
         with self.own_numbers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of spaces, that float64 becomes float32
             if name.startswith(ROBOT_ARMS):

@@ -1,7 +1,5 @@
 """The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json);
-and those of Minari's datasets (minari.json).
-
-Actions lie in [-1, 1]: what they stand for between the bounds of an environment is said here, too.
+those of Minari's datasets (minari.json); and what actions in [-1, 1] stand for between an environment's bounds.
 """
 
 from __future__ import annotations
@@ -79,7 +77,7 @@ class Task:
     @property
     def condition(self) -> str:
         """What must stand beside every score as gin chose its environment; a ConfigError where a choice is wrong."""
-        return str(getattr(self.settings(), "condition", "")) if self.settings else ""
+        return getattr(self.settings(), "condition", "") if self.settings else ""
 
     @property
     def environment(self) -> str:
@@ -117,10 +115,8 @@ tasks: Registry[Task] = Registry(
     "task", "A benchmark task: environment, dataset file and reference scores.", "Experiment.task"
 )
 D4RL, MINARI = (json.loads((files("dqlab.envs") / f"{name}.json").read_text()) for name in ("d4rl", "minari"))
-BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
-"""Any Gymnasium environment, its actions stretched to [-1, 1]."""
-UNLIMITED = -1
-"""The episode limit that tells Gymnasium not to cut episodes."""
+BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"  # any Gymnasium environment, its actions stretched to [-1, 1]
+UNLIMITED = -1  # the episode limit that tells Gymnasium not to cut episodes
 
 
 for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
@@ -177,6 +173,5 @@ def fit_action(low: Array, high: Array, dtype: Any = None) -> Callable[[Any], Ar
     """What makes an action (A,) one of a Box: clipped into its bounds and, if a dtype is given, of that dtype."""
     if dtype is None:
         return lambda action: np.minimum(np.maximum(action, low), high)
-    if np.issubdtype(dtype, np.integer):
-        return lambda action: np.rint(np.minimum(np.maximum(action, low), high)).astype(dtype)
-    return lambda action: np.minimum(np.maximum(action, low), high).astype(dtype)
+    rounded = np.rint if np.issubdtype(dtype, np.integer) else np.asarray
+    return lambda action: rounded(np.minimum(np.maximum(action, low), high)).astype(dtype)

@@ -9,7 +9,6 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
-from numpy.typing import NDArray
 
 from dqlab.envs.antmaze.maze import (
     CAMERA,
@@ -23,9 +22,8 @@ from dqlab.envs.antmaze.maze import (
     goal_laws,
 )
 from dqlab.envs.deep_contacts import Stepper
-from dqlab.envs.physics import CompiledModelEnv
+from dqlab.envs.physics import Array, CompiledModelEnv
 
-Array = NDArray[np.float64]
 SUBSTEPS = 5
 START_NOISE = 0.1
 
@@ -59,7 +57,6 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
         super().__init__("ant.xml", SUBSTEPS, states, **{**camera, **rendering})
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
-        self._stepper = Stepper(self.model, self.data, self.model.geom_user[:, 0])
 
     def compile_model(self) -> Any:
         return mujoco.MjModel.from_xml_string(ant_maze_xml(self.maze, self.fullpath))
@@ -67,7 +64,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode; under the law `per_environment`, those with the same number `group` share their goal."""
         self._group = (options or {}).get("group")
-        self._stepper.cap(self.model.geom_user[:, 0])
+        self._stepper = Stepper(self.model, self.data, self.model.geom_user[:, 0])  # a physics law has noted depths
         observation, _ = super().reset(seed=seed, options=options)
         return observation, {"goal": self.goal}
 
@@ -83,7 +80,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         self.set_state(qpos, qvel)
         return self._observation()
 
-    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step of 0.1 s."""
         self.data.ctrl[:] = np.clip(TORQUE * (action + 1.0) - TORQUE, -TORQUE, TORQUE)
         self._stepper.step(self.frame_skip)

@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 
-SUITES = ("gym_mujoco", "locomotion", "hand_manipulation_suite", "kitchen", "pointmaze")
-PACKAGES = ("d4rl", "gym", "mujoco-py", "numpy")
-
 
 def import_d4rl() -> None:
     """Register D4RL's environments with gym."""
@@ -27,26 +24,22 @@ def import_d4rl() -> None:
     os.environ["D4RL_DATASET_DIR"] = tempfile.gettempdir()  # made when D4RL is imported; no dataset is read here
     from gym.envs.mujoco import mujoco_env
 
-    _pretend("mjrl.envs", mujoco_env=mujoco_env)  # the hands', of mjrl, which is not on PyPI: gym's does the same
-    sys.modules["mjrl.envs.mujoco_env"] = mujoco_env
-    _pretend("dm_control.mujoco.engine")  # the kitchen draws pictures with it, which D4RL has switched off
+    sys.modules["mjrl.envs.mujoco_env"] = mujoco_env  # the hands', of mjrl, which is not on PyPI: gym's does the same
+    _pretend("mjrl", "mjrl.envs", "mjrl.envs.mujoco_env")
+    # the kitchen draws pictures with it, which D4RL has switched off
+    _pretend("dm_control", "dm_control.mujoco", "dm_control.mujoco.engine")
     vars(collections).setdefault("Mapping", collections.abc.Mapping)  # the kitchen's; gone since Python 3.10
-    for suite in SUITES:
+    for suite in ("gym_mujoco", "locomotion", "hand_manipulation_suite", "kitchen", "pointmaze"):
         importlib.import_module(f"d4rl.{suite}")
     kitchen: Any = importlib.import_module("d4rl.kitchen.adept_envs.mujoco_env")
     kitchen.USE_DM_CONTROL = False  # but mujoco-py
 
 
-def _pretend(path: str, **contents: Any) -> None:
-    """Empty modules along a dotted path; the last one has these contents."""
-    parent = None
-    for depth in range(path.count(".") + 1):
-        name = ".".join(path.split(".")[: depth + 1])
-        module = sys.modules.setdefault(name, types.ModuleType(name))
-        if parent is not None:
-            setattr(parent, name.rpartition(".")[2], module)
-        parent = module
-    vars(parent).update(contents)
+def _pretend(*names: str) -> None:
+    """Empty modules where there are none of these, each an attribute of the one before it."""
+    modules = [sys.modules.setdefault(name, types.ModuleType(name)) for name in names]
+    for parent, module, name in zip(modules, modules[1:], names[1:]):
+        setattr(parent, name.rpartition(".")[2], module)
 
 
 def versions() -> dict[str, str]:
@@ -54,7 +47,7 @@ def versions() -> dict[str, str]:
     import mujoco_py
 
     number = str(mujoco_py.cymj._mj_version())  # 210: mujoco-py says it nowhere else, and is never released again
-    found = {name: version(name) for name in PACKAGES}
+    found = {name: version(name) for name in ("d4rl", "gym", "mujoco-py", "numpy")}
     return {**found, "mujoco": ".".join(number), "python": sys.version.split()[0]}
 
 
@@ -84,9 +77,11 @@ def core(env: Any) -> Any:
 class Copy:
     """An environment, by D4RL's name, with what its family hides beside `qpos` and `qvel`."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, noise: bool) -> None:
         self.env = build(task)
         self.core = core(self.env)
+        if hasattr(self.core, "robot") and not noise:  # of the kitchen's observations, and of its velocity control
+            self.core.robot.robot_pos_noise_amp[:] = self.core.robot.robot_vel_noise_amp[:] = 0.0
 
     def reset(self, seed: int, group: int) -> list[float]:
         """Begin an episode.
@@ -95,9 +90,8 @@ class Copy:
         environment, from the group's number; where it does so at each reset (-v2), from the episode's.
         """
         if hasattr(self.core, "set_target_goal"):
-            at_resets = self.core.v2_resets
-            np.random.seed((seed if at_resets else group) % 2**32)
-            if not at_resets:
+            np.random.seed((seed if self.core.v2_resets else group) % 2**32)
+            if not self.core.v2_resets:
                 self.core.set_target_goal()
         self.core.seed(seed)
         return plain(self.env.reset())
@@ -127,13 +121,6 @@ class Copy:
         set_hidden_state(self.core, state)
         sim.forward()
         return plain(observe(self.core))
-
-    def silence(self) -> None:
-        """No noise in what the kitchen's robot observes (and, through its velocity control, does)."""
-        robot = getattr(self.core, "robot", None)
-        if robot is not None:
-            robot.robot_pos_noise_amp[:] = 0.0
-            robot.robot_vel_noise_amp[:] = 0.0
 
 
 def places(env: Any) -> dict[str, np.ndarray]:
