@@ -86,9 +86,7 @@ class Velocity(Prediction):
 
     def start(self, process: Process, x: Tensor, t: int | Tensor, output: Tensor) -> Tensor:
         """alpha_t x_t - sigma_t v."""
-        if isinstance(t, int):
-            return process.alpha(t) * x - process.sigma(t) * output
-        alpha, sigma = process.scales(t, x)
+        alpha, sigma = (process.alpha(t), process.sigma(t)) if isinstance(t, int) else process.scales(t, x)
         return alpha * x - sigma * output
 
     def error_ratio(self, snr: float) -> float:

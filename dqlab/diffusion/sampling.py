@@ -57,10 +57,8 @@ class Sampler(ABC):
         """
         trained = process.n_timesteps
         if self.steps > trained:
-            raise ConfigError(
-                f"{type(self).__name__}.steps = {self.steps} is more than the N = {trained} timesteps of training "
-                "(DiffusionPolicy.n_timesteps)."
-            )
+            name = type(self).__name__
+            raise ConfigError(f"{name}.steps = {self.steps} is more than DiffusionPolicy.n_timesteps = {trained}.")
         return visited_timesteps(self.stride, process, self.steps or trained)
 
     def draws(self, process: Process) -> int:
@@ -199,30 +197,28 @@ class DPMSolverPP(Sampler):
         check_field(1 <= self.order <= 3, self, "order", "1, 2 or 3")
 
     def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
-        """Exact in lambda = log(alpha / sigma) but for the data prediction, a polynomial of degree order - 1."""
+        """Exact in lambda = log(alpha / sigma) but for the data prediction, a polynomial of degree order - 1.
+
+        `known` are the data predictions at t, t + 1, ..., as many as the order is.
+        """
         x, known = noise.start, [data(noise.start, process.n_timesteps - 1)]
         for t in reversed(range(1, process.n_timesteps)):
-            x = _advance(process, x, t, known, self.quadratic_weight)
+            step = process.log_snr(t - 1) - process.log_snr(t)
+            weight = -process.alpha(t - 1) * math.expm1(-step)
+            x = (process.sigma(t - 1) / process.sigma(t)) * x + weight * known[0]
+            if len(known) > 1:
+                r0 = (process.log_snr(t) - process.log_snr(t + 1)) / step
+                slope = (known[0] - known[1]) / r0
+            if len(known) == 2:
+                x = x + 0.5 * weight * slope
+            elif len(known) == 3:
+                r1 = (process.log_snr(t + 1) - process.log_snr(t + 2)) / step
+                bend = (slope - (known[1] - known[2]) / r1) / (r0 + r1)
+                first = math.expm1(-step) / step + 1
+                second = self.quadratic_weight * (1 - 2 * first / step)
+                x = x + process.alpha(t - 1) * (first * (slope + r0 * bend) + second * bend)
             known = [data(x, t - 1), *known][: self.order]
         return known[0]
-
-
-def _advance(process: Process, x: Tensor, t: int, known: list[Tensor], quadratic_weight: float) -> Tensor:
-    """x_{t-1} from x_t and data predictions at t, t+1, ... (as many as the order is)."""
-    step = process.log_snr(t - 1) - process.log_snr(t)
-    weight = -process.alpha(t - 1) * math.expm1(-step)
-    x = (process.sigma(t - 1) / process.sigma(t)) * x + weight * known[0]
-    if len(known) == 1:
-        return x
-    r0 = (process.log_snr(t) - process.log_snr(t + 1)) / step
-    slope = (known[0] - known[1]) / r0
-    if len(known) == 2:
-        return x + 0.5 * weight * slope
-    r1 = (process.log_snr(t + 1) - process.log_snr(t + 2)) / step
-    bend = (slope - (known[1] - known[2]) / r1) / (r0 + r1)
-    first = math.expm1(-step) / step + 1
-    second = quadratic_weight * (1 - 2 * first / step)
-    return x + process.alpha(t - 1) * (first * (slope + r0 * bend) + second * bend)
 
 
 @samplers.register("heun", source="Karras et al. 2022 (EDM), algorithm 1", cites=("karras2022elucidating",))

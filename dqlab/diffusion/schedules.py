@@ -113,12 +113,9 @@ def karras(n_timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, 
 @noise_schedules.register("listed", source="your own", example={"betas": (0.1, 0.2, 0.4, 0.6, 0.8)})
 def listed(n_timesteps: int, betas: tuple[float, ...] = ()) -> Tensor:
     """The betas given in the configuration, one a diffusion step, in the order of the forward process."""
-    if not all(isinstance(beta, (int, float)) for beta in betas):
-        raise ConfigError(f"listed.betas must be numbers, not {betas!r}.")
-    if len(betas) != n_timesteps:
+    if len(betas) != n_timesteps or not all(isinstance(beta, (int, float)) for beta in betas):
         raise ConfigError(
-            f"listed.betas has {len(betas)} values, but there are N = {n_timesteps} diffusion steps "
-            "(DiffusionPolicy.n_timesteps)."
+            f"listed.betas must be N = {n_timesteps} numbers (DiffusionPolicy.n_timesteps), not {betas!r}."
         )
     return torch.tensor(betas, dtype=torch.float64)
 

@@ -25,9 +25,7 @@ with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other en
 DROPPED = 0.075  # m; a pen whose centre is lower has fallen off the hand
 
 
-@lru_cache(maxsize=4)
-def _compiled(file: str) -> Any:
-    return mujoco.MjModel.from_xml_path(file)
+_compiled = lru_cache(maxsize=4)(mujoco.MjModel.from_xml_path)
 
 
 def distance(one: Array, other: Array) -> float:
@@ -162,10 +160,8 @@ class AdroitRelocate(AdroitArm, AdroitHandRelocateEnv):  # type: ignore[misc]
     """
 
     def places(self) -> dict[str, Array]:
-        return {
-            "obj_pos": self.model.body_pos[self.obj_body_id],
-            "target_pos": self.model.site_pos[self.target_obj_site_id],
-        }
+        model = self.model
+        return {"obj_pos": model.body_pos[self.obj_body_id], "target_pos": model.site_pos[self.target_obj_site_id]}
 
     def reward(self, theirs: float) -> float:
         palm, ball = self.data.site_xpos[self.S_grasp_site_id], self.data.xpos[self.obj_body_id]

@@ -42,13 +42,9 @@ BANDIT = Task(
     action_dim=2,
 )
 """One step, one state; a score of 0 is the worst mode's mean reward, 100 the best one's."""
-tasks.add(
-    BANDIT.name,
-    BANDIT,
-    source="Wang, Hunt, Zhou 2022 (2D bandit)",
-    cites=("wang2023diffusion",),
-    summary="one-step bandit, actions in [-1, 1]^2 around four modes, the best of them lower right",
-)
+_summary = "one-step bandit, actions in [-1, 1]^2 around four modes, the best of them lower right"
+_source = "Wang, Hunt, Zhou 2022 (2D bandit)"
+tasks.add(BANDIT.name, BANDIT, source=_source, cites=("wang2023diffusion",), summary=_summary)
 
 
 def modes_of(actions: NDArray[np.floating]) -> NDArray[np.int64]:

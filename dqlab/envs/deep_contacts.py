@@ -9,9 +9,7 @@ import numpy as np
 
 from dqlab.envs.physics import Array
 
-SUSPECT = (
-    0.5  # where no substep begins or ends with a contact deeper than this share of the least radius, none is capped
-)
+SUSPECT = 0.5  # share of the smallest radius: where no substep begins or ends with a deeper contact, none is capped
 STATE = int(mujoco.mjtState.mjSTATE_FULLPHYSICS) | int(mujoco.mjtState.mjSTATE_WARMSTART)
 
 

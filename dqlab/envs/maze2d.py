@@ -107,7 +107,7 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         cell = self._starts[self.np_random.choice(len(self._starts))]
         qpos = cell + self.np_random.uniform(-NOISE, NOISE, 2)
         self.set_state(qpos, NOISE * self.np_random.standard_normal(2))
-        return self._observation()
+        return np.asarray(self.state_vector())
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step of 10 ms."""
@@ -117,10 +117,7 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         reward = float(np.exp(-distance)) if self.dense else float(distance <= GOAL_RADIUS)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, False, False, {"goal": self.goal}
-
-    def _observation(self) -> Array:
-        return np.concatenate([self.data.qpos, self.data.qvel])
+        return self.state_vector(), reward, False, False, {"goal": self.goal}
 
 
 gymnasium.register("dqlab/Maze2D-v1", entry_point=Maze2D)

@@ -77,11 +77,6 @@ for _environment, _facts in FACTS["environments"].items():
                 benchmark=BENCHMARK,
                 measures_success=True,
             )
-            tasks.add(
-                _name,
-                _task,
-                source=FACTS["source"],
-                cites=("park2025ogbench",),
-                summary=f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; success rate in %",
-                family=_family,
-            )
+            _summary = f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; {_task.caveat}"
+            _cites = ("park2025ogbench",)
+            tasks.add(_name, _task, source=FACTS["source"], cites=_cites, summary=_summary, family=_family)

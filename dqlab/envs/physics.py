@@ -126,14 +126,13 @@ def modern_inertia(model: Any, about: Body = Body()) -> None:
 class CompiledModelEnv(ABC):
     """Comes before Gymnasium's `MujocoEnv` among an environment's bases: `compile_model` gives the model it steps."""
 
-    width: int
-    height: int
-
     @abstractmethod
     def compile_model(self) -> Any:
         """The `mujoco.MjModel`."""
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:  # Gymnasium's, private; no public method may say otherwise
+    def _initialize_simulation(
+        self: Any,
+    ) -> tuple[Any, Any]:  # Gymnasium's, private; no public method may say otherwise
         """The model, whose frame buffer is as large as what is drawn, and its state."""
         import mujoco
 

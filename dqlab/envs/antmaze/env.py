@@ -10,17 +10,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 
-from dqlab.envs.antmaze.maze import (
-    CAMERA,
-    GOAL_RADIUS,
-    GOAL_SITE,
-    MAZES,
-    TORQUE,
-    AntMaze,
-    ant_maze_xml,
-    draw_goal,
-    goal_laws,
-)
+from dqlab.envs.antmaze.maze import CAMERA, GOAL_RADIUS, GOAL_SITE, MAZES, TORQUE, ant_maze_xml, draw_goal, goal_laws
 from dqlab.envs.deep_contacts import Stepper
 from dqlab.envs.physics import Array, CompiledModelEnv
 
@@ -44,12 +34,9 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         goal: x and y (m), from the first reset on; also in every `info`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": AntEnv.metadata["render_modes"],  # `MujocoEnv` wants its release's list, no more and no less
-        "render_fps": 10,
-    }
+    metadata: ClassVar[dict[str, Any]] = {**AntEnv.metadata, "render_fps": 10}  # with its release's list of modes
 
-    def __init__(self, maze: str = "umaze", goal_law: str = AntMaze.goal_law, **rendering: Any) -> None:
+    def __init__(self, maze: str = "umaze", goal_law: str = "per_environment", **rendering: Any) -> None:
         self.maze, self._draws = MAZES[maze], goal_laws.get(goal_law)
         self.goal: Array | None = None
         self._group: int | None = None
@@ -78,7 +65,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
             self.goal = draw_goal(self.maze, rng)
             self.model.site(GOAL_SITE).pos[:2] = self.goal
         self.set_state(qpos, qvel)
-        return self._observation()
+        return np.asarray(self.state_vector())
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step of 0.1 s."""
@@ -87,10 +74,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), float(reached), reached, False, {"goal": self.goal}
-
-    def _observation(self) -> Array:
-        return np.concatenate([self.data.qpos, self.data.qvel])
+        return self.state_vector(), float(reached), reached, False, {"goal": self.goal}
 
 
 gymnasium.register("dqlab/AntMaze-v0", entry_point=AntMazeEnv)

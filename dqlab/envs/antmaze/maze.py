@@ -103,10 +103,7 @@ def per_episode(episode: Generator, group: int | None, has_goal: bool) -> Random
 
 
 def draw_goal(maze: Maze, rng: RandomSource) -> Array:
-    """A goal's x and y (m): the goal cell's centre, and in each direction U(0, 1) + U(0, 1/2), as in D4RL.
-
-    Coordinates below 0 become 0.
-    """
+    """A goal's x and y (m): the goal cell's centre and, in each direction, U(0, 1) + U(0, 1/2); at least 0."""
     near, more = rng.uniform(0.0, SCALE / 4, 2), rng.uniform(0.0, SCALE / 8, 2)
     return np.maximum(maze.centre(maze.goal) + near + more, 0.0)
 

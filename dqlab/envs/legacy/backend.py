@@ -9,6 +9,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from threading import Timer
@@ -16,7 +17,8 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from dqlab.envs.backend import Array, Environments, StepResult, env_backends
+from dqlab.envs.backend import Environments, StepResult, env_backends
+from dqlab.envs.physics import Array
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, StackError
 from dqlab.files import expanded
@@ -39,10 +41,13 @@ class OriginalStack(Environments):
     def __init__(self, task: Task, physics: str) -> None:
         if not task.file:
             raise ConfigError(f"D4RL has no {task.name}: Experiment.env_backend='gymnasium' steps it.")
-        if chosen := ", ".join(task.chosen()):
-            raise ConfigError(
-                f"{chosen}: D4RL's own {task.name} has no such choice. Use Experiment.env_backend='gymnasium'."
-            )
+        given = task.settings() if task.settings else None
+        for each in fields(given) if given else ():
+            if getattr(given, each.name) != each.default:
+                raise ConfigError(
+                    f"{type(given).__name__}.{each.name}: D4RL's own {task.name} has no such choice. "
+                    "Use Experiment.env_backend='gymnasium'."
+                )
         self._task, self._python, self._count = task, legacy_python(), 0
 
     @cached_property
@@ -64,14 +69,12 @@ class OriginalStack(Environments):
         return StepResult(*(np.array(got[name]) for name in ("observations", "rewards", "over")))
 
     def close(self) -> None:
-        if "worker" in self.__dict__:
-            self.worker.close()
-            del self.__dict__["worker"]
+        if worker := self.__dict__.pop("worker", None):
+            worker.close()
         self._count = 0
 
 
 VARIABLE = "DQLAB_LEGACY"
-BUILD_ADVICE = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)"
 
 
 def legacy_python() -> Path:
@@ -79,11 +82,11 @@ def legacy_python() -> Path:
     named = os.environ.get(VARIABLE)
     folder = expanded(named).absolute() if named else Path(__file__).parents[3] / ".venv-legacy"
     python = folder / "bin" / "python"
-    if named and not python.exists():
-        raise ConfigError(f"${VARIABLE} names {folder}, where there is no bin/python: {BUILD_ADVICE}.")
     if not python.exists():
+        missing = f"${VARIABLE} names {folder}, where there is no bin/python" if named else "not installed"
         raise ConfigError(
-            f"D4RL's original stack is not installed: {BUILD_ADVICE}; ${VARIABLE} names one that was built elsewhere."
+            f"D4RL's original stack: {missing}. `make legacy` in a checkout of dqlab builds it (about 2 minutes); "
+            f"${VARIABLE} names one that was built elsewhere."
         )
     if not named and not (folder / ".ready").exists():  # `scripts/legacy.sh` writes it when all is there
         raise ConfigError(f"D4RL's original stack in {folder} is not complete: `make legacy` goes on with it.")
@@ -139,9 +142,8 @@ class Worker:
             silence.cancel()
         if not line:
             late = time.monotonic() - begun >= seconds
-            raise self._failed(
-                f"has not answered '{do}' within {seconds:g} seconds" if late else f"has ended at '{do}'"
-            )
+            what = f"not answered '{do}' within {seconds:g} seconds" if late else f"ended at '{do}'"
+            raise self._failed(f"has {what}")
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:

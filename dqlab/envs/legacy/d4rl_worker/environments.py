@@ -14,6 +14,7 @@ import tempfile
 import types
 from importlib.metadata import version
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -51,35 +52,21 @@ def versions() -> dict[str, str]:
     return {**found, "mujoco": ".".join(number), "python": sys.version.split()[0]}
 
 
-def build(task: str) -> Any:
-    """A gym environment, with D4RL's episode limit; the file that AntMaze leaves behind is removed."""
-    import gym
-
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory() as folder:
-        tempfile.tempdir = folder
-        try:
-            env = gym.make(task)
-        finally:
-            tempfile.tempdir = before
-    env.reset()  # so that a state can be set at once
-    return env
-
-
-def core(env: Any) -> Any:
-    """D4RL's own environment, inside gym's wrappers and D4RL's (whose `seed` does not reach what it wraps)."""
-    inner = env.unwrapped
-    while "_wrapped_env" in vars(inner):
-        inner = vars(inner)["_wrapped_env"]
-    return inner
-
-
 class Copy:
-    """An environment, by D4RL's name, with what its family hides beside `qpos` and `qvel`."""
+    """An environment, by D4RL's name, with its episode limit and what its family hides beside `qpos` and `qvel`.
+
+    `core` is D4RL's own, inside gym's wrappers and D4RL's (whose `seed` does not reach what it wraps).
+    """
 
     def __init__(self, task: str, noise: bool) -> None:
-        self.env = build(task)
-        self.core = core(self.env)
+        import gym
+
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(tempfile, "tempdir", folder):
+            self.env = gym.make(task)  # AntMaze leaves a file behind
+        self.env.reset()  # so that a state can be set at once
+        self.core = self.env.unwrapped
+        while "_wrapped_env" in vars(self.core):
+            self.core = vars(self.core)["_wrapped_env"]
         if hasattr(self.core, "robot") and not noise:  # of the kitchen's observations, and of its velocity control
             self.core.robot.robot_pos_noise_amp[:] = self.core.robot.robot_vel_noise_amp[:] = 0.0
 
@@ -120,7 +107,8 @@ class Copy:
         sim.data.qpos[:], sim.data.qvel[:] = qpos, qvel
         set_hidden_state(self.core, state)
         sim.forward()
-        return plain(observe(self.core))
+        # D4RL's MuJoCo robots and balls have the private name only; the kitchen's enters its velocity control, too
+        return plain(self.core.get_obs() if hasattr(self.core, "get_obs") else self.core._get_obs())
 
 
 def places(env: Any) -> dict[str, np.ndarray]:
@@ -158,12 +146,6 @@ def set_hidden_state(env: Any, state: dict[str, Any]) -> None:
         env.set_target(np.array(state["goal"]))
     if "remaining" in state:
         env.tasks_to_complete = set(state["remaining"])
-
-
-def observe(env: Any) -> Any:
-    """The observation of the state as it is; the kitchen's also enters its velocity control."""
-    # D4RL's MuJoCo robots and balls have the private name only; the stack is pinned
-    return env.get_obs() if hasattr(env, "get_obs") else env._get_obs()
 
 
 def plain(values: Any) -> list[float]:
