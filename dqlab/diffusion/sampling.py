@@ -19,10 +19,8 @@ from dqlab.diffusion.process import Process
 from dqlab.diffusion.schedules import Stride, strides, visited_timesteps
 from dqlab.errors import ConfigError
 
-Denoise = Callable[[Tensor, int, Tensor], Tensor]
-"""`(x_t (B, A), t, state (B, S)) -> x_0 (B, A)`, at a timestep of training."""
-DataPrediction = Callable[[Tensor, int], Tensor]
-"""`(x (B, A), t) -> x_0 (B, A)`, clipped, at a timestep of the process that is visited."""
+Denoise = Callable[[Tensor, int, Tensor], Tensor]  # (x_t (B, A), timestep of training, state (B, S)) -> x_0 (B, A)
+DataPrediction = Callable[[Tensor, int], Tensor]  # (x (B, A), timestep of those visited) -> x_0 (B, A), clipped
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,8 @@ def build_betas(schedule: str | NoiseSchedule, n_timesteps: int) -> Tensor:
 )
 def vp(n_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Tensor:
     """1 - exp(-beta_min / N - 0.5 (beta_max - beta_min) (2t - 1) / N^2), t = 1..N."""
-    n = n_timesteps
-    t = torch.arange(1, n + 1, dtype=torch.float64)
-    return 1.0 - torch.exp(-beta_min / n - 0.5 * (beta_max - beta_min) * (2 * t - 1) / n**2)
+    t = torch.arange(1, n_timesteps + 1, dtype=torch.float64)
+    return 1.0 - torch.exp(-beta_min / n_timesteps - 0.5 * (beta_max - beta_min) * (2 * t - 1) / n_timesteps**2)
 
 
 @noise_schedules.register("linear", source="Ho et al. 2020, section 4", cites=("ho2020denoising",))
@@ -114,9 +113,7 @@ def karras(n_timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, 
 def listed(n_timesteps: int, betas: tuple[float, ...] = ()) -> Tensor:
     """The betas given in the configuration, one a diffusion step, in the order of the forward process."""
     if len(betas) != n_timesteps or not all(isinstance(beta, (int, float)) for beta in betas):
-        raise ConfigError(
-            f"listed.betas must be N = {n_timesteps} numbers (DiffusionPolicy.n_timesteps), not {betas!r}."
-        )
+        raise ConfigError(f"listed.betas must be DiffusionPolicy.n_timesteps = {n_timesteps} numbers, not {betas!r}.")
     return torch.tensor(betas, dtype=torch.float64)
 
 

@@ -29,8 +29,7 @@ LAYOUTS: Mapping[str, Maze] = {
     "medium": MAZES["medium"],
     "large": MAZES["large"],
 }
-"""The mazes by their names in D4RL's; episodes start in any free cell. A cell has 1 m; x grows with rows, y with
-columns."""
+"""By D4RL's names; episodes start in any free cell. A cell has 1 m; x grows with rows, y with columns."""
 SPEED = 5.0  # m/s; before a step, each velocity is clipped to it
 NOISE = 0.1
 START_OFFSET = 1.2

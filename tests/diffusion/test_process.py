@@ -123,13 +123,15 @@ def test_noise_levels_by_their_formulas() -> None:
 def test_listed_betas_are_those_of_the_configuration() -> None:
     gin.parse_config("listed.betas = (0.1, 0.25)")
     assert build_betas("listed", 2).tolist() == [0.1, 0.25]
-    with pytest.raises(ConfigError, match=r"listed.betas must be N = 5 numbers .*, not \(0.1, 0.25\)"):
+    with pytest.raises(
+        ConfigError, match=r"listed.betas must be DiffusionPolicy.n_timesteps = 5 numbers, not \(0.1, 0.25\)"
+    ):
         build_betas("listed", 5)
     gin.parse_config("listed.betas = (0.1, 1.25)")
     with pytest.raises(ConfigError, match=r"inside \(0, 1\), not torch.float64 \["):
         build_betas("listed", 2)
     gin.parse_config("listed.betas = ('a', 'b')")
-    with pytest.raises(ConfigError, match="must be N = 2 numbers"):
+    with pytest.raises(ConfigError, match="n_timesteps = 2 numbers"):
         build_betas("listed", 2)
 
 

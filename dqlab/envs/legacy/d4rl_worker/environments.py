@@ -1,7 +1,4 @@
-"""D4RL's environments as D4RL builds them, their episodes, and their state, which can be read and set.
-
-Stand-ins are put where D4RL's packages import what they do not need.
-"""
+"""D4RL's environments as D4RL builds them, their episodes, and their state, which can be read and set."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ def import_d4rl() -> None:
 
 
 def _pretend(*names: str) -> None:
-    """Empty modules where there are none of these, each an attribute of the one before it."""
+    """Stand-ins for what D4RL imports and does not need: empty modules, each an attribute of the one before it."""
     modules = [sys.modules.setdefault(name, types.ModuleType(name)) for name in names]
     for parent, module, name in zip(modules, modules[1:], names[1:]):
         setattr(parent, name.rpartition(".")[2], module)
@@ -93,22 +90,35 @@ class Copy:
         return plain(observation), float(reward), terminated, bool(done)
 
     def state(self) -> dict[str, Any]:
-        """All that decides what follows, as JSON has it."""
-        data = self.core.sim.data
-        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **hidden_state(self.core)}
+        """All that decides what follows: beside `qpos` and `qvel` a hand's places, a goal, the kitchen's open tasks."""
+        env, data = self.core, self.core.sim.data
+        found: dict[str, Any] = {name: plain(place) for name, place in places(env).items()}
+        if hasattr(env, "set_target_goal"):
+            found["goal"] = plain(env.target_goal)
+        if hasattr(env, "get_target"):
+            found["goal"] = plain(env.get_target())
+        if hasattr(env, "tasks_to_complete"):
+            found["remaining"] = sorted(env.tasks_to_complete)
+        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **found}
 
     def set_state(self, state: dict[str, Any]) -> list[float]:
         """Forget the past (contacts, warm starts, time), stand in this state; the observation of it."""
-        sim = self.core.sim
+        env, sim = self.core, self.core.sim
         qpos, qvel = np.array(state["qpos"], dtype=float), np.array(state["qvel"], dtype=float)
         if qpos.shape != sim.data.qpos.shape or qvel.shape != sim.data.qvel.shape:
             raise ValueError(f"qpos and qvel have {sim.model.nq} and {sim.model.nv} numbers here")
         sim.reset()
         sim.data.qpos[:], sim.data.qvel[:] = qpos, qvel
-        set_hidden_state(self.core, state)
+        for name, place in places(env).items():
+            if name in state:
+                place[:] = state[name]
+        if "goal" in state:
+            env.set_target(np.array(state["goal"]))
+        if "remaining" in state:
+            env.tasks_to_complete = set(state["remaining"])
         sim.forward()
         # D4RL's MuJoCo robots and balls have the private name only; the kitchen's enters its velocity control, too
-        return plain(self.core.get_obs() if hasattr(self.core, "get_obs") else self.core._get_obs())
+        return plain(env.get_obs() if hasattr(env, "get_obs") else env._get_obs())
 
 
 def places(env: Any) -> dict[str, np.ndarray]:
@@ -123,29 +133,6 @@ def places(env: Any) -> dict[str, np.ndarray]:
     if hasattr(env, "target_obj_sid"):
         return {"obj_pos": model.body_pos[env.obj_bid], "target_pos": model.site_pos[env.target_obj_sid]}
     return {}
-
-
-def hidden_state(env: Any) -> dict[str, Any]:
-    """What decides beside `qpos` and `qvel`: a hand's places, a maze's goal, the kitchen's open tasks."""
-    found: dict[str, Any] = {name: plain(place) for name, place in places(env).items()}
-    if hasattr(env, "set_target_goal"):
-        found["goal"] = plain(env.target_goal)
-    if hasattr(env, "get_target"):
-        found["goal"] = plain(env.get_target())
-    if hasattr(env, "tasks_to_complete"):
-        found["remaining"] = sorted(env.tasks_to_complete)
-    return found
-
-
-def set_hidden_state(env: Any, state: dict[str, Any]) -> None:
-    """Set what `hidden_state` gives, where the state says it."""
-    for name, place in places(env).items():
-        if name in state:
-            place[:] = state[name]
-    if "goal" in state:
-        env.set_target(np.array(state["goal"]))
-    if "remaining" in state:
-        env.tasks_to_complete = set(state["remaining"])
 
 
 def plain(values: Any) -> list[float]:
