@@ -56,7 +56,7 @@ def _set_hidden(env: Any, state: State) -> None:
 
 def _observe(env: Any) -> Any:
     """By whichever name it has; the kitchen's also notes where its velocity control starts from."""
-    named = (getattr(env, name, None) for name in ("_observe", "_observation", "_get_obs"))
+    named = (getattr(env, name, None) for name in ("_observe", "_get_obs", "state_vector"))
     return next(function for function in named if function is not None)()
 
 

@@ -81,25 +81,24 @@ class Velocity(Prediction):
     """The velocity v = alpha_t eps - sigma_t x_0."""
 
     def target(self, process: Process, start: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """alpha_t eps - sigma_t x_0."""
         alpha, sigma = process.scales(t, start)
         return alpha * eps - sigma * start
 
     def start(self, process: Process, x: Tensor, t: int | Tensor, output: Tensor) -> Tensor:
         """alpha_t x_t - sigma_t v."""
-        if isinstance(t, int):
-            return process.alpha(t) * x - process.sigma(t) * output
-        alpha, sigma = process.scales(t, x)
+        alpha, sigma = (process.alpha(t), process.sigma(t)) if isinstance(t, int) else process.scales(t, x)
         return alpha * x - sigma * output
 
     def error_ratio(self, snr: float) -> float:
-        """SNR + 1."""
         return snr + 1
 
 
 @dataclass(frozen=True)
 class LossWeighting(ABC):
-    """How much a timestep's squared error counts. Subclasses are frozen dataclasses whose fields gin can set."""
+    """How much a timestep's squared error counts. Subclasses are frozen dataclasses whose fields gin can set.
+
+    A weight of x_0's error, divided by the prediction's `error_ratio`, gives the same loss whatever is predicted.
+    """
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -129,22 +128,9 @@ class UniformWeighting(LossWeighting):
         return 1.0
 
 
-@dataclass(frozen=True)
-class StartWeighting(LossWeighting):
-    """A weight of x_0's squared error, converted to that of the prediction: the same loss whatever is predicted."""
-
-    def __call__(self, prediction: Prediction, snr: float) -> float:
-        """The weight of x_0's error, divided by the output's error per error of x_0."""
-        return self.of_start(snr) / prediction.error_ratio(snr)
-
-    @abstractmethod
-    def of_start(self, snr: float) -> float:
-        """Weight of the squared error of x_0."""
-
-
 @loss_weightings.register("min_snr", source="Hang et al. 2023 (Min-SNR-gamma)", cites=("hang2023efficient",))
 @dataclass(frozen=True)
-class MinSNR(StartWeighting):
+class MinSNR(LossWeighting):
     """min(SNR, gamma) for x_0: timesteps with little noise count no more than gamma.
 
     Attributes:
@@ -153,19 +139,19 @@ class MinSNR(StartWeighting):
 
     gamma: PositiveFloat = 5.0
 
-    def of_start(self, snr: float) -> float:
-        return min(snr, self.gamma)
+    def __call__(self, prediction: Prediction, snr: float) -> float:
+        return min(snr, self.gamma) / prediction.error_ratio(snr)
 
 
 @loss_weightings.register(
     "snr", source="Salimans & Ho 2022, section 4 (SNR weighting)", cites=("salimans2022progressive",)
 )
 @dataclass(frozen=True)
-class SNR(StartWeighting):
+class SNR(LossWeighting):
     """SNR for x_0, which is 1 for eps: the usual loss, whatever is predicted."""
 
-    def of_start(self, snr: float) -> float:
-        return snr
+    def __call__(self, prediction: Prediction, snr: float) -> float:
+        return snr / prediction.error_ratio(snr)
 
 
 @loss_weightings.register(
@@ -174,19 +160,19 @@ class SNR(StartWeighting):
     cites=("salimans2022progressive",),
 )
 @dataclass(frozen=True)
-class TruncatedSNR(StartWeighting):
+class TruncatedSNR(LossWeighting):
     """max(SNR, 1) for x_0: the most noisy timesteps count, too."""
 
-    def of_start(self, snr: float) -> float:
-        return max(snr, 1.0)
+    def __call__(self, prediction: Prediction, snr: float) -> float:
+        return max(snr, 1.0) / prediction.error_ratio(snr)
 
 
 @loss_weightings.register(
     "snr_plus_one", source="Salimans & Ho 2022, section 4 (SNR+1 weighting)", cites=("salimans2022progressive",)
 )
 @dataclass(frozen=True)
-class SNRPlusOne(StartWeighting):
+class SNRPlusOne(LossWeighting):
     """SNR + 1 for x_0, which is 1 for v."""
 
-    def of_start(self, snr: float) -> float:
-        return snr + 1
+    def __call__(self, prediction: Prediction, snr: float) -> float:
+        return (snr + 1) / prediction.error_ratio(snr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -57,12 +57,11 @@ class Process:
         """The process whose abar_t are these N numbers, which fall inside (0, 1)."""
         with _disable_current_modes():  # type: ignore[no-untyped-call]
             values = torch.tensor(abar, dtype=torch.float64)
-            return cls._of(1 - values / _before(values), values)
+            return cls._of(betas_of(values), values)
 
     @classmethod
     def _of(cls, betas: Tensor, abar: Tensor) -> Process:
-        before = _before(abar)
-        variance = betas * (1 - before) / (1 - abar)
+        before = torch.cat([abar.new_ones(1), abar[:-1]])
         columns = (
             betas,
             abar,
@@ -70,7 +69,7 @@ class Process:
             (1 / abar - 1).sqrt(),
             betas * before.sqrt() / (1 - abar),
             (1 - before) * (1 - betas).sqrt() / (1 - abar),
-            variance.clamp(min=1e-20).sqrt(),
+            (betas * (1 - before) / (1 - abar)).clamp(min=1e-20).sqrt(),
         )
         return cls(*(tuple(column.tolist()) for column in columns))
 
@@ -79,7 +78,9 @@ class Process:
 
         Its own timestep k is the k-th lowest of them. It is this process itself if it is all of them.
         """
-        return self if len(times) == self.n_timesteps else _respaced(self, tuple(sorted(times)))
+        if len(times) == self.n_timesteps:
+            return self
+        return Process.from_alphas_cumprod([self.alphas_cumprod[t] for t in sorted(times)])
 
     @property
     def n_timesteps(self) -> int:
@@ -131,14 +132,9 @@ class Process:
         return (at_timestep(weights, t, eps) * (eps - other).square()).sum(dim=-1)
 
 
-def _before(abar: Tensor) -> Tensor:
-    """abar_{t-1} at every timestep: 1 before the first."""
-    return torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
-
-
-@lru_cache(maxsize=256)
-def _respaced(process: Process, times: tuple[int, ...]) -> Process:
-    return Process.from_alphas_cumprod([process.alphas_cumprod[t] for t in times])
+def betas_of(abar: Tensor) -> Tensor:
+    """Betas (N,) of cumulative products abar_1..abar_N; abar_0 is 1."""
+    return 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
 
 
 def at_timestep(values: tuple[float, ...], t: int | Tensor, like: Tensor) -> float | Tensor:

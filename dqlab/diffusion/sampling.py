@@ -19,18 +19,13 @@ from dqlab.diffusion.process import Process
 from dqlab.diffusion.schedules import Stride, strides, visited_timesteps
 from dqlab.errors import ConfigError
 
-Denoise = Callable[[Tensor, int, Tensor], Tensor]
-"""`(x_t (B, A), t, state (B, S)) -> x_0 (B, A)`, at a timestep of training."""
-DataPrediction = Callable[[Tensor, int], Tensor]
-"""`(x (B, A), t) -> x_0 (B, A)`, clipped, at a timestep of the process that is visited."""
+Denoise = Callable[[Tensor, int, Tensor], Tensor]  # (x_t (B, A), timestep of training, state (B, S)) -> x_0 (B, A)
+DataPrediction = Callable[[Tensor, int], Tensor]  # (x (B, A), timestep of those visited) -> x_0 (B, A), clipped
 
 
 @dataclass(frozen=True)
 class ChainNoise:
-    """The randomness of one sampling chain, standard normal: x_N `start` (B, A), and `steps` in the order of use.
-
-    Those are (`Sampler.draws`, B, A).
-    """
+    """Standard normals of a sampling chain: x_N `start` (B, A), and `steps` (`Sampler.draws`, B, A) in order of use."""
 
     start: Tensor
     steps: Tensor
@@ -60,10 +55,8 @@ class Sampler(ABC):
         """
         trained = process.n_timesteps
         if self.steps > trained:
-            raise ConfigError(
-                f"{type(self).__name__}.steps = {self.steps} is more than the N = {trained} timesteps of training "
-                "(DiffusionPolicy.n_timesteps)."
-            )
+            name = type(self).__name__
+            raise ConfigError(f"{name}.steps = {self.steps} is more than DiffusionPolicy.n_timesteps = {trained}.")
         return visited_timesteps(self.stride, process, self.steps or trained)
 
     def draws(self, process: Process) -> int:
@@ -73,17 +66,14 @@ class Sampler(ABC):
     def __call__(
         self, denoise: Denoise, process: Process, state: Tensor, noise: ChainNoise, max_action: float
     ) -> Tensor:
-        """Actions for states.
+        """Actions (B, A) in [-max_action, max_action] for states (B, S); the gradient flows through the whole chain.
 
         Args:
-            denoise: the data prediction `(x_t (B, A), t, state) -> x_0 (B, A)`; clipped here to the action range.
+            denoise: the data prediction; clipped here to the action range.
             process: the process the denoiser was trained with.
             state: (B, S).
-            noise: start (B, A) and as many steps (., B, A) as `draws` says.
+            noise: as many steps as `draws` says.
             max_action: bound of the action range.
-
-        Returns:
-            Actions (B, A) in [-max_action, max_action]; the gradient flows through the whole chain.
         """
         times = self.times(process)
 
@@ -108,8 +98,7 @@ class DDPM(Sampler):
     """Ancestral sampling: each step draws from the posterior q(x_{t-1} | x_t, x_0)."""
 
     def draws(self, process: Process) -> int:
-        """One draw a step; that of the last step, t = 0, is not used."""
-        return self.steps or process.n_timesteps
+        return self.steps or process.n_timesteps  # that of the last step, t = 0, is not used
 
     def std(self, process: Process, t: int) -> float:
         """Standard deviation of the noise of the step from x_t: the posterior's."""
@@ -152,7 +141,6 @@ class IDQLDDPM(DDPMLarge):
     def __call__(
         self, denoise: Denoise, process: Process, state: Tensor, noise: ChainNoise, max_action: float
     ) -> Tensor:
-        """As `Sampler.__call__`, but that the data prediction is not clipped."""
         times = self.times(process)
         return self.chain(lambda x, t: denoise(x, times[-1 - t], state), process.respaced(times), noise, max_action)
 
@@ -169,7 +157,6 @@ class DDIM(Sampler):
     eta: UnitFloat = 0.0
 
     def draws(self, process: Process) -> int:
-        """One a step but the last; none if eta = 0."""
         return (self.steps or process.n_timesteps) - 1 if self.eta else 0
 
     def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
@@ -208,30 +195,28 @@ class DPMSolverPP(Sampler):
         check_field(1 <= self.order <= 3, self, "order", "1, 2 or 3")
 
     def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
-        """Exact in lambda = log(alpha / sigma) but for the data prediction, a polynomial of degree order - 1."""
+        """Exact in lambda = log(alpha / sigma) but for the data prediction, a polynomial of degree order - 1.
+
+        `known` are the data predictions at t, t + 1, ..., as many as the order is.
+        """
         x, known = noise.start, [data(noise.start, process.n_timesteps - 1)]
         for t in reversed(range(1, process.n_timesteps)):
-            x = _advance(process, x, t, known, self.quadratic_weight)
+            step = process.log_snr(t - 1) - process.log_snr(t)
+            weight = -process.alpha(t - 1) * math.expm1(-step)
+            x = (process.sigma(t - 1) / process.sigma(t)) * x + weight * known[0]
+            if len(known) > 1:
+                r0 = (process.log_snr(t) - process.log_snr(t + 1)) / step
+                slope = (known[0] - known[1]) / r0
+            if len(known) == 2:
+                x = x + 0.5 * weight * slope
+            elif len(known) == 3:
+                r1 = (process.log_snr(t + 1) - process.log_snr(t + 2)) / step
+                bend = (slope - (known[1] - known[2]) / r1) / (r0 + r1)
+                first = math.expm1(-step) / step + 1
+                second = self.quadratic_weight * (1 - 2 * first / step)
+                x = x + process.alpha(t - 1) * (first * (slope + r0 * bend) + second * bend)
             known = [data(x, t - 1), *known][: self.order]
         return known[0]
-
-
-def _advance(process: Process, x: Tensor, t: int, known: list[Tensor], quadratic_weight: float) -> Tensor:
-    """x_{t-1} from x_t and data predictions at t, t+1, ... (as many as the order is)."""
-    step = process.log_snr(t - 1) - process.log_snr(t)
-    weight = -process.alpha(t - 1) * math.expm1(-step)
-    x = (process.sigma(t - 1) / process.sigma(t)) * x + weight * known[0]
-    if len(known) == 1:
-        return x
-    r0 = (process.log_snr(t) - process.log_snr(t + 1)) / step
-    slope = (known[0] - known[1]) / r0
-    if len(known) == 2:
-        return x + 0.5 * weight * slope
-    r1 = (process.log_snr(t + 1) - process.log_snr(t + 2)) / step
-    bend = (slope - (known[1] - known[2]) / r1) / (r0 + r1)
-    first = math.expm1(-step) / step + 1
-    second = quadratic_weight * (1 - 2 * first / step)
-    return x + process.alpha(t - 1) * (first * (slope + r0 * bend) + second * bend)
 
 
 @samplers.register("heun", source="Karras et al. 2022 (EDM), algorithm 1", cites=("karras2022elucidating",))

@@ -4,15 +4,15 @@ which of the N trained timesteps a sampler of fewer steps visits."""
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dqlab.config.registry import Registry
-from dqlab.diffusion.process import Process
+from dqlab.diffusion.process import Process, betas_of
 from dqlab.errors import ConfigError
 
 NoiseSchedule = Callable[[int], Tensor]
@@ -30,16 +30,10 @@ def build_betas(schedule: str | NoiseSchedule, n_timesteps: int) -> Tensor:
     if n_timesteps < 1:
         raise ConfigError(f"A diffusion process needs at least 1 timestep, not {n_timesteps} (n_timesteps).")
     betas = noise_schedules.choose(schedule)(n_timesteps)
-    name = getattr(schedule, "__name__", schedule)
-    if betas.shape != (n_timesteps,) or betas.dtype != torch.float64:
-        raise ConfigError(
-            f"Noise schedule '{name}' must give a float64 tensor of shape ({n_timesteps},), "
-            f"not {betas.dtype} {tuple(betas.shape)}."
-        )
-    if not bool(((betas > 0) & (betas < 1)).all()):
-        raise ConfigError(
-            f"Noise schedule '{name}' with N = {n_timesteps} gives betas outside (0, 1): {betas.tolist()}."
-        )
+    fits = betas.shape == (n_timesteps,) and betas.dtype == torch.float64
+    if not (fits and bool(((betas > 0) & (betas < 1)).all())):
+        name, given = getattr(schedule, "__name__", schedule), f"{betas.dtype} {betas.tolist()}"
+        raise ConfigError(f"Noise schedule '{name}' must give {n_timesteps} float64 betas inside (0, 1), not {given}.")
     return betas
 
 
@@ -48,9 +42,8 @@ def build_betas(schedule: str | NoiseSchedule, n_timesteps: int) -> Tensor:
 )
 def vp(n_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Tensor:
     """1 - exp(-beta_min / N - 0.5 (beta_max - beta_min) (2t - 1) / N^2), t = 1..N."""
-    n = n_timesteps
-    t = torch.arange(1, n + 1, dtype=torch.float64)
-    return 1.0 - torch.exp(-beta_min / n - 0.5 * (beta_max - beta_min) * (2 * t - 1) / n**2)
+    t = torch.arange(1, n_timesteps + 1, dtype=torch.float64)
+    return 1.0 - torch.exp(-beta_min / n_timesteps - 0.5 * (beta_max - beta_min) * (2 * t - 1) / n_timesteps**2)
 
 
 @noise_schedules.register("linear", source="Ho et al. 2020, section 4", cites=("ho2020denoising",))
@@ -82,7 +75,7 @@ def sigmoid(
     first, last = (1 / (1 + math.exp(-bound / tau)) for bound in (start, end))
     t = torch.arange(1, n_timesteps + 1, dtype=torch.float64) / n_timesteps
     falling = (last - torch.sigmoid((t * (end - start) + start) / tau)) / (last - first)
-    return _from_abar(falling.clamp(clip_min, 1.0))
+    return betas_of(falling.clamp(clip_min, 1.0))
 
 
 @noise_schedules.register(
@@ -93,7 +86,7 @@ def sigmoid(
 def sqrt(n_timesteps: int, s: float = 1e-4, beta_max: float = 0.999) -> Tensor:
     """abar(t) = 1 - sqrt(t / N + s), t = 1..N; betas clipped at beta_max, where abar would be negative."""
     t = torch.arange(1, n_timesteps + 1, dtype=torch.float64) / n_timesteps
-    return _from_abar(1 - (t + s).sqrt()).clamp(max=beta_max)
+    return betas_of(1 - (t + s).sqrt()).clamp(max=beta_max)
 
 
 @noise_schedules.register(
@@ -103,8 +96,7 @@ def sqrt(n_timesteps: int, s: float = 1e-4, beta_max: float = 0.999) -> Tensor:
 )
 def exponential(n_timesteps: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
     """Noise levels sigma / alpha in a geometric sequence from sigma_min to sigma_max (this if N = 1)."""
-    low, high = _positive("exponential", sigma_min, sigma_max)
-    return _from_sigmas(torch.exp(_rising(n_timesteps, math.log(low), math.log(high))))
+    return _between_levels("exponential", n_timesteps, sigma_min, sigma_max, math.log, torch.exp)
 
 
 @noise_schedules.register(
@@ -112,44 +104,28 @@ def exponential(n_timesteps: int, sigma_min: float = 0.01, sigma_max: float = 50
 )
 def karras(n_timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
     """Noise levels sigma / alpha whose rho-th roots rise evenly from sigma_min's to sigma_max's (this if N = 1)."""
-    low, high = _positive("karras", sigma_min, sigma_max)
-    return _from_sigmas(_rising(n_timesteps, low ** (1 / rho), high ** (1 / rho)) ** rho)
+    return _between_levels(
+        "karras", n_timesteps, sigma_min, sigma_max, lambda sigma: sigma ** (1 / rho), lambda root: root**rho
+    )
 
 
 @noise_schedules.register("listed", source="your own", example={"betas": (0.1, 0.2, 0.4, 0.6, 0.8)})
 def listed(n_timesteps: int, betas: tuple[float, ...] = ()) -> Tensor:
     """The betas given in the configuration, one a diffusion step, in the order of the forward process."""
-    if not all(isinstance(beta, (int, float)) for beta in betas):
-        raise ConfigError(f"listed.betas must be numbers, not {betas!r}.")
-    if len(betas) != n_timesteps:
-        raise ConfigError(
-            f"listed.betas has {len(betas)} values, but there are N = {n_timesteps} diffusion steps "
-            "(DiffusionPolicy.n_timesteps)."
-        )
+    if len(betas) != n_timesteps or not all(isinstance(beta, (int, float)) for beta in betas):
+        raise ConfigError(f"listed.betas must be DiffusionPolicy.n_timesteps = {n_timesteps} numbers, not {betas!r}.")
     return torch.tensor(betas, dtype=torch.float64)
 
 
-def _from_abar(abar: Tensor) -> Tensor:
-    """Betas (N,) of cumulative products abar_1..abar_N; abar_0 is 1."""
-    return 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-
-
-def _from_sigmas(sigmas: Tensor) -> Tensor:
-    """Betas (N,) of rising noise levels sigma / alpha: 1 - abar_t / abar_{t-1} with abar = 1 / (1 + sigma^2)."""
-    squares = sigmas.square()
+def _between_levels(
+    name: str, count: int, low: float, high: float, scale: Callable[[float], float], back: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Betas (N,) of noise levels sigma / alpha that rise evenly in a scale: 1 - abar_t / abar_{t-1}, where abar is
+    1 / (1 + sigma^2)."""
+    if not 0 < low < high:
+        raise ConfigError(f"{name}: 0 < sigma_min < sigma_max does not hold for {low} and {high}.")
+    squares = back(torch.linspace(scale(high), scale(low), count, dtype=torch.float64).flip(0)).square()
     return torch.diff(squares, prepend=squares.new_zeros(1)) / (1 + squares)
-
-
-def _rising(count: int, low: float, high: float) -> Tensor:
-    """Equally spaced numbers from low to high; the highest alone if it is one."""
-    return torch.linspace(high, low, count, dtype=torch.float64).flip(0)
-
-
-def _positive(name: str, sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    """The two noise levels, if they are positive and rise."""
-    if not 0 < sigma_min < sigma_max:
-        raise ConfigError(f"{name}: 0 < sigma_min < sigma_max does not hold for {sigma_min} and {sigma_max}.")
-    return sigma_min, sigma_max
 
 
 Stride = Callable[[Process, int], tuple[int, ...]]
@@ -209,16 +185,10 @@ def _evenly(process: Process, steps: int, rising: Callable[[int], float]) -> tup
     Where several are nearest to the same timestep, the later ones move on towards more noise.
     """
     count = process.n_timesteps
-    values = [rising(t) for t in range(count)]
+    values = np.array([rising(t) for t in range(count)])
     step = (values[-1] - values[0]) / max(steps - 1, 1)
     found: list[int] = []
     for index in range(steps - 1):
-        free = found[-1] + 1 if found else 0
-        found.append(min(max(_nearest(values, values[0] + index * step), free), count - steps + index))
+        nearest = int(np.abs(values - (values[0] + index * step)).argmin())  # of two equally near ones, the lower
+        found.append(min(max(nearest, found[-1] + 1 if found else 0), count - steps + index))
     return (count - 1, *reversed(found))
-
-
-def _nearest(values: list[float], wanted: float) -> int:
-    """Index of the rising value nearest to a number; of two equally near the lower."""
-    above = min(bisect_left(values, wanted), len(values) - 1)
-    return above - 1 if above and wanted - values[above - 1] <= values[above] - wanted else above

@@ -1,7 +1,5 @@
 """D4RL's tasks, their physics and scores, in today's packages and in D4RL's own stack."""
 
-from __future__ import annotations
-
 from dqlab.envs.backend import env_backends, make_env
 from dqlab.envs.tasks import tasks
 

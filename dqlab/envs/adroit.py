@@ -12,10 +12,9 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
-from numpy.typing import NDArray
 
 from dqlab.envs.deep_contacts import Stepper
-from dqlab.envs.physics import CompiledModelEnv, round_radii
+from dqlab.envs.physics import Array, CompiledModelEnv, round_radii
 
 with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other environments
     from gymnasium_robotics.envs.adroit_hand.adroit_door import AdroitHandDoorEnv
@@ -23,14 +22,10 @@ with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other en
     from gymnasium_robotics.envs.adroit_hand.adroit_pen import AdroitHandPenEnv
     from gymnasium_robotics.envs.adroit_hand.adroit_relocate import AdroitHandRelocateEnv
 
-Array = NDArray[np.float64]
-DROPPED = 0.075
-"""m; a pen whose centre is lower has fallen off the hand."""
+DROPPED = 0.075  # m; a pen whose centre is lower has fallen off the hand
 
 
-@lru_cache(maxsize=4)
-def _compiled(file: str) -> Any:
-    return mujoco.MjModel.from_xml_path(file)
+_compiled = lru_cache(maxsize=4)(mujoco.MjModel.from_xml_path)
 
 
 def distance(one: Array, other: Array) -> float:
@@ -70,7 +65,6 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy(), **self.kept}
 
     def set_env_state(self, state_dict: dict[str, Any]) -> None:
-        """Stand in a state that `get_env_state` gave."""
         self.kept = {name: np.array(state_dict[name], dtype=np.float64) for name in self.places()}
         self.put_places()
         self.set_state(np.asarray(state_dict["qpos"]), np.asarray(state_dict["qvel"]))
@@ -88,7 +82,7 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         """Whether the state ends the episode."""
         return False
 
-    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """50 ms under an action; `info["goal_achieved"]` as in D4RL."""
         self.put_places()
         observation, reward, _, _, info = super().step(action)
@@ -126,8 +120,7 @@ class AdroitDoor(AdroitArm, AdroitHandDoorEnv):  # type: ignore[misc]
     """A hand on an arm (28 actions in [-1, 1]: angles of its joints) undoes a latch and opens a door.
 
     Observation (39,): 27 joint angles; the latch; the door's angle; places of palm and handle, and their difference;
-    whether the door is open. The reward is -0.1 times the palm's distance from the handle, -0.1 times the squared angle
-    that lacks to 1.57, -1e-5 times the squared velocity, plus 2, 8 and 10 beyond 0.2, 1 and 1.35 rad.
+    whether the door is open.
     """
 
     def places(self) -> dict[str, Array]:
@@ -144,9 +137,7 @@ class AdroitHammer(AdroitArm, AdroitHandHammerEnv):  # type: ignore[misc]
     """A hand on an arm (26 actions in [-1, 1]: angles of its joints) drives a nail into a board with a hammer.
 
     Observation (46,): 27 positions, 6 velocities of the hammer; places of palm and hammer, its angles; the nail's place
-    and the force on it. The reward is -0.1 times the palm's distance from the hammer, minus the hammer's from the nail,
-    -10 times the nail's from its goal, -0.01 times the velocity's norm, plus 2 for a lifted hammer and 25 (75 more) for
-    a nail within 20 (10) mm.
+    and the force on it.
     """
 
     def places(self) -> dict[str, Array]:
@@ -165,16 +156,12 @@ class AdroitHammer(AdroitArm, AdroitHandHammerEnv):  # type: ignore[misc]
 class AdroitRelocate(AdroitArm, AdroitHandRelocateEnv):  # type: ignore[misc]
     """A hand on an arm (30 actions in [-1, 1]: angles of its joints) carries a ball to a target.
 
-    Observation (39,): 30 joint angles; differences of palm, ball and target. The reward is -0.1 times the palm's
-    distance from the ball; for a lifted ball plus 1, minus half the distances of palm and ball from the target; plus 10
-    (20 more) for a ball within 0.1 (0.05) m of it.
+    Observation (39,): 30 joint angles; differences of palm, ball and target.
     """
 
     def places(self) -> dict[str, Array]:
-        return {
-            "obj_pos": self.model.body_pos[self.obj_body_id],
-            "target_pos": self.model.site_pos[self.target_obj_site_id],
-        }
+        model = self.model
+        return {"obj_pos": model.body_pos[self.obj_body_id], "target_pos": model.site_pos[self.target_obj_site_id]}
 
     def reward(self, theirs: float) -> float:
         palm, ball = self.data.site_xpos[self.S_grasp_site_id], self.data.xpos[self.obj_body_id]

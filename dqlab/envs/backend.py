@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
-from dqlab.envs.physics import physics_laws
+from dqlab.envs.physics import Array, physics_laws
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DqlabError, NotFiniteError
 from dqlab.machine import cores
@@ -58,15 +58,9 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
     return CheckedEnv(env, name, casts=not task.file)
 
 
-Array = NDArray[np.float64]
-
-
 @dataclass(frozen=True)
 class StepResult:
-    """What one step gave to m environments: states (m, S), rewards (m,), and which episodes (m,) have ended.
-
-    An episode is `over` by the environment or by its step limit.
-    """
+    """Of a step of m environments: states (m, S), rewards (m,), and which episodes (m,) ended, by a limit or not."""
 
     state: Array
     reward: Array
@@ -74,13 +68,9 @@ class StepResult:
 
 
 class Environments(ABC):
-    """Copies of a task's environment, made as they are needed and known by their numbers.
+    """Copies of a task's environment, made as they are needed and known by their numbers."""
 
-    Attributes:
-        own_physics: what they are stepped with, where that cannot be chosen by a physics law; empty where it can.
-    """
-
-    own_physics: ClassVar[str] = ""
+    own_physics: ClassVar[str] = ""  # what steps them, where no physics law can choose it
 
     @abstractmethod
     def prepare(self, count: int) -> None:
@@ -113,8 +103,7 @@ env_backends: Registry[EnvBackend] = Registry(
     arguments=2,
 )
 
-ENVS_PER_THREAD = 10
-"""Environments that a thread is worth: with five for each, two threads were slower than one (docs/performance.md)."""
+ENVS_PER_THREAD = 10  # at least: with five for each, two threads were slower than one (docs/performance.md)
 
 
 @env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels", cites=("todorov2012mujoco",))
@@ -136,7 +125,13 @@ class GymnasiumEnvironments(Environments):
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
         self.prepare(len(seeds))
-        return np.stack([begin_episode(*each) for each in zip(self.envs, seeds, groups, strict=False)])
+        states: list[Array] = []  # finite or not
+        for env, seed, group in zip(self.envs, seeds, groups, strict=False):
+            try:
+                states.append(env.reset(seed=seed, options={"group": group})[0])
+            except NotFiniteError as error:
+                states.append(error.given)
+        return np.stack(states)
 
     def step(self, which: Sequence[int], actions: Array) -> StepResult:
         envs = [self.envs[number] for number in which]
@@ -151,14 +146,6 @@ class GymnasiumEnvironments(Environments):
         for env in self.envs:
             env.close()
         self.envs = []
-
-
-def begin_episode(env: Any, seed: int, group: int) -> Array:
-    """Begin an episode of a Gymnasium environment; its observation (S,), finite or not."""
-    try:
-        return np.asarray(env.reset(seed=seed, options={"group": group})[0])
-    except NotFiniteError as error:
-        return np.asarray(error.given)
 
 
 def step_environment(env: Any, action: Array) -> tuple[Array, float, bool, bool]:

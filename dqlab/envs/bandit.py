@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from dqlab.envs.tasks import Task, tasks
 
-RADIUS = 0.25
-"""Actions that are at most so far from a mode's centre belong to it: five of its standard deviations."""
-REWARD_STD = 0.5
-"""Standard deviation of the rewards of a mode's actions."""
+RADIUS = 0.25  # actions that are at most so far from a mode's centre belong to it: five of its standard deviations
+REWARD_STD = 0.5  # standard deviation of the rewards of a mode's actions
 
 
 class GaussianMode(NamedTuple):
@@ -32,25 +30,12 @@ MODES = (
 CENTRES = np.array([mode.centre for mode in MODES])
 REWARDS = np.array([mode.reward for mode in MODES])
 BEST = int(REWARDS.argmax())
-BANDIT = Task(
-    name="bandit-2d",
-    robot="bandit",
-    env_id="dqlab.envs.bandit_env:dqlab/Bandit2D-v0",
-    min_score=float(REWARDS.min()),
-    max_score=float(REWARDS.max()),
-    episode_limit=1,
-    file="",
-    state_dim=1,
-    action_dim=2,
-)
+_env, _scores = "dqlab.envs.bandit_env:dqlab/Bandit2D-v0", (float(REWARDS.min()), float(REWARDS.max()))
+BANDIT = Task("bandit-2d", "bandit", _env, *_scores, episode_limit=1, file="", state_dim=1, action_dim=2)
 """One step, one state; a score of 0 is the worst mode's mean reward, 100 the best one's."""
-tasks.add(
-    BANDIT.name,
-    BANDIT,
-    source="Wang, Hunt, Zhou 2022 (2D bandit)",
-    cites=("wang2023diffusion",),
-    summary="one-step bandit, actions in [-1, 1]^2 around four modes, the best of them lower right",
-)
+_summary = "one-step bandit, actions in [-1, 1]^2 around four modes, the best of them lower right"
+_source = "Wang, Hunt, Zhou 2022 (2D bandit)"
+tasks.add(BANDIT.name, BANDIT, source=_source, cites=("wang2023diffusion",), summary=_summary)
 
 
 def modes_of(actions: NDArray[np.floating]) -> NDArray[np.int64]:

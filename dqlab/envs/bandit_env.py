@@ -22,9 +22,7 @@ class Bandit2D(gymnasium.Env):  # type: ignore[misc]
         self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
         return np.zeros(1, dtype=np.float32), {}
 

@@ -15,8 +15,7 @@ from dqlab.envs.tasks import UNLIMITED, fit_action, from_unit
 from dqlab.errors import ConfigError
 from dqlab.files import look_here_for
 
-EXACT = 2.0**53
-"""Bounds beyond it are taken for none: integers are not exact there."""
+EXACT = 2.0**53  # bounds beyond it are taken for none: integers are not exact there
 
 
 def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:

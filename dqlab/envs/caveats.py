@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-UNSCORED = "returns, no scores"
-"""What stands beside the numbers of a task without reference scores: what is called a score there is the return."""
-SUCCESS = "success rate in %"
-"""What stands beside the scores of a task that is solved or not."""
+UNSCORED = "returns, no scores"  # of a task without reference scores: what is called a score there is the return
+SUCCESS = "success rate in %"  # of a task that is solved or not
 
 
 def score_or_return(caveat: str) -> str:

@@ -6,13 +6,10 @@ from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
+from dqlab.envs.physics import Array
 from dqlab.envs.tasks import fit_action
 from dqlab.errors import ConfigError, DqlabError, EnvError, NotFiniteError, error_place
-
-Array = NDArray[Any]
-STEP_VALUES = ("observation", "reward", "terminated", "truncated", "info")
 
 
 class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
@@ -112,7 +109,7 @@ def check_vectors(name: str, what: str, space: Any, width: int = 0) -> None:
 def check_step_tuple(given: Any) -> Any:
     """What a step gave, which must be a tuple of five: also before other wrappers take it apart."""
     if type(given) is not tuple or len(given) != 5:
-        raise _ContractError(f"gives {_what(given)} instead of ({', '.join(STEP_VALUES)})")
+        raise _ContractError(f"gives {_what(given)} instead of (observation, reward, terminated, truncated, info)")
     return given
 
 

@@ -85,29 +85,22 @@ def gymnasium_task(
     check_counts("gymnasium_task", 0, episode_limit=episode_limit, state_dim=state_dim, action_dim=action_dim)
     if not env_id:
         raise ConfigError("gymnasium_task wants env_id, such as 'Pendulum-v1', or MODULE:NAME.")
-    low, high = _references(min_score, max_score)
+    references: Any = (0.0, 100.0) if min_score is None and max_score is None else (min_score, max_score)
+    for parameter, value in zip(("min_score", "max_score"), references, strict=True):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+            raise ConfigError(
+                f"gymnasium_task.{parameter} is {value!r}. Set two returns, min_score (a random policy's, scored as 0) "
+                "and max_score (a good one's, scored as 100), or neither."
+            )
+    low, high = map(float, references)
+    if not high > low:
+        raise ConfigError(f"gymnasium_task.max_score ({high:g}) must be above min_score ({low:g}).")
     task = describe_environment(env_id, env_kwargs, episode_limit, (state_dim, action_dim))
     task = replace(task, name=name or task.name, min_score=low, max_score=high, scored=min_score is not None)
     if task.name in tasks and tasks.entry(task.name).source == SOURCE:
         tasks.remove(task.name)  # an earlier one of the user's
     tasks.add(task.name, task, source=SOURCE, summary=f"{env_id}, as configured")
     return task.name
-
-
-def _references(low: Any, high: Any) -> tuple[float, float]:
-    """Returns that are scored as 0 and 100: the score is the return where neither is given."""
-    if low is None and high is None:
-        return 0.0, 100.0
-    given = {"min_score": low, "max_score": high}
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
-            raise ConfigError(
-                f"gymnasium_task.{name} is {value!r}. Set two returns, min_score, which is scored as 0 (a random "
-                "policy's), and max_score, which is scored as 100 (a good one's); or leave both off."
-            )
-    if not high > low:
-        raise ConfigError(f"gymnasium_task.max_score ({high:g}) must be above min_score ({low:g}).")
-    return float(low), float(high)
 
 
 def task_statements(task: Task, origin: str) -> list[str]:

@@ -6,11 +6,10 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-SUSPECT = 0.5
-"""Where no substep begins or ends with a contact deeper than this share of the smallest radius, none is capped."""
+from dqlab.envs.physics import Array
+
+SUSPECT = 0.5  # share of the smallest radius: where no substep begins or ends with a deeper contact, none is capped
 STATE = int(mujoco.mjtState.mjSTATE_FULLPHYSICS) | int(mujoco.mjtState.mjSTATE_WARMSTART)
 
 
@@ -28,27 +27,20 @@ class Stepper:
     """
 
     def __init__(self, model: Any, data: Any, depth: Array) -> None:
-        self._model, self._data = model, data
+        self._model, self._data, self._depth = model, data, depth.copy()
         self._boxes = model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
         self._before = np.empty(mujoco.mj_stateSize(model, STATE))
-        self.cap(depth)
-
-    def cap(self, depth: Array) -> None:
-        """Cap contacts at other depths (ngeom,) from now on."""
-        self._depth = depth.copy()
-        noted = self._depth[self._depth > 0]
+        noted = depth[depth > 0]
         self._suspect = -SUSPECT * noted.min() if len(noted) else -np.inf
 
     def step(self, substeps: int) -> None:
         """Step by step; if a contact with a box becomes suspect, all over with corrected contacts."""
         mujoco.mj_getState(self._model, self._data, self._before, STATE)
-        suspicious = self._suspicious()
         for _ in range(substeps):
-            if suspicious:
+            if self._suspicious():
                 break
             mujoco.mj_step(self._model, self._data)
-            suspicious = self._suspicious()
-        if suspicious:
+        if self._suspicious():
             mujoco.mj_setState(self._model, self._data, self._before, STATE)
             # MuJoCo calls it, for whatever model, between finding contacts and solving for their forces
             theirs = mujoco.get_mjcb_passive()

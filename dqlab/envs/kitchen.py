@@ -13,28 +13,21 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 from gymnasium.utils.ezpickle import EzPickle
-from numpy.typing import NDArray
 
-from dqlab.envs.physics import CompiledModelEnv, capsule_as_cylinder, rotation_of
+from dqlab.envs.physics import Array, CompiledModelEnv, capsule_as_cylinder, rotation_of
 
-CAPSULE_MASSES = {"microdoorroot": 0.02, "kettleroot": 0.02}
-"""kg of each weighed capsule, by the movable bodies that have any: the XML fixes the geoms' masses."""
-WEIGHED_GROUPS = range(3, 6)
-"""Groups of geoms that count for inertia (`inertiagrouprange`); the others are for the eye."""
-TURN = 1e-3
-"""rad; principal axes turn by less when capsules become cylinders."""
-FRAME = 480
-"""Pixels a side of a rendered frame, if no more are asked for; the XML's 2560 x 1920 take seconds in software."""
-Array = NDArray[np.float64]
+CAPSULE_MASSES = {"microdoorroot": 0.02, "kettleroot": 0.02}  # kg of each, by the bodies that have any: the XML's
+WEIGHED_GROUPS = range(3, 6)  # groups of geoms that count for inertia (`inertiagrouprange`); the others are for the eye
+TURN = 1e-3  # rad; principal axes turn by less when capsules become cylinders
+FRAME = 480  # pixels a side of a frame, if no more are asked for; the XML's 2560 x 1920 take seconds in software
 
 
 def model_file() -> Path:
     """Where gymnasium-robotics keeps the kitchen's XML; the package itself is not imported."""
     spec = find_spec("gymnasium_robotics")
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError("No module named 'gymnasium_robotics'")
-    assets = Path(next(iter(spec.submodule_search_locations))) / "envs" / "assets" / "kitchen_franka"
-    return assets / "kitchen_assets" / "kitchen_env_model.xml"
+    return Path(spec.origin).parent / "envs/assets/kitchen_franka/kitchen_assets/kitchen_env_model.xml"
 
 
 @lru_cache(maxsize=1)
@@ -50,16 +43,6 @@ def kitchen_model() -> Any:
     return model
 
 
-def _exact_capsule(radius: float, half_length: float) -> Array:
-    """Principal inertia (3,) for a mass of 1, z along the axis."""
-    volume, ball = 2.0 * half_length, 4.0 / 3.0 * radius
-    rod, caps = volume / (volume + ball), ball / (volume + ball)
-    along = rod * radius**2 / 2.0 + caps * 0.4 * radius**2
-    across = rod * (3.0 * radius**2 + 4.0 * half_length**2) / 12.0
-    across += caps * (0.4 * radius**2 + half_length**2 + 0.75 * radius * half_length)
-    return np.array([across, across, along])
-
-
 def legacy_capsules(model: Any, body: str, mass: float) -> None:
     """Give a body the inertia that MuJoCo 2.1.0 compiled, in place: its capsules are cylinders.
 
@@ -70,14 +53,18 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
     tensor = np.diag(model.body_inertia[index])
     for geom in range(first, first + model.body_geomnum[index]):
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE and model.geom_group[geom] in WEIGHED_GROUPS:
-            radius, half_length, _ = model.geom_size[geom]
+            r, half, _ = model.geom_size[geom]
             cylinder_mass, cylinder = capsule_as_cylinder(model.geom_size[geom])
-            change = cylinder / cylinder_mass - _exact_capsule(radius, half_length)
+            volume, ball = 2.0 * half, 4.0 / 3.0 * r
+            rod, caps = volume / (volume + ball), ball / (volume + ball)  # shares of a capsule's mass
+            along = rod * r**2 / 2.0 + caps * 0.4 * r**2
+            across = rod * (3.0 * r**2 + 4.0 * half**2) / 12.0
+            across += caps * (0.4 * r**2 + half**2 + 0.75 * r * half)
+            change = cylinder / cylinder_mass - np.array([across, across, along])
             rotation = frame.T @ rotation_of(model.geom_quat[geom])
             tensor += mass * rotation @ np.diag(change) @ rotation.T
     # the boxes that bound the geoms are stored in the inertial frame: it may turn by 1e-4, but not permute its axes
-    values, axes = np.linalg.eigh(tensor)
-    values, axes = values[::-1], axes[:, ::-1]
+    values, axes = (found[..., ::-1] for found in np.linalg.eigh(tensor))
     axes = axes * np.sign(np.diag(axes))
     assert np.abs(axes - np.eye(3)).max() < TURN, "the principal axes kept their order"
     mujoco.mju_mat2Quat(model.body_iquat[index], (frame @ axes).flatten())
@@ -86,18 +73,12 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
     model.bvh_aabb[boxes, 3:] += TURN  # they are below 1 m
 
 
-ROBOT, OBJECTS = 9, 21
-"""Positions (qpos) of the arm with its fingers, then those of what it moves."""
-FRAME_SKIP = 40
-"""Steps of 2 ms a control step: 12.5 Hz."""
-SPEED = 2.0
-"""rad/s (fingers: m/s) that an action of 1 asks for."""
-LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0])
+ROBOT, OBJECTS = 9, 21  # positions (qpos) of the arm with its fingers, then those of what it moves
+FRAME_SKIP = 40  # steps of 2 ms a control step: 12.5 Hz
+SPEED = 2.0  # rad/s (fingers: m/s) that an action of 1 asks for
+LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0])  # of the position servos' targets: rad, fingers m
 HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
-"""Targets of the position servos (9,) are clipped to these: rad, fingers m."""
-AMPLITUDES = np.array(
-    [0.1] * 9 + [0.005] * 2 + [0.0005] * 6 + [0.005] * 3 + [0.1] * 3 + [0.005] * 3 + [0.1] * 3 + [0.005]
-)
+AMPLITUDES = np.repeat([0.1, 0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [9, 2, 6, 3, 3, 3, 3, 1])
 """Amplitudes of the uniform noise on each position (30,), for a ratio of 1."""
 INITIAL = np.array(
     [
@@ -120,12 +101,9 @@ GOALS: dict[str, tuple[slice, tuple[float, ...]]] = {
     "kettle": (slice(23, 30), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
 }
 """What can be asked for: which positions, and what they should be."""
-CLOSE = 0.3
-"""A goal is reached when its observed positions are nearer to it than this."""
-DRAWS = 2 * (ROBOT + OBJECTS)
-"""Random numbers an observation takes: D4RL has noise on the velocities too, although nobody sees them."""
-CACHED = 5
-"""Observations that D4RL makes at a reset before the first one that is seen."""
+CLOSE = 0.3  # a goal is reached when its observed positions are nearer to it than this
+DRAWS = 2 * (ROBOT + OBJECTS)  # of an observation: D4RL has noise on the velocities too, although nobody sees them
+CACHED = 5  # observations that D4RL makes at a reset before the first one that is seen
 CAMERA = {"distance": 2.2, "azimuth": 70.0, "elevation": -35.0, "lookat": np.array([-0.2, 0.5, 2.0])}
 
 
@@ -148,8 +126,7 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
         EzPickle.__init__(self, goals, noise, **arguments)
         self.goals = tuple(goals)
         self.goal = np.zeros(ROBOT + OBJECTS)
-        for name in self.goals:
-            where, wanted = GOALS[name]
+        for where, wanted in (GOALS[name] for name in self.goals):
             self.goal[where] = wanted
         self._amplitudes = noise * AMPLITUDES
         observations = gymnasium.spaces.Box(-8.0, 8.0, (2 * (ROBOT + OBJECTS),), np.float64)
@@ -176,7 +153,7 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
         self.np_random.uniform(size=CACHED * DRAWS)
         return self._observe()
 
-    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """80 ms under an action (9,); `info["completed"]` names all goals reached so far."""
         velocity = SPEED * np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         targets = np.clip(self.observed[:ROBOT] + velocity * self.dt, LOW, HIGH)

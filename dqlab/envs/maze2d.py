@@ -9,44 +9,33 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
-from numpy.typing import NDArray
 
 from dqlab.envs.antmaze.maze import CAMERA, CAMERA_DISTANCE, FREE, GOAL_RADIUS, GOAL_SITE, MAZES, START, WALL, Maze
-from dqlab.envs.physics import CompiledModelEnv
+from dqlab.envs.physics import Array, CompiledModelEnv
 
-Array = NDArray[np.float64]
 LAYOUTS: Mapping[str, Maze] = {
-    "open": Maze(
-        (
-            "#######",
-            "#.....#",
-            "#..G..#",
-            "#.....#",
-            "#######",
-        )
-    ),
-    "umaze": Maze(
-        (
-            "#####",
-            "#G..#",
-            "###.#",
-            "#...#",
-            "#####",
-        )
-    ),
+    "open": Maze("""
+        #######
+        #.....#
+        #..G..#
+        #.....#
+        #######"""),
+    "umaze": Maze("""
+        #####
+        #G..#
+        ###.#
+        #...#
+        #####"""),
     "medium": MAZES["medium"],
     "large": MAZES["large"],
 }
-"""The mazes by their names in D4RL's; episodes start in any free cell. A cell has 1 m; x grows with rows, y with
-columns."""
-SPEED = 5.0
-"""m/s; before a step, each velocity is clipped to it."""
+"""By D4RL's names; episodes start in any free cell. A cell has 1 m; x grows with rows, y with columns."""
+SPEED = 5.0  # m/s; before a step, each velocity is clipped to it
 NOISE = 0.1
 START_OFFSET = 1.2
 """m: where the ball is in the world at position 0; cell (0, 0) has its centre at 1 m, D4RL's goals and starts are at
 whole positions, 0.2 m off the centres of their cells."""
-BALL = "ball"
-MODEL = """
+MODEL = f"""
 <mujoco>
   <compiler inertiafromgeom="true" angle="radian"/>
   <option timestep="0.01" gravity="0 0 0" iterations="20" integrator="Euler"/>
@@ -57,14 +46,14 @@ MODEL = """
   <visual><headlight ambient=".4 .4 .4" diffuse=".8 .8 .8"/></visual>
   <worldbody>
     <geom type="plane" size="40 40 0.25" pos="0 0 -0.1" contype="1" conaffinity="0" rgba=".5 .5 .5 1"/>
-    <camera name="{camera}" pos="{x} {y} {height}" xyaxes="0 1 0 -1 0 0" fovy="45"/>
-    <site name="{site}" type="cylinder" size="{radius} 0.01" pos="0 0 -0.09" rgba=".9 .1 .1 1"/>
-    <body name="{ball}" pos="{start} {start} 0">
+    <camera name="{CAMERA}" pos="{{x}} {{y}} {{height}}" xyaxes="0 1 0 -1 0 0" fovy="45"/>
+    <site name="{GOAL_SITE}" type="cylinder" size="{GOAL_RADIUS} 0.01" pos="0 0 -0.09" rgba=".9 .1 .1 1"/>
+    <body name="ball" pos="{START_OFFSET} {START_OFFSET} 0">
       <geom type="sphere" size="0.1" contype="1" rgba=".1 .3 .8 1"/>
       <joint name="x" type="slide" axis="1 0 0"/>
       <joint name="y" type="slide" axis="0 1 0"/>
     </body>
-    {walls}
+    {{walls}}
   </worldbody>
   <actuator>
     <motor joint="x" ctrlrange="-1 1" ctrllimited="true" gear="100"/>
@@ -74,22 +63,6 @@ MODEL = """
 """
 """What of D4RL's model counts for its dynamics; walls are boxes. A ball's mass was exact in MuJoCo 2.1.0."""
 BOX = '<geom type="box" size=".5 .5 .2" pos="{} {} 0" rgba=".35 .3 .25 1"/>'
-
-
-def maze2d_xml(maze: Maze) -> str:
-    """The model's XML."""
-    rows, columns = len(maze.rows), len(maze.rows[0])
-    return MODEL.format(
-        ball=BALL,
-        camera=CAMERA,
-        x=(rows + 1) / 2,
-        y=(columns + 1) / 2,
-        height=CAMERA_DISTANCE * max(rows, columns),
-        site=GOAL_SITE,
-        radius=GOAL_RADIUS,
-        start=START_OFFSET,
-        walls="".join(BOX.format(i + 1.0, j + 1.0) for i, j in maze.cells(WALL)),
-    )
 
 
 class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
@@ -122,17 +95,20 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         A contact's regularisation is a share of the body's mean inverse inertia, over three axes in 2.1.0, over the two
         along which the ball moves in later releases.
         """
-        model = mujoco.MjModel.from_xml_string(maze2d_xml(self.maze))
-        model.body_invweight0[model.body(BALL).id, 0] = model.dof_invweight0.sum() / 3.0
+        x, y = (len(self.maze.rows) + 1) / 2, (len(self.maze.rows[0]) + 1) / 2
+        walls = "".join(BOX.format(i + 1.0, j + 1.0) for i, j in self.maze.cells(WALL))
+        height = CAMERA_DISTANCE * (2 * max(x, y) - 1)
+        model = mujoco.MjModel.from_xml_string(MODEL.format(x=x, y=y, height=height, walls=walls))
+        model.body_invweight0[model.body("ball").id, 0] = model.dof_invweight0.sum() / 3.0
         return model
 
     def reset_model(self) -> Array:
         cell = self._starts[self.np_random.choice(len(self._starts))]
         qpos = cell + self.np_random.uniform(-NOISE, NOISE, 2)
         self.set_state(qpos, NOISE * self.np_random.standard_normal(2))
-        return self._observation()
+        return np.asarray(self.state_vector())
 
-    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step of 10 ms."""
         self.set_state(self.data.qpos, np.clip(self.data.qvel, -SPEED, SPEED))
         self.do_simulation(np.clip(action, -1.0, 1.0), self.frame_skip)
@@ -140,10 +116,7 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         reward = float(np.exp(-distance)) if self.dense else float(distance <= GOAL_RADIUS)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, False, False, {"goal": self.goal}
-
-    def _observation(self) -> Array:
-        return np.concatenate([self.data.qpos, self.data.qvel])
+        return self.state_vector(), reward, False, False, {"goal": self.goal}
 
 
 gymnasium.register("dqlab/Maze2D-v1", entry_point=Maze2D)

@@ -13,19 +13,15 @@ import gymnasium
 import mujoco
 import numpy as np
 import ogbench
-from numpy.typing import NDArray
 
 from dqlab.envs.ogbench_tasks import OGBench
+from dqlab.envs.physics import Array
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of glfw, that there is no display
     from dm_control import mjcf
 
-Array = NDArray[Any]
-ROBOT_ARMS = ("cube", "scene", "puzzle")
-"""What names of environments with a robot arm begin with."""
-TELEPORTS = "teleport"
-"""In the names of those environments whose steps draw random numbers."""
+ROBOT_ARMS = ("cube", "scene", "puzzle")  # what names of environments with a robot arm begin with
 
 
 class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
@@ -38,20 +34,19 @@ class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
 
     def __init__(self, name: str, **arguments: Any) -> None:
         self._state = np.random.RandomState().get_state()
-        self._draws = TELEPORTS in name  # to ask numpy for its state and back takes longer than a point's step
+        self._draws = "teleport" in name  # in steps: to ask numpy for its state and back takes longer than a point's
         with self.own_numbers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of spaces, that float64 becomes float32
             if name.startswith(ROBOT_ARMS):
                 compiled = _compiled(name, tuple(arguments.items()))
                 env = copy.deepcopy(compiled, dict(_kept(compiled)))  # an episode writes nothing into it but colours
+                # these make a new space, with a generator of its own, wherever they draw an action: the class of this
+                # one has one space. Without that tests/envs/test_ogbench.py sees resets with one seed that differ
+                env.__class__ = type(type(env).__name__, (type(env),), {"action_space": env.action_space})
             else:
                 env = _made(name, **arguments)
             super().__init__(env)
             self.observation_space, self.action_space = env.observation_space, env.action_space
-        if name.startswith(ROBOT_ARMS):
-            # these make a new space, with a generator of its own, wherever they draw an action: the class of this one
-            # has one space. Without that tests/envs/test_ogbench.py sees resets with one seed that differ
-            env.__class__ = type(type(env).__name__, (type(env),), {"action_space": self.action_space})
 
     @contextmanager
     def own_numbers(self) -> Iterator[None]:

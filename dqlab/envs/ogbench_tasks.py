@@ -18,7 +18,6 @@ from dqlab.envs.tasks import Task, tasks
 
 FACTS: dict[str, Any] = json.loads((files("dqlab.envs") / "ogbench.json").read_text())
 BENCHMARK = "ogbench"
-TIMINGS = ("pre", "post")
 
 
 @configurable("envs")
@@ -35,7 +34,7 @@ class OGBench:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_field(self.success_timing in TIMINGS, self, "success_timing", "'pre' or 'post'")
+        check_field(self.success_timing in ("pre", "post"), self, "success_timing", "'pre' or 'post'")
 
     @property
     def condition(self) -> str:
@@ -53,16 +52,12 @@ def environment_of(task: str) -> str:
     return dataset_of(task).rsplit("-", 2)[0]
 
 
-def _family(environment: str) -> str:
-    """The names of all tasks of environments of a kind, such as `cube`, in a line."""
-    first = environment.split("-")[0]
-    own = {name: facts for name, facts in FACTS["environments"].items() if name.split("-")[0] == first}
-    kinds = dict.fromkeys(kind for facts in own.values() for kind in facts["datasets"])
-    which = "|".join(name.partition("-")[2] for name in own)
-    return f"{first}-{which and f'({which})-'}({'|'.join(kinds)})-singletask[-task1 to 5]-v0"
-
-
 for _environment, _facts in FACTS["environments"].items():
+    _first = _environment.split("-")[0]
+    _own = {name: facts for name, facts in FACTS["environments"].items() if name.split("-")[0] == _first}
+    _sizes = "|".join(name.partition("-")[2] for name in _own)
+    _kinds = "|".join(dict.fromkeys(kind for facts in _own.values() for kind in facts["datasets"]))
+    _family = f"{_first}-{_sizes and f'({_sizes})-'}({_kinds})-singletask[-task1 to 5]-v0"
     for _kind, (_episodes, _rows) in _facts["datasets"].items():
         for _number in ("", "-task1", "-task2", "-task3", "-task4", "-task5"):
             _name = f"{_environment}-{_kind}-singletask{_number}-v0"
@@ -73,10 +68,8 @@ for _environment, _facts in FACTS["environments"].items():
                 env_id="dqlab.envs.ogbench_env:dqlab/OGBench-v0",
                 min_score=0.0,
                 max_score=1.0,
-                episode_limit=_facts["episode_limit"],
                 file="",
-                state_dim=_facts["state_dim"],
-                action_dim=_facts["action_dim"],
+                **{name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")},
                 env_kwargs={"name": _name},
                 settings=OGBench,
                 extra="ogbench",
@@ -84,11 +77,6 @@ for _environment, _facts in FACTS["environments"].items():
                 benchmark=BENCHMARK,
                 measures_success=True,
             )
-            tasks.add(
-                _name,
-                _task,
-                source=FACTS["source"],
-                cites=("park2025ogbench",),
-                summary=f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; success rate in %",
-                family=_family(_environment),
-            )
+            _summary = f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; {_task.caveat}"
+            _cites = ("park2025ogbench",)
+            tasks.add(_name, _task, source=FACTS["source"], cites=_cites, summary=_summary, family=_family)

@@ -1,9 +1,8 @@
 """MuJoCo 2.1 body inertias on a modern MuJoCo, so that scores mean what D4RL's scores mean.
 
-MuJoCo up to 2.1.1 compiled a capsule of radius r and half-length h as a cylinder of radius r and
-length 2h + r. Later releases compute the exact capsule, which changes every mass and inertia of the
-D4RL robots and with them the return of a fixed policy by a factor of two. Spheres were exact then, too.
-`legacy_inertia` writes the old values into a compiled model; `CompiledModelEnv` lets an environment compile its own.
+MuJoCo up to 2.1.1 compiled a capsule of radius r and half-length h as a cylinder of radius r and length 2h + r. Later
+releases compute the exact capsule, which changes every mass and inertia of the D4RL robots and with them the return of
+a fixed policy by a factor of two. Spheres were exact then, too.
 """
 
 from __future__ import annotations
@@ -23,17 +22,12 @@ from dqlab.config.registry import Registry
 class Body:
     """What a compiled model does not tell about how its bodies' masses came about."""
 
-    density: float = 1000.0
-    """kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use."""
-    total_mass: float | None = None
-    """kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it."""
+    density: float = 1000.0  # kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use
+    total_mass: float | None = None  # kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it
 
 
 physics_laws: Registry[Any] = Registry(
-    "physics",
-    "How a locomotion model's body masses and inertias are compiled.",
-    "Experiment.physics",
-    arguments=2,
+    "physics", "How a locomotion model's body masses and inertias are compiled.", "Experiment.physics", arguments=2
 )
 Array = NDArray[np.float64]
 
@@ -56,17 +50,8 @@ def sphere(size: Array, density: float = 1000.0) -> tuple[float, Array]:
     return mass, np.full(3, 2.0 / 5.0 * mass * size[0] ** 2)
 
 
-SOLIDS: dict[str, Callable[[Array, float], tuple[float, Array]]] = {
-    "mjGEOM_SPHERE": sphere,
-    "mjGEOM_CAPSULE": capsule_as_cylinder,
-}
-"""Mass and principal inertia of a geom, by MuJoCo's name of its type, from its sizes (3,) and density."""
-
-
-def _type_names(model: Any) -> list[str]:
-    import mujoco
-
-    return [mujoco.mjtGeom(number).name for number in model.geom_type]
+SOLIDS: dict[int, Callable[[Array, float], tuple[float, Array]]] = {2: sphere, 3: capsule_as_cylinder}
+"""Mass and principal inertia of a geom, by MuJoCo's number of its type (`mjtGeom`), from its sizes (3,) and density."""
 
 
 def rotation_of(quat: Array) -> Array:
@@ -80,16 +65,13 @@ def rotation_of(quat: Array) -> Array:
 
 def _body_inertia(model: Any, body: int, density: float) -> tuple[float, Array, Array]:
     """Mass, centre of mass (3,) and inertia tensor (3, 3) about it, in the body's frame, from its geoms."""
-    first, types = model.body_geomadr[body], _type_names(model)
-    geoms = range(first, first + model.body_geomnum[body])
-    parts = [SOLIDS[types[g]](model.geom_size[g], density) for g in geoms]
+    geoms = np.flatnonzero(model.geom_bodyid == body)
+    parts = [SOLIDS[model.geom_type[geom]](model.geom_size[geom], density) for geom in geoms]
     masses = np.array([mass for mass, _ in parts])
-    positions = model.geom_pos[list(geoms)]
-    centre = masses @ positions / masses.sum()
+    centre = masses @ model.geom_pos[geoms] / masses.sum()
     tensor = np.zeros((3, 3))
-    for geom, (mass, principal), position in zip(geoms, parts, positions, strict=True):
-        rotation = rotation_of(model.geom_quat[geom])
-        offset = position - centre
+    for geom, (mass, principal) in zip(geoms, parts, strict=True):
+        rotation, offset = rotation_of(model.geom_quat[geom]), model.geom_pos[geom] - centre
         tensor += rotation @ np.diag(principal) @ rotation.T
         tensor += mass * (offset @ offset * np.eye(3) - np.outer(offset, offset))  # parallel axes
     return float(masses.sum()), centre, tensor
@@ -97,7 +79,7 @@ def _body_inertia(model: Any, body: int, density: float) -> tuple[float, Array, 
 
 def round_radii(model: Any) -> Array:
     """Radius (ngeom,), m, of each sphere and capsule; 0 for other geoms."""
-    return np.where(np.isin(_type_names(model), list(SOLIDS)), model.geom_size[:, 0], 0.0)
+    return np.where(np.isin(model.geom_type, list(SOLIDS)), model.geom_size[:, 0], 0.0)
 
 
 @physics_laws.register(
@@ -116,9 +98,9 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
     import mujoco
 
     bodies = [body for body in range(1, model.nbody) if model.body_mass[body] > 0]
-    unknown = {name for name, of in zip(_type_names(model), model.geom_bodyid, strict=True) if of in bodies} - {*SOLIDS}
-    if unknown:
-        raise ValueError(f"MuJoCo 2.1 inertias are known for capsules and spheres only, not for {sorted(unknown)}")
+    if unknown := {*model.geom_type[np.isin(model.geom_bodyid, bodies)]} - {*SOLIDS}:
+        names = sorted(mujoco.mjtGeom(int(kind)).name for kind in unknown)
+        raise ValueError(f"MuJoCo 2.1 inertias are known for capsules and spheres only, not for {names}")
     for body in bodies:
         model.body_mass[body], model.body_ipos[body], tensor = _body_inertia(model, body, about.density)
         values, axes = np.linalg.eigh(tensor)  # principal inertia, largest first, about right-handed axes
@@ -142,20 +124,15 @@ def modern_inertia(model: Any, about: Body = Body()) -> None:
 
 
 class CompiledModelEnv(ABC):
-    """Comes before Gymnasium's `MujocoEnv` among an environment's bases: `compile_model` gives the model it steps.
-
-    `MujocoEnv` compiles its file in `_initialize_simulation`; no public method may say otherwise. This is the only
-    private name of Gymnasium's that is used (`tests/envs/test_physics.py` sees that it is still there).
-    """
-
-    width: int
-    height: int
+    """Comes before Gymnasium's `MujocoEnv` among an environment's bases: `compile_model` gives the model it steps."""
 
     @abstractmethod
     def compile_model(self) -> Any:
         """The `mujoco.MjModel`."""
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
+    def _initialize_simulation(
+        self: Any,
+    ) -> tuple[Any, Any]:  # Gymnasium's, private; no public method may say otherwise
         """The model, whose frame buffer is as large as what is drawn, and its state."""
         import mujoco
 

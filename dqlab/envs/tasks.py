@@ -1,24 +1,21 @@
 """The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json);
-and those of Minari's datasets (minari.json).
-
-Actions lie in [-1, 1]: what they stand for between the bounds of an environment is said here, too.
+those of Minari's datasets (minari.json); and what actions in [-1, 1] stand for between an environment's bounds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
 from dqlab.envs.antmaze.maze import AntMaze
 from dqlab.envs.caveats import SUCCESS, UNSCORED
-from dqlab.envs.physics import Body
+from dqlab.envs.physics import Array, Body
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Task:
     @property
     def condition(self) -> str:
         """What must stand beside every score as gin chose its environment; a ConfigError where a choice is wrong."""
-        return str(getattr(self.settings(), "condition", "")) if self.settings else ""
+        return getattr(self.settings(), "condition", "") if self.settings else ""
 
     @property
     def environment(self) -> str:
@@ -93,14 +90,6 @@ class Task:
     def arguments(self) -> dict[str, Any]:
         """Arguments of the environment: its own, and those that gin has chosen; a ConfigError where one is wrong."""
         return {**self.env_kwargs, **(asdict(self.settings()) if self.settings else {})}
-
-    def chosen(self) -> dict[str, Any]:
-        """Those that gin has chosen otherwise than by default, by their gin names."""
-        if self.settings is None:
-            return {}
-        given = self.settings()
-        changed = [field.name for field in fields(given) if getattr(given, field.name) != field.default]
-        return {f"{type(given).__name__}.{name}": getattr(given, name) for name in changed}
 
     @property
     def source(self) -> str:
@@ -117,10 +106,8 @@ tasks: Registry[Task] = Registry(
     "task", "A benchmark task: environment, dataset file and reference scores.", "Experiment.task"
 )
 D4RL, MINARI = (json.loads((files("dqlab.envs") / f"{name}.json").read_text()) for name in ("d4rl", "minari"))
-BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
-"""Any Gymnasium environment, its actions stretched to [-1, 1]."""
-UNLIMITED = -1
-"""The episode limit that tells Gymnasium not to cut episodes."""
+BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"  # any Gymnasium environment, its actions stretched to [-1, 1]
+UNLIMITED = -1  # the episode limit that tells Gymnasium not to cut episodes
 
 
 for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
@@ -131,9 +118,8 @@ for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
     if "settings" in _facts:
         _facts["settings"] = AntMaze
     _made = Task(name=_name, robot=_robot, file=_file, rows=_rows, counted=any(_counted), **_facts)
-    tasks.add(
-        _name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=f"{_made.robot}; {_made.env_id}"
-    )
+    _summary = f"{_made.robot}; {_made.env_id}"
+    tasks.add(_name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=_summary)
 for _name, _facts in MINARI["environments"].items():
     for _quality in _facts["qualities"]:
         _made = Task(
@@ -148,28 +134,19 @@ for _name, _facts in MINARI["environments"].items():
             scored=False,
             **{name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")},
         )
-        tasks.add(
-            _made.name,
-            _made,
-            source=MINARI["source"],
-            cites=("younis2024minari",),
-            summary=f"{_made.robot}; minari:{_made.minari}; returns, no scores",
-        )
+        _summary = f"{_made.robot}; {_made.source}; {UNSCORED}"
+        tasks.add(_made.name, _made, source=MINARI["source"], cites=("younis2024minari",), summary=_summary)
 
 
-Array = NDArray[Any]
-
-
-def from_unit(actions: Array, low: Array, high: Array) -> Array:
+def from_unit(actions: Any, low: Array, high: Array) -> Array:
     """Actions (..., A) in [-1, 1] as what they stand for in [low, high], in float64."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     return np.asarray(actions * (0.5 * (high - low)) + 0.5 * (high + low))
 
 
-def to_unit(actions: Array, low: Array, high: Array) -> Array:
+def to_unit(actions: Any, low: Array, high: Array) -> Array:
     """Actions (..., A) in [low, high] as numbers in [-1, 1], in float64; 0 where both bounds are the same."""
-    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-    span = high - low
+    low, span = np.asarray(low, dtype=np.float64), np.subtract(high, low, dtype=np.float64)
     return np.asarray(np.where(span > 0, 2.0 * (actions - low) / np.where(span > 0, span, 1.0) - 1.0, 0.0))
 
 
@@ -177,6 +154,5 @@ def fit_action(low: Array, high: Array, dtype: Any = None) -> Callable[[Any], Ar
     """What makes an action (A,) one of a Box: clipped into its bounds and, if a dtype is given, of that dtype."""
     if dtype is None:
         return lambda action: np.minimum(np.maximum(action, low), high)
-    if np.issubdtype(dtype, np.integer):
-        return lambda action: np.rint(np.minimum(np.maximum(action, low), high)).astype(dtype)
-    return lambda action: np.minimum(np.maximum(action, low), high).astype(dtype)
+    rounded = np.rint if np.issubdtype(dtype, np.integer) else np.asarray
+    return lambda action: rounded(np.minimum(np.maximum(action, low), high)).astype(dtype)

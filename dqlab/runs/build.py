@@ -14,8 +14,8 @@ from dqlab.config.identity import Replica
 from dqlab.data.download import Progress, no_progress
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions, q_learning_view
-from dqlab.envs.backend import Array, Environments, StepResult, env_backends
-from dqlab.envs.physics import physics_laws
+from dqlab.envs.backend import Environments, StepResult, env_backends
+from dqlab.envs.physics import Array, physics_laws
 from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory
 from dqlab.policies.base import Dims
 from dqlab.runs.experiment import DTYPES, Experiment

@@ -207,7 +207,7 @@ def test_check_plugin_lists_every_part_that_fails(here: Path) -> None:
     head, *failures = str(caught.value).splitlines()
     assert head == "2 of the components of 'mixed_plugin' fail:"
     assert failures[0].startswith("noise_schedule 'bad': Noise schedule")
-    assert "outside (0, 1)" in failures[0]
+    assert "inside (0, 1)" in failures[0]
     assert failures[1].startswith("noise_schedule 'bare': no source: ")
 
 

@@ -151,7 +151,7 @@ def reads_the_loss(loss: torch.Tensor, info: Any) -> Any:
 
 
 CASES = [
-    ("noise_schedule", lambda n: torch.full((n,), 2.0, dtype=torch.float64), "outside"),
+    ("noise_schedule", lambda n: torch.full((n,), 2.0, dtype=torch.float64), r"inside \(0, 1\)"),
     ("selection", RollingSelection, "random numbers of its own"),
     (
         "behaviour",

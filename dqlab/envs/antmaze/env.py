@@ -9,23 +9,11 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
-from numpy.typing import NDArray
 
-from dqlab.envs.antmaze.maze import (
-    CAMERA,
-    GOAL_RADIUS,
-    GOAL_SITE,
-    MAZES,
-    TORQUE,
-    AntMaze,
-    ant_maze_xml,
-    draw_goal,
-    goal_laws,
-)
+from dqlab.envs.antmaze.maze import CAMERA, GOAL_RADIUS, GOAL_SITE, MAZES, TORQUE, ant_maze_xml, draw_goal, goal_laws
 from dqlab.envs.deep_contacts import Stepper
-from dqlab.envs.physics import CompiledModelEnv
+from dqlab.envs.physics import Array, CompiledModelEnv
 
-Array = NDArray[np.float64]
 SUBSTEPS = 5
 START_NOISE = 0.1
 
@@ -46,12 +34,9 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         goal: x and y (m), from the first reset on; also in every `info`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": AntEnv.metadata["render_modes"],  # `MujocoEnv` wants its release's list, no more and no less
-        "render_fps": 10,
-    }
+    metadata: ClassVar[dict[str, Any]] = {**AntEnv.metadata, "render_fps": 10}  # with its release's list of modes
 
-    def __init__(self, maze: str = "umaze", goal_law: str = AntMaze.goal_law, **rendering: Any) -> None:
+    def __init__(self, maze: str = "umaze", goal_law: str = "per_environment", **rendering: Any) -> None:
         self.maze, self._draws = MAZES[maze], goal_laws.get(goal_law)
         self.goal: Array | None = None
         self._group: int | None = None
@@ -59,7 +44,6 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
         super().__init__("ant.xml", SUBSTEPS, states, **{**camera, **rendering})
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
-        self._stepper = Stepper(self.model, self.data, self.model.geom_user[:, 0])
 
     def compile_model(self) -> Any:
         return mujoco.MjModel.from_xml_string(ant_maze_xml(self.maze, self.fullpath))
@@ -67,7 +51,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode; under the law `per_environment`, those with the same number `group` share their goal."""
         self._group = (options or {}).get("group")
-        self._stepper.cap(self.model.geom_user[:, 0])
+        self._stepper = Stepper(self.model, self.data, self.model.geom_user[:, 0])  # a physics law has noted depths
         observation, _ = super().reset(seed=seed, options=options)
         return observation, {"goal": self.goal}
 
@@ -81,19 +65,16 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
             self.goal = draw_goal(self.maze, rng)
             self.model.site(GOAL_SITE).pos[:2] = self.goal
         self.set_state(qpos, qvel)
-        return self._observation()
+        return np.asarray(self.state_vector())
 
-    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step of 0.1 s."""
         self.data.ctrl[:] = np.clip(TORQUE * (action + 1.0) - TORQUE, -TORQUE, TORQUE)
         self._stepper.step(self.frame_skip)
         reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), float(reached), reached, False, {"goal": self.goal}
-
-    def _observation(self) -> Array:
-        return np.concatenate([self.data.qpos, self.data.qvel])
+        return self.state_vector(), float(reached), reached, False, {"goal": self.goal}
 
 
 gymnasium.register("dqlab/AntMaze-v0", entry_point=AntMazeEnv)

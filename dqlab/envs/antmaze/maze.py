@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import SubElement, parse, tostring
 
 import numpy as np
 from numpy.random import Generator, RandomState
-from numpy.typing import NDArray
 
 from dqlab.config.fields import check_fields
 from dqlab.config.registry import Registry, configurable
+from dqlab.envs.physics import Array
 
 Cell = tuple[int, int]
-SCALE = 4.0
-"""Metres from one cell to the next."""
+SCALE = 4.0  # metres from one cell to the next
 WALL, FREE, START, GOAL = "#.SG"
 
 
@@ -25,60 +25,51 @@ WALL, FREE, START, GOAL = "#.SG"
 class Maze:
     """A maze of square cells, seen from above: `#` is wall, `.` free, `S` where episodes start, `G` the goal's."""
 
-    rows: tuple[str, ...]
+    drawing: str
+
+    @cached_property
+    def rows(self) -> list[str]:
+        return self.drawing.split()
 
     def cells(self, letters: str) -> list[Cell]:
         """Row and column of every cell that has one of these letters."""
         return [(i, j) for i, row in enumerate(self.rows) for j, letter in enumerate(row) if letter in letters]
 
     @property
-    def start(self) -> Cell:
-        return self.cells(START)[0]
-
-    @property
     def goal(self) -> Cell:
         return self.cells(GOAL)[0]
 
-    def centre(self, cell: Cell) -> NDArray[np.float64]:
+    def centre(self, cell: Cell) -> Array:
         """x and y (m) of a cell's centre; the start's is the origin, x grows with columns and y with rows."""
-        return SCALE * np.array([cell[1] - self.start[1], cell[0] - self.start[0]], dtype=np.float64)
+        return SCALE * np.subtract(cell, self.cells(START)[0])[::-1].astype(np.float64)
 
 
 MAZES: Mapping[str, Maze] = {
-    "umaze": Maze(
-        (
-            "#####",
-            "#S..#",
-            "###.#",
-            "#G..#",
-            "#####",
-        )
-    ),
-    "medium": Maze(
-        (
-            "########",
-            "#S.##..#",
-            "#..#...#",
-            "##...###",
-            "#..#...#",
-            "#.#..#.#",
-            "#...#.G#",
-            "########",
-        )
-    ),
-    "large": Maze(
-        (
-            "############",
-            "#S...#.....#",
-            "#.##.#.#.#.#",
-            "#......#...#",
-            "#.####.###.#",
-            "#..#.#.....#",
-            "##.#.#.#.###",
-            "#..#...#.G.#",
-            "############",
-        )
-    ),
+    "umaze": Maze("""
+        #####
+        #S..#
+        ###.#
+        #G..#
+        #####"""),
+    "medium": Maze("""
+        ########
+        #S.##..#
+        #..#...#
+        ##...###
+        #..#...#
+        #.#..#.#
+        #...#.G#
+        ########"""),
+    "large": Maze("""
+        ############
+        #S...#.....#
+        #.##.#.#.#.#
+        #......#...#
+        #.####.###.#
+        #..#.#.....#
+        ##.#.#.#.###
+        #..#...#.G.#
+        ############"""),
 }
 """The mazes of antmaze-{umaze,medium,large}-*-v0, by the name that the task's name has."""
 
@@ -111,11 +102,8 @@ def per_episode(episode: Generator, group: int | None, has_goal: bool) -> Random
     return episode
 
 
-def draw_goal(maze: Maze, rng: RandomSource) -> NDArray[np.float64]:
-    """A goal's x and y (m): the goal cell's centre, and in each direction U(0, 1) + U(0, 1/2), as in D4RL.
-
-    Coordinates below 0 become 0.
-    """
+def draw_goal(maze: Maze, rng: RandomSource) -> Array:
+    """A goal's x and y (m): the goal cell's centre and, in each direction, U(0, 1) + U(0, 1/2); at least 0."""
     near, more = rng.uniform(0.0, SCALE / 4, 2), rng.uniform(0.0, SCALE / 8, 2)
     return np.maximum(maze.centre(maze.goal) + near + more, 0.0)
 
@@ -136,17 +124,11 @@ class AntMaze:
         goal_laws.get(self.goal_law)
 
 
-TORQUE = 30.0
-"""N m at an action of 1."""
-GOAL_RADIUS = 0.5
-"""Metres."""
-HEIGHT = 2.0
-"""Height of the walls, metres."""
+TORQUE = 30.0  # N m at an action of 1
+GOAL_RADIUS = 0.5  # metres
+HEIGHT = 2.0  # height of the walls, metres
 CAMERA, GOAL_SITE = "maze", "goal"
-WALL_COLOUR, ANT_COLOUR, GOAL_COLOUR = "0.35 0.3 0.25 1", "0.1 0.3 0.8 1", "0.9 0.1 0.1 1"
-FLOOR_COLOURS = ("0.55 0.55 0.55", "0.5 0.5 0.5")
-CAMERA_DISTANCE = 1.3
-"""Distance of the camera from the floor, as a multiple of the maze's longer side: all of it is seen at 45 degrees."""
+CAMERA_DISTANCE = 1.3  # from the floor, as a multiple of the maze's longer side: all of it is seen at 45 degrees
 
 
 def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
@@ -157,23 +139,21 @@ def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
     geom = root.find("default/geom")
     geom.set("solref", "0.02 1")  # MuJoCo's default
     geom.set("solimp", "0.8 0.8 0.01")  # a constant impedance, where the default goes from 0.9 to 0.95
-    geom.set("rgba", ANT_COLOUR)
+    geom.set("rgba", "0.1 0.3 0.8 1")
     for motor in root.find("actuator"):  # controls are torques, where Gymnasium's are multiplied by 150
         motor.set("ctrlrange", _numbers(-TORQUE, TORQUE))
         motor.attrib.pop("gear", None)
+    box = {"type": "box", "size": _numbers(SCALE / 2, SCALE / 2, HEIGHT / 2), "rgba": "0.35 0.3 0.25 1"}
     for cell in maze.cells(WALL):
-        place = {"pos": _numbers(*maze.centre(cell), HEIGHT / 2), "size": _numbers(SCALE / 2, SCALE / 2, HEIGHT / 2)}
-        look = {"name": "wall_{}_{}".format(*cell), "type": "box", "rgba": WALL_COLOUR}
-        SubElement(world, "geom", {**place, **look, "contype": "1", "conaffinity": "1"})
+        place = {"name": "wall_{}_{}".format(*cell), "pos": _numbers(*maze.centre(cell), HEIGHT / 2)}
+        SubElement(world, "geom", {**box, **place, "contype": "1", "conaffinity": "1"})
     SubElement(root, "size", nuser_geom="1")  # how deep contacts with a geom can be (`deep_contacts.py`)
-    texture = root.find("asset/texture[@name='texplane']")
-    texture.set("rgb1", FLOOR_COLOURS[0])
-    texture.set("rgb2", FLOOR_COLOURS[1])
+    root.find("asset/texture[@name='texplane']").attrib.update(rgb1="0.55 0.55 0.55", rgb2="0.5 0.5 0.5")
     root.find("asset/material[@name='MatPlane']").set("reflectance", "0")
     last = len(maze.rows) - 1, len(maze.rows[0]) - 1
     above = _numbers(*(maze.centre((0, 0)) + maze.centre(last)) / 2, CAMERA_DISTANCE * SCALE * (1 + max(last)))
     SubElement(world, "camera", name=CAMERA, pos=above, xyaxes="1 0 0 0 1 0", fovy="45")
-    disc = {"type": "cylinder", "size": _numbers(GOAL_RADIUS, 0.02), "rgba": GOAL_COLOUR}
+    disc = {"type": "cylinder", "size": _numbers(GOAL_RADIUS, 0.02), "rgba": "0.9 0.1 0.1 1"}
     SubElement(world, "site", {**disc, "name": GOAL_SITE, "pos": _numbers(*maze.centre(maze.goal), 0.02)})
     return tostring(root, encoding="unicode")
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from threading import Timer
@@ -16,7 +17,8 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from dqlab.envs.backend import Array, Environments, StepResult, env_backends
+from dqlab.envs.backend import Environments, StepResult, env_backends
+from dqlab.envs.physics import Array
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, StackError
 from dqlab.files import expanded
@@ -39,11 +41,13 @@ class OriginalStack(Environments):
     def __init__(self, task: Task, physics: str) -> None:
         if not task.file:
             raise ConfigError(f"D4RL has no {task.name}: Experiment.env_backend='gymnasium' steps it.")
-        if chosen := task.chosen():
-            raise ConfigError(
-                f"{', '.join(chosen)}: D4RL's own {task.name} has no such choice. "
-                "Use Experiment.env_backend='gymnasium'."
-            )
+        given = task.settings() if task.settings else None
+        for each in fields(given) if given else ():
+            if getattr(given, each.name) != each.default:
+                raise ConfigError(
+                    f"{type(given).__name__}.{each.name}: D4RL's own {task.name} has no such choice. "
+                    "Use Experiment.env_backend='gymnasium'."
+                )
         self._task, self._python, self._count = task, legacy_python(), 0
 
     @cached_property
@@ -65,37 +69,31 @@ class OriginalStack(Environments):
         return StepResult(*(np.array(got[name]) for name in ("observations", "rewards", "over")))
 
     def close(self) -> None:
-        if "worker" in self.__dict__:
-            self.worker.close()
-            del self.__dict__["worker"]
+        if worker := self.__dict__.pop("worker", None):
+            worker.close()
         self._count = 0
 
 
 VARIABLE = "DQLAB_LEGACY"
-FOLDER = ".venv-legacy"
-STAMP = ".ready"
-"""Written when the environment is complete; `scripts/legacy.sh` knows the same name."""
-BUILD_ADVICE = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)"
 
 
 def legacy_python() -> Path:
     """The Python of the environment that holds gym 0.23.1, mujoco-py and D4RL; or a ConfigError says what to do."""
     named = os.environ.get(VARIABLE)
-    folder = expanded(named).absolute() if named else Path(__file__).parents[3] / FOLDER
+    folder = expanded(named).absolute() if named else Path(__file__).parents[3] / ".venv-legacy"
     python = folder / "bin" / "python"
-    if named and not python.exists():
-        raise ConfigError(f"${VARIABLE} names {folder}, where there is no bin/python: {BUILD_ADVICE}.")
     if not python.exists():
+        missing = f"${VARIABLE} names {folder}, where there is no bin/python" if named else "not installed"
         raise ConfigError(
-            f"D4RL's original stack is not installed: {BUILD_ADVICE}; ${VARIABLE} names one that was built elsewhere."
+            f"D4RL's original stack: {missing}. `make legacy` in a checkout of dqlab builds it (about 2 minutes); "
+            f"${VARIABLE} names one that was built elsewhere."
         )
-    if not named and not (folder / STAMP).exists():
+    if not named and not (folder / ".ready").exists():  # `scripts/legacy.sh` writes it when all is there
         raise ConfigError(f"D4RL's original stack in {folder} is not complete: `make legacy` goes on with it.")
     return python
 
 
 PROTOCOL = 1
-WORKER = "d4rl_worker"
 
 
 class Worker:
@@ -109,8 +107,8 @@ class Worker:
     def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
         self._answer_seconds, self._last = answer_seconds, "none"
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
-        self._process = subprocess.Popen(
-            [str(python), "-m", WORKER],
+        self._process: Any = subprocess.Popen(
+            [str(python), "-m", "d4rl_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -118,43 +116,34 @@ class Worker:
             cwd=Path(__file__).parent,  # not the user's folder, where a `d4rl` may lie
             start_new_session=True,  # Ctrl-C is dqlab's to answer; the worker ends when its input closes
         )
-        self._end = weakref.finalize(self, end_worker, self._process, self._said)
+        self.pid, self.close = self._process.pid, weakref.finalize(self, end_worker, self._process, self._said)
         greeting = self._answer(start_seconds, "start")
         if greeting.get("protocol") != PROTOCOL:
             raise self._failed(f"speaks protocol {greeting.get('protocol')}, not {PROTOCOL}")
         self.versions: dict[str, str] = greeting["versions"]
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
         """Send a request and wait for its answer; a StackError where there is none in time, or it is an error."""
         request = json.dumps({"do": do, **fields}) + "\n"
         try:
-            assert self._process.stdin is not None
             self._process.stdin.write(request.encode())
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError) as error:
             raise self._failed(f"has ended before '{do}'") from error
         return self._answer(self._answer_seconds, do)
 
-    def close(self) -> None:
-        self._end()
-
     def _answer(self, seconds: float, do: str) -> dict[str, Any]:
         """The next line of its output; a worker that is silent for so long is killed."""
-        assert self._process.stdout is not None
         begun, silence = time.monotonic(), Timer(seconds, self._process.kill)
         silence.start()
         try:
             line = self._process.stdout.readline()
         finally:
             silence.cancel()
-        if not line and time.monotonic() - begun >= seconds:
-            raise self._failed(f"has not answered '{do}' within {seconds:g} seconds")
         if not line:
-            raise self._failed(f"has ended at '{do}'")
+            late = time.monotonic() - begun >= seconds
+            what = f"not answered '{do}' within {seconds:g} seconds" if late else f"ended at '{do}'"
+            raise self._failed(f"has {what}")
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
@@ -170,10 +159,8 @@ class Worker:
             lines = self._said.read().decode(errors="replace").splitlines()
             self._last = next((line.strip() for line in reversed(lines) if line.strip()), "none")
         self.close()
-        code = self._process.returncode
-        return StackError(
-            f"The process of D4RL's original stack {what} (exit code {code}). Its last words: {self._last}"
-        )
+        ended = f"{what} (exit code {self._process.returncode}). Its last words: {self._last}"
+        return StackError(f"The process of D4RL's original stack {ended}")
 
 
 def worker_environment(python: Path) -> dict[str, str]:
@@ -194,15 +181,13 @@ def worker_environment(python: Path) -> dict[str, str]:
     }
 
 
-def end_worker(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+def end_worker(process: Any, said: IO[bytes]) -> None:
     """Close its input, by which it ends; kill it if it does not."""
     try:
-        if process.stdin is not None:
-            process.stdin.close()
+        process.stdin.close()
         process.wait(timeout=2)
     except (subprocess.TimeoutExpired, BrokenPipeError):
         process.kill()
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    process.stdout.close()
     said.close()

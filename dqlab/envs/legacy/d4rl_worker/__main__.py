@@ -15,19 +15,16 @@ class Service:
 
     def __init__(self) -> None:
         self.copies: list[Any] = []
-        self.task = ""
-        self.quiet = False
+        self.made: Any = None
 
     def make(self, task: str, count: int, noise: bool = True) -> dict[str, Any]:
         """Have `count` environments of a task."""
         from .environments import Copy
 
-        if (task, not noise) != (self.task, self.quiet):
-            self.copies, self.task, self.quiet = [], task, not noise
+        if (task, noise) != self.made:
+            self.copies, self.made = [], (task, noise)
         while len(self.copies) < count:
-            self.copies.append(Copy(task))
-            if self.quiet:
-                self.copies[-1].silence()
+            self.copies.append(Copy(task, noise))
         env = self.copies[0].env
         sizes = {"state_dim": env.observation_space.shape[0], "action_dim": env.action_space.shape[0]}
         return {**sizes, "episode_limit": env.spec.max_episode_steps}

@@ -1,7 +1,4 @@
-"""D4RL's environments as D4RL builds them, their episodes, and their state, which can be read and set.
-
-Stand-ins are put where D4RL's packages import what they do not need.
-"""
+"""D4RL's environments as D4RL builds them, their episodes, and their state, which can be read and set."""
 
 from __future__ import annotations
 
@@ -14,11 +11,9 @@ import tempfile
 import types
 from importlib.metadata import version
 from typing import Any
+from unittest import mock
 
 import numpy as np
-
-SUITES = ("gym_mujoco", "locomotion", "hand_manipulation_suite", "kitchen", "pointmaze")
-PACKAGES = ("d4rl", "gym", "mujoco-py", "numpy")
 
 
 def import_d4rl() -> None:
@@ -27,26 +22,22 @@ def import_d4rl() -> None:
     os.environ["D4RL_DATASET_DIR"] = tempfile.gettempdir()  # made when D4RL is imported; no dataset is read here
     from gym.envs.mujoco import mujoco_env
 
-    _pretend("mjrl.envs", mujoco_env=mujoco_env)  # the hands', of mjrl, which is not on PyPI: gym's does the same
-    sys.modules["mjrl.envs.mujoco_env"] = mujoco_env
-    _pretend("dm_control.mujoco.engine")  # the kitchen draws pictures with it, which D4RL has switched off
+    sys.modules["mjrl.envs.mujoco_env"] = mujoco_env  # the hands', of mjrl, which is not on PyPI: gym's does the same
+    _pretend("mjrl", "mjrl.envs", "mjrl.envs.mujoco_env")
+    # the kitchen draws pictures with it, which D4RL has switched off
+    _pretend("dm_control", "dm_control.mujoco", "dm_control.mujoco.engine")
     vars(collections).setdefault("Mapping", collections.abc.Mapping)  # the kitchen's; gone since Python 3.10
-    for suite in SUITES:
+    for suite in ("gym_mujoco", "locomotion", "hand_manipulation_suite", "kitchen", "pointmaze"):
         importlib.import_module(f"d4rl.{suite}")
     kitchen: Any = importlib.import_module("d4rl.kitchen.adept_envs.mujoco_env")
     kitchen.USE_DM_CONTROL = False  # but mujoco-py
 
 
-def _pretend(path: str, **contents: Any) -> None:
-    """Empty modules along a dotted path; the last one has these contents."""
-    parent = None
-    for depth in range(path.count(".") + 1):
-        name = ".".join(path.split(".")[: depth + 1])
-        module = sys.modules.setdefault(name, types.ModuleType(name))
-        if parent is not None:
-            setattr(parent, name.rpartition(".")[2], module)
-        parent = module
-    vars(parent).update(contents)
+def _pretend(*names: str) -> None:
+    """Stand-ins for what D4RL imports and does not need: empty modules, each an attribute of the one before it."""
+    modules = [sys.modules.setdefault(name, types.ModuleType(name)) for name in names]
+    for parent, module, name in zip(modules, modules[1:], names[1:]):
+        setattr(parent, name.rpartition(".")[2], module)
 
 
 def versions() -> dict[str, str]:
@@ -54,39 +45,27 @@ def versions() -> dict[str, str]:
     import mujoco_py
 
     number = str(mujoco_py.cymj._mj_version())  # 210: mujoco-py says it nowhere else, and is never released again
-    found = {name: version(name) for name in PACKAGES}
+    found = {name: version(name) for name in ("d4rl", "gym", "mujoco-py", "numpy")}
     return {**found, "mujoco": ".".join(number), "python": sys.version.split()[0]}
 
 
-def build(task: str) -> Any:
-    """A gym environment, with D4RL's episode limit; the file that AntMaze leaves behind is removed."""
-    import gym
-
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory() as folder:
-        tempfile.tempdir = folder
-        try:
-            env = gym.make(task)
-        finally:
-            tempfile.tempdir = before
-    env.reset()  # so that a state can be set at once
-    return env
-
-
-def core(env: Any) -> Any:
-    """D4RL's own environment, inside gym's wrappers and D4RL's (whose `seed` does not reach what it wraps)."""
-    inner = env.unwrapped
-    while "_wrapped_env" in vars(inner):
-        inner = vars(inner)["_wrapped_env"]
-    return inner
-
-
 class Copy:
-    """An environment, by D4RL's name, with what its family hides beside `qpos` and `qvel`."""
+    """An environment, by D4RL's name, with its episode limit and what its family hides beside `qpos` and `qvel`.
 
-    def __init__(self, task: str) -> None:
-        self.env = build(task)
-        self.core = core(self.env)
+    `core` is D4RL's own, inside gym's wrappers and D4RL's (whose `seed` does not reach what it wraps).
+    """
+
+    def __init__(self, task: str, noise: bool) -> None:
+        import gym
+
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(tempfile, "tempdir", folder):
+            self.env = gym.make(task)  # AntMaze leaves a file behind
+        self.env.reset()  # so that a state can be set at once
+        self.core = self.env.unwrapped
+        while "_wrapped_env" in vars(self.core):
+            self.core = vars(self.core)["_wrapped_env"]
+        if hasattr(self.core, "robot") and not noise:  # of the kitchen's observations, and of its velocity control
+            self.core.robot.robot_pos_noise_amp[:] = self.core.robot.robot_vel_noise_amp[:] = 0.0
 
     def reset(self, seed: int, group: int) -> list[float]:
         """Begin an episode.
@@ -95,9 +74,8 @@ class Copy:
         environment, from the group's number; where it does so at each reset (-v2), from the episode's.
         """
         if hasattr(self.core, "set_target_goal"):
-            at_resets = self.core.v2_resets
-            np.random.seed((seed if at_resets else group) % 2**32)
-            if not at_resets:
+            np.random.seed((seed if self.core.v2_resets else group) % 2**32)
+            if not self.core.v2_resets:
                 self.core.set_target_goal()
         self.core.seed(seed)
         return plain(self.env.reset())
@@ -112,28 +90,35 @@ class Copy:
         return plain(observation), float(reward), terminated, bool(done)
 
     def state(self) -> dict[str, Any]:
-        """All that decides what follows, as JSON has it."""
-        data = self.core.sim.data
-        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **hidden_state(self.core)}
+        """All that decides what follows: beside `qpos` and `qvel` a hand's places, a goal, the kitchen's open tasks."""
+        env, data = self.core, self.core.sim.data
+        found: dict[str, Any] = {name: plain(place) for name, place in places(env).items()}
+        if hasattr(env, "set_target_goal"):
+            found["goal"] = plain(env.target_goal)
+        if hasattr(env, "get_target"):
+            found["goal"] = plain(env.get_target())
+        if hasattr(env, "tasks_to_complete"):
+            found["remaining"] = sorted(env.tasks_to_complete)
+        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **found}
 
     def set_state(self, state: dict[str, Any]) -> list[float]:
         """Forget the past (contacts, warm starts, time), stand in this state; the observation of it."""
-        sim = self.core.sim
+        env, sim = self.core, self.core.sim
         qpos, qvel = np.array(state["qpos"], dtype=float), np.array(state["qvel"], dtype=float)
         if qpos.shape != sim.data.qpos.shape or qvel.shape != sim.data.qvel.shape:
             raise ValueError(f"qpos and qvel have {sim.model.nq} and {sim.model.nv} numbers here")
         sim.reset()
         sim.data.qpos[:], sim.data.qvel[:] = qpos, qvel
-        set_hidden_state(self.core, state)
+        for name, place in places(env).items():
+            if name in state:
+                place[:] = state[name]
+        if "goal" in state:
+            env.set_target(np.array(state["goal"]))
+        if "remaining" in state:
+            env.tasks_to_complete = set(state["remaining"])
         sim.forward()
-        return plain(observe(self.core))
-
-    def silence(self) -> None:
-        """No noise in what the kitchen's robot observes (and, through its velocity control, does)."""
-        robot = getattr(self.core, "robot", None)
-        if robot is not None:
-            robot.robot_pos_noise_amp[:] = 0.0
-            robot.robot_vel_noise_amp[:] = 0.0
+        # D4RL's MuJoCo robots and balls have the private name only; the kitchen's enters its velocity control, too
+        return plain(env.get_obs() if hasattr(env, "get_obs") else env._get_obs())
 
 
 def places(env: Any) -> dict[str, np.ndarray]:
@@ -148,35 +133,6 @@ def places(env: Any) -> dict[str, np.ndarray]:
     if hasattr(env, "target_obj_sid"):
         return {"obj_pos": model.body_pos[env.obj_bid], "target_pos": model.site_pos[env.target_obj_sid]}
     return {}
-
-
-def hidden_state(env: Any) -> dict[str, Any]:
-    """What decides beside `qpos` and `qvel`: a hand's places, a maze's goal, the kitchen's open tasks."""
-    found: dict[str, Any] = {name: plain(place) for name, place in places(env).items()}
-    if hasattr(env, "set_target_goal"):
-        found["goal"] = plain(env.target_goal)
-    if hasattr(env, "get_target"):
-        found["goal"] = plain(env.get_target())
-    if hasattr(env, "tasks_to_complete"):
-        found["remaining"] = sorted(env.tasks_to_complete)
-    return found
-
-
-def set_hidden_state(env: Any, state: dict[str, Any]) -> None:
-    """Set what `hidden_state` gives, where the state says it."""
-    for name, place in places(env).items():
-        if name in state:
-            place[:] = state[name]
-    if "goal" in state:
-        env.set_target(np.array(state["goal"]))
-    if "remaining" in state:
-        env.tasks_to_complete = set(state["remaining"])
-
-
-def observe(env: Any) -> Any:
-    """The observation of the state as it is; the kitchen's also enters its velocity control."""
-    # D4RL's MuJoCo robots and balls have the private name only; the stack is pinned
-    return env.get_obs() if hasattr(env, "get_obs") else env._get_obs()
 
 
 def plain(values: Any) -> list[float]:
