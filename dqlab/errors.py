@@ -51,10 +51,6 @@ class NotFiniteError(EnvError):
         self.given = given
 
 
-class BenchmarkError(DqlabError):
-    """Benchmark figures are missing, unreadable, or cannot be recorded."""
-
-
 class StoppedError(Exception):
     """A run was asked to stop, and its checkpoint is written: no mistake of anybody's."""
 
@@ -140,8 +136,6 @@ def error_place(error: BaseException) -> str:
 
 LONGEST = 4_000
 """Characters of one message."""
-LONGEST_NAME = 80
-MOST_NAMES = 20
 USER = re.compile(r"""(://)(?:[^\s/?#'"]*@|[^\s/@:'"]*:(?!\d+/)[^\s'"]*@)""")
 SECRET = re.compile(r"""(?i)([?&;][\w.-]*(?:passw|pwd|token|secret|credential|key)[\w.-]*=)[^&;\s#'"]+""")
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
@@ -154,9 +148,7 @@ def masked(text: str) -> str:
 
 
 def printable(text: object, most: int = LONGEST, keep: str = "\n\t") -> str:
-    """A text that a terminal shows and does not obey: control characters but those to `keep` as escapes, and its middle
-    left out if it has more than `most`.
-    """
+    """A text that a terminal shows and does not obey: control characters but `keep` as escapes, cut to some `most`."""
     shown = whole = str(text)
     if len(whole) > most:
         shown = f"{whole[: most // 2]} ... {whole[-(most // 2) :]} ({len(whole):,} characters)"
@@ -167,14 +159,14 @@ def printable(text: object, most: int = LONGEST, keep: str = "\n\t") -> str:
 
 def printable_name(text: object) -> str:
     """A name out of a file, in one line."""
-    return printable(text, LONGEST_NAME, keep="")
+    return printable(text, 80, keep="")
 
 
 def printable_names(texts: Iterable[object]) -> str:
     """Names out of a file, sorted and separated by commas; many are cut short."""
     listed = sorted(map(str, texts))
-    more = f", ... ({len(listed):,} in all)" if len(listed) > MOST_NAMES else ""
-    return ", ".join(map(printable_name, listed[:MOST_NAMES])) + more
+    more = f", ... ({len(listed):,} in all)" if len(listed) > MANY else ""
+    return ", ".join(map(printable_name, listed[:MANY])) + more
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import sys
 import threading
@@ -40,11 +39,6 @@ class IsolatedOutcome:
     output: str
     trouble: str
 
-    @property
-    def fine(self) -> bool:
-        """Whether it ended well."""
-        return not self.trouble
-
 
 def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | None] | None = None) -> IsolatedOutcome:
     """Run Python code in a process of its own, `args` its `sys.argv[1:]`; the rest as `attempt_command` takes it."""
@@ -54,9 +48,7 @@ def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | 
 def attempt_command(
     command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] | None = None
 ) -> IsolatedOutcome:
-    """Run a command; after so many seconds it is killed, with whatever it started. `env` changes the environment, None
-    unsets a variable.
-    """
+    """Run a command; after `timeout` seconds it and what it started are killed. In `env`, None unsets a variable."""
     changed = {**os.environ, **(env or {})}
     given = {name: value for name, value in changed.items() if value is not None}
     try:
@@ -137,12 +129,6 @@ def available_memory() -> int:
     return max(0, system)
 
 
-def available_disk(folder: Path) -> int:
-    """Free bytes where a folder is, or would be made."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
-
-
 def in_words(count: int) -> str:
     """Bytes for people, such as `1.3 GB`."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
@@ -210,8 +196,7 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
             print(f"dqlab: {said}", file=sys.stderr)
         os._exit(asked.code)
 
-    before = {number: signal.getsignal(number) for number in NUMBERS}
-    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    before = {each: now for each in NUMBERS if (now := signal.getsignal(each)) not in (None, signal.SIG_IGN)}
     for number in before:
         signal.signal(number, heed)
     try:

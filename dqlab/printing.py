@@ -1,5 +1,4 @@
-"""The console that commands print to, where what others have written is shown as it is and obeyed by no terminal; and
-how results are said: numbers, intervals, lists."""
+"""The console, which shows what others have written and has no terminal obey it; how numbers and lists are said."""
 
 from __future__ import annotations
 

@@ -46,9 +46,20 @@ def evaluate_run(
         rows, failed = evaluate_policies(policies, episodes, bindings=bindings, video=video)
     first = policies[0]
     with first.ready():
-        title = f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}"
+        table = Table(title=f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}")
+    score = f"score ({first.caveat})" if first.caveat else "score"
+    scores = () if score_or_return(first.caveat) == "return" else (score, "+-")
+    for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
+        words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
+        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
+    for policy, found in rows:
+        returns = found.returns
+        measured = [returns, policy.task.score(returns)] if policy.task.scored else [returns]
+        values = [*(number for each in measured for number in (each.mean(), each.std())), found.lengths.mean()]
+        name = policy.replica.title if policy.source.facts else policy.source.file.name
+        table.add_row(name, f"{policy.source.step:,}", str(len(returns)), *(f"{value:.1f}" for value in values))
     if rows:
-        _print_table(title, first.caveat, rows)
+        Console().print(table)
     if failed:
         raise failed[0]
 
@@ -104,20 +115,3 @@ def episodes_table(rows: Sequence[Evaluation], scored: bool = True) -> pd.DataFr
     table = pd.concat(tables, ignore_index=True)
     table.attrs["caveat"] = rows[0][0].caveat if scored else ""
     return table
-
-
-def _print_table(title: str, caveat: str, rows: Sequence[Evaluation]) -> None:
-    """A row a checkpoint, by its replica's name and its step."""
-    table = Table(title=title)
-    score = f"score ({caveat})" if caveat else "score"
-    scores = () if score_or_return(caveat) == "return" else (score, "+-")
-    for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
-        words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
-        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
-    for policy, episodes in rows:
-        returns, task = episodes.returns, policy.task
-        measured = [returns, task.score(returns)] if task.scored else [returns]
-        values = [*(number for each in measured for number in (each.mean(), each.std())), episodes.lengths.mean()]
-        name = policy.replica.title if policy.source.facts else policy.source.file.name
-        table.add_row(name, f"{policy.source.step:,}", str(len(returns)), *(f"{value:.1f}" for value in values))
-    Console().print(table)

@@ -141,7 +141,11 @@ def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
     (out / weights).parent.mkdir(parents=True)
     shutil.copyfile(policy.source.file, out / weights)
     own = folder.replica(name) / "config.gin"
-    write_text(out / "config.gin", portable_config(read_text(own if own.exists() else folder.config)))
+    text = read_text(own if own.exists() else folder.config)
+    bound = parse_bindings(text)
+    short = {name: changed for name, value in bound.items() if (changed := without_folders(value)) != value}
+    short |= {IMPORT_PATH: ()} if IMPORT_PATH in short else {}  # those who load it say where their modules are
+    write_text(out / "config.gin", rebind_text(text, short))
     summary = folder.replica(name) / "summary.json"
     if summary.exists():
         shutil.copyfile(summary, out / name / "summary.json")
@@ -197,6 +201,13 @@ def model_card(policy: LoadedPolicy, suffix: str) -> str:
     played = f"\nActions are {chunk} in a row, to be played one after the other before it is asked again."
     played = played if chunk > 1 else ""
     caveat = f"\n**{facts['caveat']}**\n" if facts["caveat"] else ""
+    summary, scores = policy.source.folder.replica(policy.replica.name) / "summary.json", "The run has not finished."
+    if summary.exists():
+        rows, selection = [], read_record(summary, dict[str, Any])["selection"]
+        for rule, meaning in SELECTION_RULES.items():
+            score, step = selection[rule]["score_mean"], selection[rule]["step"]
+            rows.append((rule.replace("_", "-"), f"{score:.1f}", "" if step is None else f"{step:,}", meaning))
+        scores = markdown_table(("rule", "score" if facts.get("scored", True) else "return", "step", ""), rows)
     return f"""---
 library_name: dqlab
 pipeline_tag: reinforcement-learning
@@ -213,20 +224,8 @@ actions (B, {policy.pack.dims.action}) in its units; `policy_given_noise{suffix}
 - physics: {facts.get("physics", "")}
 - versions: {versions}
 
-{_scores(policy, "score" if facts.get("scored", True) else "return")}
+{scores}
 """
-
-
-def _scores(policy: LoadedPolicy, what: str) -> str:
-    """The table of selection rules, once the run has finished."""
-    summary = policy.source.folder.replica(policy.replica.name) / "summary.json"
-    if not summary.exists():
-        return "The run has not finished."
-    rows, selection = [], read_record(summary, dict[str, Any])["selection"]
-    for rule, meaning in SELECTION_RULES.items():
-        score, step = selection[rule]["score_mean"], selection[rule]["step"]
-        rows.append((rule.replace("_", "-"), f"{score:.1f}", "" if step is None else f"{step:,}", meaning))
-    return markdown_table(("rule", what, "step", ""), rows)
 
 
 EXAMPLES = {
@@ -253,6 +252,7 @@ print(policy(states))
 ''',
 }
 
+IMPORT_PATH = "import_path.folders"
 OF_THIS_MACHINE = ("mlflow_uri", "reason", "execution_reason")
 """Of run.json: what is of no use elsewhere, and may name folders in its text."""
 
@@ -261,13 +261,6 @@ def portable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json says, for other machines: of files the names, and the dataset's digest."""
     kept = {name: without_folders(value) for name, value in facts.items() if name not in OF_THIS_MACHINE}
     return {**kept, "data": {**kept["data"], "skipped": []}}
-
-
-def portable_config(text: str) -> str:
-    """A configuration for other machines; those who load it say where their modules are, if Python does not know."""
-    bound = parse_bindings(text)
-    changed = {name: short for name, value in bound.items() if (short := without_folders(value)) != value}
-    return rebind_text(text, {**changed, **({IMPORT_PATH: ()} if IMPORT_PATH in changed else {})})
 
 
 def without_folders(value: Any) -> Any:
@@ -282,4 +275,3 @@ def without_folders(value: Any) -> Any:
 
 LOCAL_PATH = re.compile(r"(?P<kind>(?:[\w.+-]+:)*)(?P<path>(?:(?<=file:)//|/(?!/)|~).*)", re.DOTALL)
 """Absolute, or of somebody's home; after the name of a data source, perhaps. Not the address of a server."""
-IMPORT_PATH = "import_path.folders"

@@ -96,7 +96,11 @@ def load_policies(
             name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_gin([folder.config], bindings, stored=True)
-            experiment, found = Experiment(), [_read_weights(folder, file, name) for file in files]
+            experiment, found, known = Experiment(), [], {replica.name: replica for replica in folder.replicas()}
+            for file in files:
+                weights, record = load_weights(file)
+                replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
+                found.append((replica, weights, PolicySource(name, record["step"], folder.facts(), file)))
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
         check_experiment(experiment)
@@ -105,14 +109,6 @@ def load_policies(
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 Read = tuple[Replica, Weights, PolicySource]
-
-
-def _read_weights(folder: RunFolder, file: Path, name: str) -> Read:
-    """A checkpoint's weights, whose they are, and where they are from."""
-    weights, record = load_weights(file)
-    known = {replica.name: replica for replica in folder.replicas()}
-    replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
-    return replica, weights, PolicySource(name, record["step"], folder.facts(), file)
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
@@ -185,23 +181,18 @@ def checkpoint_files(folder: RunFolder, seed: int | None, which: str, name: str 
     wanted = [each for each in known.values() if seed in (None, each.seed) and name in ("", each.name)]
     if not wanted:
         raise RunError(f"{folder.path} has no seed {seed}; it has {sorted({each.seed for each in known.values()})}.")
-    return [_selected(folder, replica, which) for replica in wanted]
-
-
-def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
-    """A replica's checkpoint by a selection rule; `last` is known before the run has finished."""
-    kept = sorted((folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors"))
-    if which == "last" and kept:
-        return kept[-1]
-    return folder.snapshot(replica.name, folder.chosen_step(replica, CHECKPOINT_RULES[which]))
+    files = []
+    for replica in wanted:
+        kept = (folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors")
+        newest = max(kept, default=None) if which == "last" else None  # known before the run has finished
+        files.append(newest or folder.snapshot(replica.name, folder.chosen_step(replica, CHECKPOINT_RULES[which])))
+    return files
 
 
 def _read_official(
     path: Path, checkpoint: str, task: str | None, bindings: Sequence[str]
 ) -> tuple[Experiment, list[Read]]:
-    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics, which stand in for the
-    target critics, as after loading there: it does not save those.
-    """
+    """The official code's checkpoint as it acts there; its critics stand in for targets, as it does not save those."""
     if task is None:
         raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'walker2d-medium-expert-v2'.")
     trained = load_checkpoint(path, None if checkpoint in ("best", "last") else checkpoint)

@@ -86,7 +86,11 @@ def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoin
     if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
         raise RunError(f"{actor_file} has betas that are no schedule, numbers between 0 and 1.")
     settings = {f"{name}.{field}": value for name, fields in sizes.items() for field, value in fields.items()}
-    return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings | _as_settings(betas))
+    if len(betas):
+        known = next((name for name in OFFICIAL_SCHEDULES if _is_schedule(name, betas)), "")
+        settings |= {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed"}
+        settings |= {} if known else {OWN: tuple(betas.tolist())}
+    return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings)
 
 
 def _pair(folder: Path, epoch: str | None) -> tuple[Path, Path]:
@@ -154,15 +158,6 @@ def _sizes(actor: Weights, critic: Weights) -> tuple[tuple[int, int], dict[str, 
     denoiser = {"hidden_dim": hidden, "time_dim": len(actor["time_mlp.2.bias"]), "depth": depth}
     twin = {"hidden_dim": width, "depth": layers - 1}
     return (inputs - action_dim, action_dim), {"MLPDenoiser": denoiser, "TwinCritic": twin}
-
-
-def _as_settings(betas: Tensor) -> dict[str, Any]:
-    """A schedule as gin parameters: by its name, or its betas where it is none of the official code's."""
-    if not len(betas):
-        return {}
-    known = next((name for name in OFFICIAL_SCHEDULES if _is_schedule(name, betas)), "")
-    own = {} if known else {OWN: tuple(betas.tolist())}
-    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed", **own}
 
 
 def _is_schedule(name: str, betas: Tensor) -> bool:

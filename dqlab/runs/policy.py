@@ -86,9 +86,7 @@ def _uses_cuda() -> bool:
 
 
 class PolicySource(NamedTuple):
-    """Where a policy is from: the run and the checkpoint in words, the updates that made it, run.json of its run, which
-    is empty for one of the official code's, and its weights' file.
-    """
+    """Where a policy is from: in words, after so many updates, run.json (empty: the official code's), weights' file."""
 
     name: str
     step: int

@@ -24,8 +24,6 @@ SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}
 """Of the profiler's library: no chatter on stderr; no teardown, after which replays of CUDA graphs may crash."""
 WARM_UP, MOST = 20, 20
 """Updates before anything is recorded, in which libraries and allocators settle; and those recorded at most."""
-SHOWN, WIDEST = 15, 60
-"""Rows of the table of costs, and characters of a name."""
 
 
 class ProfileRecorder:
@@ -86,7 +84,7 @@ class ProfileRecorder:
             shutil.copyfile(f"{folder}/{TRACE}", path)
         averages = profiler.key_averages()
         by = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
-        costs = averages.table(sort_by=by, row_limit=SHOWN, max_name_column_width=WIDEST)
+        costs = averages.table(sort_by=by, row_limit=15, max_name_column_width=60)
         sections = [
             f"# Profile: {self._execution} on {self._pack.device}",
             f"`{TRACE}` opens in https://ui.perfetto.dev, or chrome://tracing.",

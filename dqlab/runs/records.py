@@ -119,16 +119,14 @@ def _git_commit() -> str:
     questions = ("ls-files __init__.py", "rev-parse HEAD", "status --porcelain -- .")
     asked = [["git", "-C", str(PACKAGE), *question.split()] for question in questions]
     known, commit, changes = (attempt_command(command, timeout=GIT_SECONDS) for command in asked)
-    if not known.output or not (commit.fine and changes.fine):
+    if not known.output or commit.trouble or changes.trouble:
         return ""
     return commit.output.strip() + ("+changes" if changes.output else "")
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run: summaries of the replicas that were trained to their end, by name, and failures of the others;
-    what run.json says; whether MLflow has all of it, None where it was not asked to; lines on a profile.
-    """
+    """A finished run: summaries or failures by replica, run.json, whether MLflow has all (None: unasked), a profile."""
 
     folder: RunFolder
     summaries: dict[str, dict[str, Any]]
@@ -152,11 +150,9 @@ def write_replica_results(
     failed: list[FailedEvaluation],
     known: dict[str, Any],
 ) -> dict[str, Any]:
-    """Summary, learning curve and the official code's result files of one replica, by its evaluations with a score, of
-    which there is a last one, those without, and what run.json says.
-    """
+    """One replica's summary, curve and result files, by its evaluations with a score (one at least) and without."""
     chosen = select_checkpoints(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
-    by_step = {evaluation.step: evaluation for evaluation in evaluations}
+    by_step: dict[int | None, Evaluated] = {evaluation.step: evaluation for evaluation in evaluations}
     summary = {
         "seed": replica.seed,
         "cell": replica.cell,
@@ -172,10 +168,8 @@ def write_replica_results(
     own = folder.replica(replica.name)
     rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores
     for rule, name in rules.items():
-        step = chosen[rule].step
-        assert step is not None
-        write_text(own / f"best_score_{name}.txt", official_result(by_step[step], name))
-    title = " | ".join(part for part in (known["task"], known["algorithm"], replica.title, known["caveat"]) if part)
+        write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule].step], name))
+    title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
     draw_score_curve(summary["evaluations"], summary["selection"], title, own / "curve.png", known["scored"])
     write_text(own / "summary.json", json.dumps(summary, indent=1))
     return summary
@@ -185,9 +179,8 @@ def prune(folder: RunFolder, summaries: Mapping[str, Mapping[str, Any]]) -> None
     """Delete the weights that no selection rule chose."""
     for name, summary in summaries.items():
         kept = {folder.snapshot(name, row["step"]) for row in summary["selection"].values() if row["step"] is not None}
-        for path in (folder.replica(name) / "checkpoints").glob("step-*.safetensors"):
-            if path not in kept:
-                path.unlink()
+        for path in set((folder.replica(name) / "checkpoints").glob("step-*.safetensors")) - kept:
+            path.unlink()
 
 
 def print_finished(finished: TrainingResult) -> None:

@@ -1,5 +1,4 @@
-"""Videos of evaluations: the first episode is drawn while it is evaluated, by an OpenGL that can draw here; what is
-evaluated is the same without."""
+"""Videos of evaluations: the first episode is drawn while it is evaluated, which changes nothing of it."""
 
 from __future__ import annotations
 
@@ -73,16 +72,14 @@ GL_BACKENDS = (
 
 
 def choose_gl() -> str:
-    """Set $MUJOCO_GL to what works: the user's own, or the first of EGL, OSMesa and GLFW that draws a picture, before
-    mujoco is imported; a ConfigError where none works, or the user's own does not.
-    """
+    """Set $MUJOCO_GL before mujoco is imported: to the user's own, or the first that draws; ConfigError: none does."""
     if chosen := os.environ.get(VARIABLE):
         if trouble := run_isolated(DRAW, timeout=SECONDS).trouble:
             raise ConfigError(f"Nothing can be drawn with {VARIABLE}={chosen} ({trouble}). Unset it: dqlab chooses.")
         word = chosen.lower().strip()  # gymnasium knows those of `GL_BACKENDS` only; GLFW stands for others
         works = word if word in {way.value for way in GL_BACKENDS} else "glfw"
     else:
-        works = next((way.value for way in GL_BACKENDS if way.draws().fine), "")
+        works = next((way.value for way in GL_BACKENDS if not way.draws().trouble), "")
     if not works:
         egl, osmesa, _ = (way.fix for way in GL_BACKENDS)
         raise ConfigError(f"Nothing can be drawn here: {osmesa}, or {egl}. `dqlab doctor` says more.")
@@ -97,8 +94,6 @@ GIF_FPS = 25
 MODE = "rgb_array"
 FREE, TRACKING = -1, "track"
 """MuJoCo's number of the camera that no model owns, and the name that models give to the one that follows the robot."""
-USUAL_FPS = 30.0
-"""Of an environment that says nothing of its own."""
 
 
 class VideoRecorder:
@@ -114,7 +109,17 @@ class VideoRecorder:
         self._path, self._alone = path, replicas == 1
         self._filmed: list[tuple[str, int, Path]] = []
         self._show: Callable[[Frame], None] = lambda frame: None
-        _check_path(path)
+        if path.suffix.lower() not in SUFFIXES or path.is_dir():
+            raise ConfigError(f"--render {path}: a file that ends with {' or '.join(SUFFIXES)} is wanted.")
+        if path.suffix.lower() == ".mp4":
+            try:
+                import imageio_ffmpeg
+
+                imageio_ffmpeg.get_ffmpeg_exe()
+            except (ImportError, RuntimeError) as error:
+                raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
         environments, task = evaluator.environments, evaluator.task
         if not isinstance(environments, GymnasiumEnvironments):
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
@@ -123,7 +128,7 @@ class VideoRecorder:
         environments.prepare(1)
         environments.envs[0].close()
         environments.envs[0] = env
-        self._fps = float(env.metadata.get("render_fps") or USUAL_FPS)
+        self._fps = float(env.metadata.get("render_fps") or 30)
 
         def draw(which: Sequence[int] = (0,), *_: object) -> None:
             if 0 in which:
@@ -152,20 +157,6 @@ class VideoRecorder:
             print(f"dqlab: warning: {error} The video waits. Later: dqlab sync {folder.path}", file=sys.stderr)
 
 
-def _check_path(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES or path.is_dir():
-        raise ConfigError(f"--render {path}: a file that ends with {' or '.join(SUFFIXES)} is wanted.")
-    if path.suffix.lower() == ".mp4":
-        try:
-            import imageio_ffmpeg
-
-            imageio_ffmpeg.get_ffmpeg_exe()
-        except (ImportError, RuntimeError) as error:
-            raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=path.parent).close()
-
-
 def keep_video(video: Path, replica: Path, step: int) -> Path:
     """Copy a video of a policy of `step` updates into its replica's folder; returns the copy."""
     kept = replica / VIDEOS / f"step-{step:09d}{video.suffix.lower()}"
@@ -177,9 +168,7 @@ def keep_video(video: Path, replica: Path, step: int) -> Path:
 
 @contextmanager
 def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
-    """What takes the frames (height, width, 3) of an .mp4 (H.264), or of a .gif that repeats; a RunError where the file
-    could not be written: there is none then, or the one that was there.
-    """
+    """What takes frames (height, width, 3) of an .mp4 or .gif, which is written whole or not at all: a RunError."""
     import imageio.v2
 
     gif, frames = path.suffix.lower() == ".gif", count()
@@ -224,17 +213,16 @@ def drawn_env(task: Task, physics: str) -> Any:
 
     Its camera is the model's own one that goes with the robot, unless the environment names another.
     """
-    nothing = f"--render: {task.name} has nothing to draw."
+    env: Any = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a render mode that is not there
             env = make_env(task, physics, render_mode=MODE)
     except ConfigError as error:
-        if "render_mode" in str(error):
-            raise ConfigError(nothing) from error
-        raise
-    if MODE not in env.metadata.get("render_modes", ()):
-        raise ConfigError(nothing)
+        if "render_mode" not in str(error):
+            raise
+    if env is None or MODE not in env.metadata.get("render_modes", ()):
+        raise ConfigError(f"--render: {task.name} has nothing to draw.")
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is not None and renderer.camera_id in (None, FREE):  # it would stand still, and lose the robot
         import mujoco

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from dqlab.data.download import cache_folder
 from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked
-from dqlab.machine import attempt_command, available_disk, package_version, run_isolated
+from dqlab.machine import attempt_command, package_version, run_isolated
 from dqlab.printing import Console
 from dqlab.runs.video import GL_BACKENDS, VARIABLE
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
@@ -177,7 +178,7 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda or ""
 def pytorch() -> DoctorFinding:
     """Imported, and used on every device; and whether it can compile for a GPU."""
     tried = run_isolated(TORCH, timeout=SECONDS)
-    if not tried.fine:
+    if tried.trouble:
         return DoctorFinding(BROKEN, tried.trouble, "pip install --force-reinstall torch")
     facts = json.loads(tried.output.splitlines()[-1])
     found = device_finding(facts)
@@ -224,7 +225,7 @@ def toolchain() -> DoctorFinding:
         options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_paths()['include']}"]
         command = [found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"]
         tried = attempt_command(command, timeout=SECONDS)
-    if tried.fine:
+    if not tried.trouble:
         return DoctorFinding(OK, f"{found} compiles with OpenMP and Python.h")
     return DoctorFinding(BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
 
@@ -242,7 +243,7 @@ def find_space(folder: Path, otherwise: str) -> DoctorFinding:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", otherwise)
-    free = available_disk(folder) / GIB
+    free = shutil.disk_usage(there).free / GIB
     text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
     enough = free > 1.0  # a run's checkpoints, and a dataset, take some hundred MiB
     return DoctorFinding(OK, text) if enough else DoctorFinding(WARNING, text, "free some space")
@@ -302,7 +303,7 @@ def physics() -> DoctorFinding:
     """Steps of a D4RL environment, repeated."""
     tried = run_isolated(REPLAY, timeout=SECONDS)
     wanted = next(f"{item.name}{item.specifier}" for item in requirements_of() if item.name == "mujoco")
-    if not tried.fine:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
+    if tried.trouble:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
         fix = "unset MUJOCO_GL, or " * bool(os.environ.get(VARIABLE))
         fix += f"pip install --force-reinstall '{wanted}'"
         return DoctorFinding(BROKEN, f"no environment can be made: {tried.trouble}", fix)
@@ -335,7 +336,7 @@ def opengl() -> DoctorFinding:
     """One picture, by the first way that draws it; or by $MUJOCO_GL's."""
     chosen = os.environ.get(VARIABLE, "").lower()
     tried = {way: way.draws() for way in GL_BACKENDS if chosen in ("", way.value)}
-    drawn = [way.title for way, outcome in tried.items() if outcome.fine]
+    drawn = [way.title for way, outcome in tried.items() if not outcome.trouble]
     by = f", which {VARIABLE} chooses" if chosen else ""
     if drawn:
         return DoctorFinding(OK, f"{' and '.join(drawn)} draw MuJoCo's pictures{by}")
