@@ -80,33 +80,20 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def odd_character(text: str) -> str:
-    """A sentence on the first character that looks like another one, or like nothing, and is not plain text's.
-
-    No-break spaces, curly quotes, dashes and marks without width come with what is copied from a web page; empty where
-    all characters are plain, or letters and digits of some language.
-    """
+    """A sentence on the first character, as of a web page, that is neither plain text nor alphanumeric; or nothing."""
     for column, character in enumerate(text, 1):
         if not (character.isalnum() or character == "\t" or " " <= character <= "~"):
-            return f"Column {column} has the character {_called(character)}: replace it by a plain one."
+            called = f"{unicodedata.name(character, 'CONTROL CHARACTER')} (U+{ord(character):04X})"
+            return f"Column {column} has the character {called}: replace it by a plain one."
     return ""
-
-
-def _called(character: str) -> str:
-    return f"{unicodedata.name(character, 'CONTROL CHARACTER')} (U+{ord(character):04X})"
 
 
 MANY = 20  # more names than that do not help in a message
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence naming the known names closest to a misspelt one, or all of them where none is close.
-
-    A letter of another alphabet, or a space that is none, is named: it looks like the right one.
-    """
+    """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
     known = sorted(known)
-    strange = next((character for character in name if not " " <= character <= "~"), "")
-    if strange and not any(strange in item for item in known):
-        return f"It has the character {_called(strange)}. {nearest(name.replace(strange, ''), known)}"
     likeness = {item: difflib.SequenceMatcher(None, item.lower(), name.lower()).ratio() for item in known}
     least = max([0.5, *(ratio - 0.1 for ratio in likeness.values())])
     close = sorted((item for item in known if likeness[item] >= least), key=lambda item: -likeness[item])
@@ -119,8 +106,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def nearest_of_few(name: str, known: Iterable[str]) -> str:
     """The same with all names behind it, where they are not many."""
-    known = sorted(known)
-    said = nearest(name, known)
+    said = nearest(name, known := sorted(known))
     return said if said.startswith("Known") or len(known) > MANY else f"{said} Known: {', '.join(known)}."
 
 
@@ -134,12 +120,10 @@ def error_place(error: BaseException) -> str:
     return f"{last.filename}:{last.lineno}"
 
 
-LONGEST = 4_000
-"""Characters of one message."""
+LONGEST = 4_000  # characters of one message
 USER = re.compile(r"""(://)(?:[^\s/?#'"]*@|[^\s/@:'"]*:(?!\d+/)[^\s'"]*@)""")
 SECRET = re.compile(r"""(?i)([?&;][\w.-]*(?:passw|pwd|token|secret|credential|key)[\w.-]*=)[^&;\s#'"]+""")
-HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Unicode's categories of what a terminal obeys, or does not show."""
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # Unicode's categories of what a terminal obeys, or does not show
 
 
 def masked(text: str) -> str:

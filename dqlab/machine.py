@@ -28,8 +28,6 @@ except BaseException as error:
 os._exit(0)
 """
 """Ends at once: what libraries do and say at an interpreter's end is of no interest."""
-LAST = 200
-"""Characters of what a process said last that are told."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ def attempt_command(
     command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] | None = None
 ) -> IsolatedOutcome:
     """Run a command; after `timeout` seconds it and what it started are killed. In `env`, None unsets a variable."""
-    changed = {**os.environ, **(env or {})}
-    given = {name: value for name, value in changed.items() if value is not None}
+    given = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
     try:
         process = Popen(
             command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=given, errors="replace", start_new_session=True
@@ -68,7 +65,7 @@ def attempt_command(
     code, said = process.returncode, [line.strip() for line in errors.splitlines() if line.strip()]
     if code < 0:
         return IsolatedOutcome(output, f"it crashed ({signal.Signals(-code).name})")
-    return IsolatedOutcome(output, (said[-1][-LAST:] if said else f"exit code {code}") if code else "")
+    return IsolatedOutcome(output, (said[-1][-200:] if said else f"exit code {code}") if code else "")
 
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -146,8 +143,7 @@ def readable_duration(seconds: float) -> str:
 
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-SECONDS = 8.0
-"""After which a process ends that has not heeded: its update, or a step of its environment, takes so long."""
+SECONDS = 8.0  # after which a process ends that has not heeded: its update, or a step of its environment, takes so long
 
 
 @dataclass
@@ -160,11 +156,6 @@ class StopRequest:
     event: threading.Event = field(default_factory=threading.Event)
     saves: bool = False
     number: int = 0
-
-    @property
-    def code(self) -> int:
-        """The exit code of who was asked."""
-        return 128 + self.number
 
 
 @contextmanager
@@ -194,7 +185,7 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
         with suppress(OSError):
             said = "not done in time: ended as it is; the last checkpoint is at most a minute old"
             print(f"dqlab: {said}", file=sys.stderr)
-        os._exit(asked.code)
+        os._exit(128 + asked.number)
 
     before = {each: now for each in NUMBERS if (now := signal.getsignal(each)) not in (None, signal.SIG_IGN)}
     for number in before:

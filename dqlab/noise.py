@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Noise = dict[str, Tensor]
-"""Drawn numbers by name, as an algorithm, a policy or a selection asks for them."""
+Noise = dict[str, Tensor]  # drawn numbers by name, as an algorithm, a policy or a selection asks for them
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ def draw_noise(
     return drawn
 
 
-CHUNK = 100
-"""Steps drawn at once."""
+CHUNK = 100  # steps drawn at once
 
 
 @dataclass(eq=False)

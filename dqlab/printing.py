@@ -51,10 +51,8 @@ class Console(rich.Console):
     def render(self, renderable: Any, options: rich.ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, without control characters but rich's own."""
         for segment in super().render(renderable, options):
-            text = segment.text
-            yield (
-                segment if segment.control or text.isprintable() else segment._replace(text=printable(text, len(text)))
-            )
+            shown = segment.text if segment.control else printable(segment.text, len(segment.text))
+            yield segment._replace(text=shown)
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:

@@ -132,11 +132,9 @@ def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
     first = each[0].hyper()
     differing = {name for other in each for name, value in other.hyper().items() if value != first[name]}
     if differing and (shared := sorted(differing & Probe(each[0], dims).shared_hyperparameters)):
-        kind = type(each[0]).__name__
-        raise ConfigError(
-            f"{kind} reads self.{shared[0]}, which all replicas of a pack share, so they cannot differ in it. Read "
-            f"hyper['{shared[0]}'] in its losses, or name it in {kind}.structural."
-        )
+        kind, name = type(each[0]).__name__, shared[0]
+        mend = f"Read hyper['{name}'] in its losses, or name it in {kind}.structural."
+        raise ConfigError(f"{kind} reads self.{name}, which replicas share, so they cannot differ in it. {mend}")
 
 
 def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
@@ -144,12 +142,9 @@ def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
     kind, wanted = type(algorithm).__name__, algorithm.selection_loss.partition("/")[0]
     for name, trained in algorithm.trained(dims).items():
         if trained.first >= steps:
-            raise ConfigError(
-                f"{kind} trains '{name}' from step {trained.first:,} on, but Training.steps = {steps:,} end before. "
-                "Raise Training.steps, or shorten the phases before."
-            )
+            late = f"from step {trained.first:,} on, but Training.steps = {steps:,} end before"
+            raise ConfigError(f"{kind} trains '{name}' {late}. Raise Training.steps, or shorten the phases before.")
         if name == wanted and not trained.in_phase(steps - 1):
-            raise ConfigError(
-                f"{kind} trains '{name}', whose loss its evaluations are selected by, up to step {trained.last:,}, but "
-                f"Training.steps = {steps:,} go on. Name a loss of the last phase in {kind}.selection_loss."
-            )
+            early = f"whose loss selects evaluations, up to step {trained.last:,}, but Training.steps = {steps:,} go on"
+            mend = f"Name a loss of the last phase in {kind}.selection_loss."
+            raise ConfigError(f"{kind} trains '{name}', {early}. {mend}")

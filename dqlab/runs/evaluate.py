@@ -21,8 +21,7 @@ from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.video import VideoRecorder
 from dqlab.training.model_selection import EvaluationEpisodes
 
-Evaluation = tuple[LoadedPolicy, EvaluationEpisodes]
-"""A policy and its episodes."""
+Evaluation = tuple[LoadedPolicy, EvaluationEpisodes]  # a policy and its episodes
 
 
 def evaluate_run(
@@ -34,12 +33,10 @@ def evaluate_run(
     video: Path | None = None,
     task: str | None = None,
 ) -> None:
-    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table; arguments as `load_policy` and
-    `evaluate_policies` take them. A video goes to the replica's folder and to MLflow, too.
+    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table: a row each.
 
-    Raises:
-        RunError: no such run, replica or checkpoint; or an evaluation has failed, once the others are printed.
-        ConfigError: a video is wanted and cannot be made here.
+    Arguments are those of `load_policy` and `evaluate_policies`, and so are errors; a RunError where an evaluation has
+    failed comes once the others are printed.
     """
     policies = load_policies(source, which, seed, task, bindings)
     with Console(stderr=True).status("playing episodes" + (", and drawing the first one" if video else "")):
@@ -74,15 +71,10 @@ def evaluate_policies(
 ) -> tuple[list[Evaluation], list[RunError]]:
     """The episodes of policies that `load_policies` has loaded, and why others gave none.
 
-    With the run's number of episodes an evaluation repeats the recorded one: same initial states, same noise.
-
     Args:
         policies, episodes, env: at least one; as `LoadedPolicy.evaluate` takes them.
-        bindings: of the command line, which something must have read.
-        video: the file of the first episode's; one a policy where there are several.
-
-    Raises:
-        ConfigError: an environment cannot be made, a video cannot be made here, or nothing reads a binding.
+        bindings: of the command line; a ConfigError where nothing has read one.
+        video: the file of the first episode, one a policy where there are several; kept in the run and MLflow, too.
     """
     if env is not None:
         return [(policy, policy.evaluate(episodes, env)) for policy in policies], []

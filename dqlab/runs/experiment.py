@@ -96,10 +96,8 @@ class Experiment:
         for binding, value in replica.bindings.items():
             selector, _, name = complete_name(binding).rpartition(".")
             if selector != own or name not in algorithm.hyper():
-                raise ConfigError(
-                    f"{place} sets {binding}, which is no scalar hyper-parameter of '{self.algorithm}': those are "
-                    f"{', '.join(algorithm.hyper())}. Bind it for the whole run."
-                )
+                known = f"no scalar hyper-parameter of '{self.algorithm}': those are {', '.join(algorithm.hyper())}"
+                raise ConfigError(f"{place} sets {binding}, which is {known}. Bind it for the whole run.")
             fields[name] = value
         try:
             return replace(algorithm, **fields)  # type: ignore[type-var]

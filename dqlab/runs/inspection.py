@@ -25,10 +25,8 @@ from dqlab.tracking.records import InspectionRecord, read_record
 from dqlab.tracking.run_folder import INSPECTION
 from dqlab.training.execution.modes import Eager
 
-STATES, EPISODES, PAIRS = 256, 3, 150
-"""States of the data that are acted in; episodes played; values kept of them."""
-CHAINS, POINTS = 200, 11
-"""Actions denoised in one state; points of their chains kept."""
+STATES, EPISODES, PAIRS = 256, 3, 150  # states of the data that are acted in; episodes played; values kept of them
+CHAINS, POINTS = 200, 11  # actions denoised in one state; points of their chains kept
 NEGLIGIBLE = 0.05
 """A value is compared with a return while what came after the episode's cut weighs no more than this in it."""
 
@@ -47,16 +45,12 @@ def last_inspection(folder: Path) -> InspectionRecord:
 
 
 def inspect_replica(folder: Path, checkpoint: str = "last") -> InspectionRecord:
-    """Look inside a policy of a run.
+    """Look inside a policy of a run, by its replica's folder and a checkpoint as `load_policy` takes it.
 
     Actions are compared in `STATES` states of the data. Values are the critics', as they rank candidates, along
     `EPISODES` episodes; beside them stand the discounted sums of the rewards that followed, in training's units (both
     are empty without critics, or where the reward transform is no straight line). The chain denoises `CHAINS` draws of
     noise in the first of the states.
-
-    Args:
-        folder: the replica's, in its run's folder.
-        checkpoint: as `load_policy` takes it.
 
     Raises:
         DataError: the data are not to be had. RunError: no such checkpoint, or the episodes gave no score.

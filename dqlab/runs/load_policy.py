@@ -29,7 +29,6 @@ from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training.checkpoint import load_weights
 
 EXPORTED = "policy.json"
-SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
 
 
 class ExportRecord(TypedDict):
@@ -71,10 +70,8 @@ def load_policy(
     policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled)
     if len(policies) > 1:
         owners = [str(policy.source.file.parents[1]) for policy in policies]
-        raise RunError(
-            f"{policies[0].source.folder.path} has {len(policies)} replicas: name a `seed`, or a replica's folder, "
-            f"{', '.join(owners[:3])}{', ...' if owners[3:] else ''}."
-        )
+        named = f"name a `seed`, or a replica's folder, {', '.join(owners[:3])}{', ...' if owners[3:] else ''}"
+        raise RunError(f"{policies[0].source.folder.path} has {len(policies)} replicas: {named}.")
     return policies[0]
 
 
@@ -88,15 +85,23 @@ def load_policies(
 ) -> list[LoadedPolicy]:
     """The same of each of a run's replicas, or of one: with the run's configuration, as gin's bindings change it."""
     path, configuration = source_folder(source), OtherConfiguration()
+    found: list[tuple[Replica, Mapping[str, Mapping[str, Tensor]], PolicySource]] = []
     with isolated(configuration):
         if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
-            experiment, found = _read_official(path, checkpoint, task, bindings)
+            if task is None:
+                raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'hopper-medium-v2'.")
+            trained = load_checkpoint(path, None if checkpoint in ("best", "last") else checkpoint)
+            gin_files.load_gin([], [*as_bindings({**trained.settings, "Experiment.task": task}), *bindings])
+            experiment = Experiment()
+            _check_official(trained, experiment)
+            name = f"official checkpoint {trained.stem} ({trained.schedule})"
+            found = [(Replica.plain(0), trained.weights, PolicySource(name, 0, {}, path / trained.stem))]
         else:
             folder, files = _find(path, checkpoint, seed)
             name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_gin([folder.config], bindings, stored=True)
-            experiment, found, known = Experiment(), [], {replica.name: replica for replica in folder.replicas()}
+            experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
             for file in files:
                 weights, record = load_weights(file)
                 replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
@@ -105,10 +110,6 @@ def load_policies(
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
         check_experiment(experiment)
         return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
-
-
-Weights = Mapping[str, Mapping[str, Tensor]]
-Read = tuple[Replica, Weights, PolicySource]
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
@@ -189,28 +190,12 @@ def checkpoint_files(folder: RunFolder, seed: int | None, which: str, name: str 
     return files
 
 
-def _read_official(
-    path: Path, checkpoint: str, task: str | None, bindings: Sequence[str]
-) -> tuple[Experiment, list[Read]]:
-    """The official code's checkpoint as it acts there; its critics stand in for targets, as it does not save those."""
-    if task is None:
-        raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'walker2d-medium-expert-v2'.")
-    trained = load_checkpoint(path, None if checkpoint in ("best", "last") else checkpoint)
-    gin_files.load_gin([], [*as_bindings({**trained.settings, "Experiment.task": task}), *bindings])
-    experiment = Experiment()
-    _check_official(trained, experiment)
-    source = PolicySource(f"official checkpoint {trained.stem} ({trained.schedule})", 0, {}, path / trained.stem)
-    return experiment, [(Replica.plain(0), trained.weights, source)]
-
-
 def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None:
     """See that the task and the configuration are those of the files."""
     task, sizes = experiment.resolved_task, (trained.state_dim, trained.action_dim)
     if sizes != (task.state_dim, task.action_dim):
-        raise RunError(
-            f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {task.name} has "
-            f"{task.state_dim} and {task.action_dim}. Name its own task with --task."
-        )
+        other = f"{task.name} has {task.state_dim} and {task.action_dim}. Name its own task with --task."
+        raise RunError(f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {other}")
     bound = abbreviate_names(bound_parameters())
     for name, value in trained.settings.items():
         if bound[name] != value and name not in ("DiffusionPolicy.schedule", "listed.betas"):
@@ -218,12 +203,8 @@ def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None
     process = getattr(getattr(experiment.resolved_algorithm, "resolved_policy", None), "process", None)
     if process is None:
         raise ConfigError(f"{trained.stem} is a diffusion policy: leave the algorithm and its policy as they are.")
-    if not len(trained.betas) and not set(SCHEDULE) <= bound.keys():
-        raise ConfigError(
-            f"{trained.stem} does not tell its noise schedule. Say it: --set DiffusionPolicy.n_timesteps=N "
-            "DiffusionPolicy.schedule=NAME."
-        )
+    if not len(trained.betas) and not {"DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule"} <= bound.keys():
+        say = "--set DiffusionPolicy.n_timesteps=N DiffusionPolicy.schedule=NAME"
+        raise ConfigError(f"{trained.stem} does not tell its noise schedule. Say it: {say}.")
     if len(trained.betas) and not same_betas(torch.tensor(process.betas, dtype=torch.float64), trained.betas):
-        raise ConfigError(
-            f"The noise schedule that --set makes contradicts {trained.stem}, which has {trained.schedule}."
-        )
+        raise ConfigError(f"The noise schedule that --set makes contradicts {trained.stem}: {trained.schedule}.")

@@ -18,8 +18,7 @@ from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
 
-OFFICIAL_SCHEDULES = ("vp", "linear", "cosine")
-"""Those of the official code; dqlab's have the same names."""
+OFFICIAL_SCHEDULES = ("vp", "linear", "cosine")  # those of the official code; dqlab's have the same names
 OWN = "listed.betas"
 BUFFER = re.compile(r"betas|(?:alphas|sqrt|log|posterior)_\w+")
 """What the official actor keeps of its schedule; all of it follows from the betas."""
@@ -120,10 +119,8 @@ def _tensors(path: Path) -> Weights:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # torch and zipfile raise many kinds for a damaged file, or one with code in it
-        raise RunError(
-            f"{path} is damaged, or no plain state dict that torch.save has written ({type(error).__name__}). Copy it "
-            "anew; nothing in a file is run."
-        ) from error
+        said = f"is damaged, or no plain state dict that torch.save has written ({type(error).__name__})"
+        raise RunError(f"{path} {said}. Copy it anew; nothing in a file is run.") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise RunError(f"{path} holds no state dict (names of weights, each with its tensor).")
     found = {WRAPPERS.sub("", str(name)): value.detach() for name, value in held.items()}
@@ -142,10 +139,9 @@ def _renamed(path: Path, official: Weights, rules: Rules) -> Weights:
     """The weights under dqlab's names."""
     names = {name: renamed(name, rules) for name in official}
     if strange := [name for name, own in names.items() if not own]:
-        kind, told = "actor" if rules is ACTOR else "critic", printable_names(strange[:4])
-        raise RunError(
-            f"{path} has {told}: no names of the official {kind}'s. Is it another network's, or are the two swapped?"
-        )
+        kind = "actor" if rules is ACTOR else "critic"
+        told = f"{path} has {printable_names(strange[:4])}: no names of the official {kind}'s"
+        raise RunError(f"{told}. Is it another network's, or are the two swapped?")
     return {names[name]: value for name, value in official.items()}
 
 

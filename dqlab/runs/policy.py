@@ -26,7 +26,7 @@ from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of, one_line
-from dqlab.noise import Noise, NoiseSpec, draw_noise, generator_for
+from dqlab.noise import Noise, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.build import build_evaluator, build_pack, execution_mode
 from dqlab.runs.experiment import Experiment
@@ -129,13 +129,10 @@ class LoadedPolicy:
         self.pack = build_pack(experiment, [replica])
         self.pack.load(0, weights)
         data = source.facts.get("data", {})
-        self.state_mean, self.state_std = (
-            torch.tensor(data.get(name, ()), dtype=torch.float64) for name in ("state_mean", "state_std")
-        )
-        self.action_low, self.action_high = (
-            np.tile(np.asarray(each), experiment.action_chunk) for each in action_bounds(self.task)
-        )
-        self._specs: dict[int, dict[str, NoiseSpec]] = {}
+        self.state_mean = torch.tensor(data.get("state_mean", ()), dtype=torch.float64)
+        self.state_std = torch.tensor(data.get("state_std", ()), dtype=torch.float64)
+        chunk = experiment.action_chunk
+        self.action_low, self.action_high = (np.tile(bound, chunk) for bound in action_bounds(self.task))
         self.seed(replica.seed)
         self._compiled = CompiledPolicy(self) if compiled else None
 
@@ -199,10 +196,9 @@ class LoadedPolicy:
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The noise of acting in that many states, on the CPU: the next of the policy's sequence, or of another."""
-        if count not in self._specs:
-            with self.ready():
-                self._specs[count] = self.pack.algorithm.act_noise(self.pack.dims, count)
-        return draw_noise(self._specs[count], generator or self._generator, self.pack.dtype)
+        with self.ready():
+            specs = self.pack.algorithm.act_noise(self.pack.dims, count)
+        return draw_noise(specs, generator or self._generator, self.pack.dtype)
 
     def q(self, states: States, actions: ArrayLike | Tensor) -> States:
         """Values () or (B,) by which it ranks candidates: of actions (A,) or (B, A) in the environment's units.
@@ -320,9 +316,8 @@ class LoadedPolicy:
             raise ConfigError(f"The {what} are no numbers: {one_line(error)}") from error
         width = width or self.task.state_dim
         if given.ndim not in (1, 2) or given.shape[-1] != width:
-            raise ConfigError(
-                f"The {what} have the shape {tuple(given.shape)}: {self.task.name} wants ({width},) or (B, {width})."
-            )
+            wanted = f"{self.task.name} wants ({width},) or (B, {width})"
+            raise ConfigError(f"The {what} have the shape {tuple(given.shape)}: {wanted}.")
         if not given.isfinite().all():
             raise ConfigError(f"The {what} hold a NaN or infinite number.")
         return given

@@ -80,24 +80,17 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
     """What the record of a run says about it: tags, not parameters."""
     provenance, task, device = data.provenance, experiment.resolved_task, experiment.resolved_device
     score = None if task.measures_success else task.score(provenance.return_mean)
-    name = platform.processor() or platform.machine()
+    name, plan = platform.processor() or platform.machine(), experiment.plan
+    schedule = experiment.resolved_algorithm.lr_schedule
     return {
-        "task": experiment.task,
-        "algorithm": experiment.algorithm,
-        "cell": experiment.cell,
+        **{name: getattr(experiment, name) for name in ("task", "algorithm", "cell", "env_backend", "precision")},
         "seeds": sorted({replica.seed for replica in experiment.resolved_replicas}),
         "replicas": {replica.name: replica.as_dict() for replica in experiment.resolved_replicas},
         "physics": experiment.stepped_by,
-        "env_backend": experiment.env_backend,
         "device": str(device),
         "threads": experiment.resolved_threads,
-        "precision": experiment.precision,
         "device_name": name if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "variants": {
-            "lr_schedule": experiment.resolved_algorithm.lr_schedule,
-            "offline_rule": experiment.plan.offline_rule,
-            "early_stop": experiment.plan.early_stop,
-        },
+        "variants": {"lr_schedule": schedule, "offline_rule": plan.offline_rule, "early_stop": plan.early_stop},
         "data": {**provenance.as_dict(), "score_mean": score},
         "caveat": "; ".join(filter(None, (provenance.caveat, task.caveat, task.condition))),
         "scored": task.scored,
@@ -110,8 +103,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
     }
 
 
-GIT_SECONDS = 30.0
-"""After which the commit is not known."""
+GIT_SECONDS = 30.0  # after which the commit is not known
 
 
 def _git_commit() -> str:

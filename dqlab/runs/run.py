@@ -29,8 +29,7 @@ from dqlab.training.execution.modes import ExecutionMode, name_of
 from dqlab.training.loop import RunCallbacks
 from dqlab.training.model_selection import Evaluated
 
-OnEvent = Callable[[Mapping[str, Any]], None]
-"""Told of events, each a dictionary with its name as `event`."""
+OnEvent = Callable[[Mapping[str, Any]], None]  # told of events, each a dictionary with its name as `event`
 
 
 def train(

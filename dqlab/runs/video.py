@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from dqlab.envs.checked_env import describe_error
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, first_line
 from dqlab.files import atomic_path
-from dqlab.machine import IsolatedOutcome, run_isolated
+from dqlab.machine import run_isolated
 from dqlab.printing import Console
 from dqlab.runs.build import WatchedEnvironments
 from dqlab.tracking import RunFolder
@@ -32,10 +31,8 @@ from dqlab.tracking.mlflow.mirror import is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.tree import VIDEOS
 from dqlab.training import Evaluator
 
-VARIABLE = "MUJOCO_GL"
-"""The environment variable that MuJoCo reads when it is first imported."""
-SECONDS = 40.0
-"""For one picture."""
+VARIABLE = "MUJOCO_GL"  # the environment variable that MuJoCo reads when it is first imported
+SECONDS = 40.0  # for one picture
 DRAW = """
 import mujoco
 model = mujoco.MjModel.from_xml_string(
@@ -50,38 +47,31 @@ assert picture.shape == (48, 64, 3) and picture[..., 0].max() > picture[..., 1].
 """
 
 
-@dataclass(frozen=True)
-class OpenGL:
-    """A way to draw: the value of $MUJOCO_GL, its title, and what to install where it does not work."""
-
-    value: str
-    title: str
-    fix: str
-
-    def draws(self) -> IsolatedOutcome:
-        """Whether it draws: one picture, in a process of its own."""
-        return run_isolated(DRAW, timeout=SECONDS, env={VARIABLE: self.value, "PYOPENGL_PLATFORM": None})
+GL_BACKENDS = {
+    "EGL": "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)",
+    "OSMesa": "apt-get install libosmesa6 (libosmesa6-dev on older systems)",
+    "GLFW": "only windows need it; apt-get install libgl1",
+}
+"""What can draw, in the order in which it is tried, and what to install; in lower case the values of $MUJOCO_GL."""
 
 
-GL_BACKENDS = (
-    OpenGL("egl", "EGL", "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)"),
-    OpenGL("osmesa", "OSMesa", "apt-get install libosmesa6 (libosmesa6-dev on older systems)"),
-    OpenGL("glfw", "GLFW", "only windows need it; apt-get install libgl1"),
-)
-"""In the order in which they are tried."""
+def gl_trouble(backend: str = "") -> str:
+    """Why a way to draw, or the user's own, gives no picture in a process of its own; empty where it gives one."""
+    env = {VARIABLE: backend.lower(), "PYOPENGL_PLATFORM": None} if backend else None
+    return run_isolated(DRAW, timeout=SECONDS, env=env).trouble
 
 
 def choose_gl() -> str:
     """Set $MUJOCO_GL before mujoco is imported: to the user's own, or the first that draws; ConfigError: none does."""
     if chosen := os.environ.get(VARIABLE):
-        if trouble := run_isolated(DRAW, timeout=SECONDS).trouble:
+        if trouble := gl_trouble():
             raise ConfigError(f"Nothing can be drawn with {VARIABLE}={chosen} ({trouble}). Unset it: dqlab chooses.")
         word = chosen.lower().strip()  # gymnasium knows those of `GL_BACKENDS` only; GLFW stands for others
-        works = word if word in {way.value for way in GL_BACKENDS} else "glfw"
+        works = word if word in map(str.lower, GL_BACKENDS) else "glfw"
     else:
-        works = next((way.value for way in GL_BACKENDS if not way.draws().trouble), "")
+        works = next((backend.lower() for backend in GL_BACKENDS if not gl_trouble(backend)), "")
     if not works:
-        egl, osmesa, _ = (way.fix for way in GL_BACKENDS)
+        egl, osmesa, _ = GL_BACKENDS.values()
         raise ConfigError(f"Nothing can be drawn here: {osmesa}, or {egl}. `dqlab doctor` says more.")
     os.environ[VARIABLE] = works
     return works
@@ -89,20 +79,17 @@ def choose_gl() -> str:
 
 Frame = NDArray[np.uint8]
 SUFFIXES = (".mp4", ".gif")
-GIF_FPS = 25
-"""Viewers show GIFs of more than 50 pictures a second slowly; from this on, pictures are left out evenly."""
+GIF_FPS = 25  # viewers show GIFs of more than 50 pictures a second slowly; from this on, pictures are left out evenly
 MODE = "rgb_array"
 FREE, TRACKING = -1, "track"
 """MuJoCo's number of the camera that no model owns, and the name that models give to the one that follows the robot."""
 
 
 class VideoRecorder:
-    """Films the first episode of each of an evaluator's evaluations, into an .mp4 or .gif; for each replica of several
-    into one of its own.
+    """Films the first episode of each of an evaluator's evaluations, into an .mp4 or .gif, one a replica.
 
     Raises:
-        ConfigError: the environments cannot be drawn, or the video not be encoded, here.
-        OSError: its folder cannot be written.
+        ConfigError: it cannot be drawn or encoded here. OSError: its folder cannot be written.
     """
 
     def __init__(self, evaluator: Evaluator, path: Path, replicas: int = 1) -> None:
@@ -190,10 +177,8 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
                 _check_frames(temporary, next(frames))
             temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise RunError(
-            f"The video {path} could not be written: {reason}. Free some space, or choose another place."
-        ) from error
+        reason = f"{error.strerror or first_line(error)}. Free some space, or choose another place"
+        raise RunError(f"The video {path} could not be written: {reason}.") from error
 
 
 def _check_frames(path: Path, expected: int) -> None:

@@ -29,7 +29,7 @@ from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked
 from dqlab.machine import attempt_command, package_version, run_isolated
 from dqlab.printing import Console
-from dqlab.runs.video import GL_BACKENDS, VARIABLE
+from dqlab.runs.video import GL_BACKENDS, VARIABLE, gl_trouble
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 from dqlab.training.execution.program import cpp_compiler, missing_for_triton
 
@@ -335,13 +335,13 @@ def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
 def opengl() -> DoctorFinding:
     """One picture, by the first way that draws it; or by $MUJOCO_GL's."""
     chosen = os.environ.get(VARIABLE, "").lower()
-    tried = {way: way.draws() for way in GL_BACKENDS if chosen in ("", way.value)}
-    drawn = [way.title for way, outcome in tried.items() if not outcome.trouble]
+    tried = {backend: gl_trouble(backend) for backend in GL_BACKENDS if chosen in ("", backend.lower())}
+    drawn = [backend for backend, trouble in tried.items() if not trouble]
     by = f", which {VARIABLE} chooses" if chosen else ""
     if drawn:
         return DoctorFinding(OK, f"{' and '.join(drawn)} draw MuJoCo's pictures{by}")
-    troubles = "; ".join(f"{way.title}: {outcome.trouble}" for way, outcome in tried.items())
-    fix = "; or ".join(way.fix for way in tried) or f"unset {VARIABLE}"
+    troubles = "; ".join(f"{backend}: {trouble}" for backend, trouble in tried.items())
+    fix = "; or ".join(GL_BACKENDS[backend] for backend in tried) or f"unset {VARIABLE}"
     return DoctorFinding(BROKEN if chosen else MISSING, f"nothing draws ({troubles}){by}", fix)
 
 
