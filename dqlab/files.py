@@ -135,8 +135,7 @@ def check_replaceable(folder: Path, is_own: Callable[[Path], bool], what: str) -
 def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a report") -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
 
-    Raises:
-        RunError: the folder is there, and holds something else than `what` is made here, as `is_own` tells.
+    Raises RunError: the folder is there, and holds something else than `what` is made here, as `is_own` tells.
     """
     check_replaceable(folder, is_own, what)
     folder.parent.mkdir(parents=True, exist_ok=True)

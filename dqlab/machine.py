@@ -148,22 +148,16 @@ SECONDS = 8.0  # after which a process ends that has not heeded: its update, or 
 
 @dataclass
 class StopRequest:
-    """Whether a signal has asked to stop: its `number`, 0 for none.
-
-    Once there is something to save, `saves`, a signal sets the event; until then it ends the command as Ctrl-C does.
-    """
+    """Whether a signal has asked to stop."""
 
     event: threading.Event = field(default_factory=threading.Event)
-    saves: bool = False
-    number: int = 0
+    saves: bool = False  # there is something to save: a signal sets the event; until then it ends the command as Ctrl-C
+    number: int = 0  # the signal's, 0 for none
 
 
 @contextmanager
-def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
-    """Within this, a signal asks to stop; a second one ends the process at once, and so does the time.
-
-    A signal that is ignored (nohup) stays so.
-    """
+def asked_to_stop() -> Iterator[StopRequest]:
+    """Within this, signals but ignored ones (nohup) ask to stop; a second one, or the time, ends the process."""
     asked = StopRequest()
     terminals = [number for number in (1, 2) if os.isatty(number)]
 
@@ -177,7 +171,7 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
         if not asked.saves:
             raise KeyboardInterrupt
         asked.event.set()
-        timer = threading.Timer(seconds, end_unheeded)
+        timer = threading.Timer(SECONDS, end_unheeded)
         timer.daemon = True
         timer.start()
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CHUNK = 100  # steps drawn at once
 Noise = dict[str, Tensor]  # drawn numbers by name, as an algorithm, a policy or a selection asks for them
 
 
@@ -82,26 +83,16 @@ def draw_noise(
     return drawn
 
 
-CHUNK = 100  # steps drawn at once
-
-
 @dataclass(eq=False)
 class NoiseStream:
-    """The per-step noise of K replicas, drawn ahead in chunks of steps.
+    """The per-step noise of K replicas, drawn ahead in chunks of steps."""
 
-    Attributes:
-        specs: what one step of one replica needs.
-        seeds: one a replica.
-        stream: name of the stream.
-        chunk: steps drawn at once; part of the stream's definition (another chunk length, other numbers).
-    """
-
-    specs: Mapping[str, NoiseSpec]
-    seeds: tuple[int, ...]
+    specs: Mapping[str, NoiseSpec]  # what one step of one replica needs
+    seeds: tuple[int, ...]  # one a replica
     stream: str
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
-    chunk: int = CHUNK
+    chunk: int = CHUNK  # part of the stream's definition: with another one there are other numbers
     _position: int = field(default=-1, init=False)
     _drawn: dict[str, Tensor] = field(default_factory=dict, init=False)
 

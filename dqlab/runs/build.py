@@ -27,12 +27,9 @@ from dqlab.training.probe import free_bytes
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Build and exercise everything that does not need data, so that mistakes show at once.
+    """Build and exercise everything that does not need data, so that mistakes show at once: as a ConfigError.
 
     The process gets the experiment's threads, device and precision of matrix products.
-
-    Raises:
-        ConfigError: something cannot be used here, or fails on made-up numbers.
     """
     device = experiment.resolved_device
     torch.set_num_threads(experiment.resolved_threads)
@@ -69,7 +66,7 @@ def build_evaluator(run: Experiment, episodes: int | None = None) -> Evaluator:
     return Evaluator(run.resolved_task, run.physics, wanted, run.env_backend, run.action_chunk)
 
 
-@dataclass
+@dataclass(eq=False)
 class WatchedEnvironments(Environments):
     """Others, watched: `on_reset` is told of first states (n, S), `on_step` of numbers, actions (m, A) and results."""
 

@@ -63,11 +63,13 @@ def export_policy(
         models = {"policy_given_noise": module, "policy": DrawingModule(module)}
         written = {f"{name}{FORMATS[form]}": _program(model, module, form, policy) for name, model in models.items()}
         _check(policy, module, written[f"policy_given_noise{FORMATS[form]}"], form)
+    kept = {name: without_folders(value) for name, value in policy.source.facts.items() if name not in OF_THIS_MACHINE}
+    facts = {**kept, "data": {**kept["data"], "skipped": []}}
     with new_folder(out, *OLDER) as new:
         for name, program in written.items():
             program.save(new / name) if form == "onnx" else torch.export.save(program, new / name)
-        _write_run(policy, module, new)
-        write_text(new / "README.md", model_card(policy, FORMATS[form]))
+        _write_run(policy, facts, module, new)
+        write_text(new / "README.md", model_card(policy, facts, FORMATS[form]))
         example = (TEMPLATES / f"example_{form}.txt").read_text().format(width=policy.task.state_dim)
         write_text(new / "example.py", example)
     if push:
@@ -128,7 +130,7 @@ def run_onnx(model: str | bytes, states: Tensor, noise: Mapping[str, Tensor]) ->
     return session.run(None, {name: value.numpy() for name, value in given.items() if name in known})[0]
 
 
-def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
+def _write_run(policy: LoadedPolicy, facts: dict[str, Any], module: PolicyModule, out: Path) -> None:
     """What makes the folder a run's with one replica, and policy.json."""
     folder, name = policy.source.folder, policy.replica.name
     weights = Path(name) / "checkpoints" / policy.source.file.name
@@ -143,9 +145,8 @@ def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
     summary = folder.replica(name) / "summary.json"
     if summary.exists():
         shutil.copyfile(summary, out / name / "summary.json")
-    facts = {**portable_facts(policy.source.facts), "seeds": [policy.replica.seed]}
-    facts["replicas"] = {name: policy.replica.as_dict()}
-    write_text(out / "run.json", json.dumps(facts, indent=1, default=str))
+    alone = {**facts, "seeds": [policy.replica.seed], "replicas": {name: policy.replica.as_dict()}}
+    write_text(out / "run.json", json.dumps(alone, indent=1, default=str))
     record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes()}
     write_text(out / EXPORTED, json.dumps(record, indent=1))
 
@@ -175,20 +176,19 @@ class DrawingModule(nn.Module):
         return out
 
 
-SMALLEST = 1e-20  # in place of a uniform number that is 0
 LAWS: Mapping[str, Any] = {
     "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
     "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
     "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
-    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=SMALLEST).log()).log(),
+    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=1e-20).log()).log(),
     "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
 }
 """Those of `noise.LAWS`, as operations that programs can hold."""
 
 
-def model_card(policy: LoadedPolicy, suffix: str) -> str:
+def model_card(policy: LoadedPolicy, facts: dict[str, Any], suffix: str) -> str:
     """The model card, as the Hugging Face Hub reads it."""
-    facts, chunk = {"physics": "", **portable_facts(policy.source.facts)}, policy.experiment.action_chunk
+    facts, chunk = {"physics": "", **facts}, policy.experiment.action_chunk
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     played = f"\nActions are {chunk} in a row, to be played before it is asked again." if chunk > 1 else ""
     caveat = f"\n**{facts['caveat']}**\n" if facts["caveat"] else ""
@@ -206,12 +206,6 @@ def model_card(policy: LoadedPolicy, suffix: str) -> str:
 IMPORT_PATH = "import_path.folders"
 OF_THIS_MACHINE = ("mlflow_uri", "reason", "execution_reason")
 """Of run.json: what is of no use elsewhere, and may name folders in its text."""
-
-
-def portable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json says, for other machines: of files the names, and the dataset's digest."""
-    kept = {name: without_folders(value) for name, value in facts.items() if name not in OF_THIS_MACHINE}
-    return {**kept, "data": {**kept["data"], "skipped": []}}
 
 
 def without_folders(value: Any) -> Any:

@@ -31,31 +31,29 @@ NEGLIGIBLE = 0.05
 """A value is compared with a return while what came after the episode's cut weighs no more than this in it."""
 
 
-def last_inspection(folder: Path) -> InspectionRecord:
-    """What is inside a replica's last policy: as it was seen before, or else by `inspect_replica`, and kept there."""
+def inspect_replica(folder: Path, checkpoint: str = "last") -> InspectionRecord:
+    """What is inside a replica's policy, by its folder and a checkpoint of `load_policy`; that of the last is kept."""
+    if checkpoint != "last":
+        return look_inside(load_policy(folder, checkpoint))
     kept = folder / INSPECTION
     newest = max((file.stem for file in (folder / "checkpoints").glob("step-*.safetensors")), default="")
     if kept.exists() and newest:
         known = read_record(kept, InspectionRecord)
         if newest == f"step-{known['step']:09d}":
             return known
-    found = inspect_replica(folder)
+    found = look_inside(load_policy(folder, "last"))
     write_text(kept, json.dumps(found))
     return found
 
 
-def inspect_replica(folder: Path, checkpoint: str = "last") -> InspectionRecord:
-    """Look inside a policy of a run, by its replica's folder and a checkpoint as `load_policy` takes it.
+def look_inside(policy: LoadedPolicy) -> InspectionRecord:
+    """Look inside a policy.
 
     Actions are compared in `STATES` states of the data. Values are the critics', as they rank candidates, along
     `EPISODES` episodes; beside them stand the discounted sums of the rewards that followed, in training's units (both
     are empty without critics, or where the reward transform is no straight line). The chain denoises `CHAINS` draws of
-    noise in the first of the states.
-
-    Raises:
-        DataError: the data are not to be had. RunError: no such checkpoint, or the episodes gave no score.
+    noise in the first of the states. Raises DataError: the data are not to be had. RunError: episodes gave no score.
     """
-    policy = load_policy(folder, checkpoint)
     with policy.ready():
         data = load_data(policy.experiment)
         rows = np.random.default_rng(policy.replica.seed).permutation(len(data))[:STATES]

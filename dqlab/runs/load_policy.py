@@ -84,7 +84,7 @@ def load_policies(
     compiled: bool = False,
 ) -> list[LoadedPolicy]:
     """The same of each of a run's replicas, or of one: with the run's configuration, as gin's bindings change it."""
-    path, configuration = source_folder(source), OtherConfiguration()
+    path, configuration = source_folder(source := fspath(source)), OtherConfiguration()
     found: list[tuple[Replica, Mapping[str, Mapping[str, Tensor]], PolicySource]] = []
     with isolated(configuration):
         if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
@@ -98,7 +98,7 @@ def load_policies(
             found = [(Replica.plain(0), trained.weights, PolicySource(name, 0, {}, path / trained.stem))]
         else:
             folder, files = _find(path, checkpoint, seed)
-            name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.absolute().name
+            name = source if source.startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_gin([folder.config], bindings, stored=True)
             experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
@@ -138,16 +138,16 @@ def pretrained_policies() -> dict[str, Path]:
     return {folder.parent.name: folder.parent for folder in folders}
 
 
-def source_folder(source: str | PathLike[str]) -> Path:
+def source_folder(source: str) -> Path:
     """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it changed."""
-    kind, _, name = str(source).partition(":")
+    kind, _, name = source.partition(":")
     if f"{kind}:" == PRETRAINED:
         known = pretrained_policies()
         if name not in known:
             raise RunError(f"No pretrained policy is called '{name}'. {nearest_of_few(name, known)}")
         return known[name]
     if f"{kind}:" != HUB:
-        return expanded(fspath(source))
+        return expanded(source)
     from huggingface_hub import snapshot_download
 
     try:
@@ -207,4 +207,4 @@ def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None
         say = "--set DiffusionPolicy.n_timesteps=N DiffusionPolicy.schedule=NAME"
         raise ConfigError(f"{trained.stem} does not tell its noise schedule. Say it: {say}.")
     if len(trained.betas) and not same_betas(torch.tensor(process.betas, dtype=torch.float64), trained.betas):
-        raise ConfigError(f"The noise schedule that --set makes contradicts {trained.stem}: {trained.schedule}.")
+        raise ConfigError(f"The noise schedule that --set makes contradicts {trained.stem}; it has {trained.schedule}.")

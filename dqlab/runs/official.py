@@ -18,7 +18,6 @@ from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
 
-OFFICIAL_SCHEDULES = ("vp", "linear", "cosine")  # those of the official code; dqlab's have the same names
 OWN = "listed.betas"
 BUFFER = re.compile(r"betas|(?:alphas|sqrt|log|posterior)_\w+")
 """What the official actor keeps of its schedule; all of it follows from the betas."""
@@ -38,22 +37,14 @@ WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """An official checkpoint.
+    """An official checkpoint: what its two files hold."""
 
-    Attributes:
-        stem: of the actor's file.
-        weights: of `actor` and `critic`, under dqlab's names.
-        betas: (N,) float64, of the actor's noise schedule; empty where its file has none.
-        state_dim, action_dim: S and A.
-        settings: what the files say of the agent, as gin parameters.
-    """
-
-    stem: str
-    weights: dict[str, Weights]
-    betas: Tensor
+    stem: str  # of the actor's file
+    weights: dict[str, Weights]  # of `actor` and `critic`, under dqlab's names
+    betas: Tensor  # (N,) float64, of the actor's noise schedule; empty where its file has none
     state_dim: int
     action_dim: int
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # what the files say of the agent, as gin parameters
 
     @property
     def schedule(self) -> str:
@@ -67,8 +58,7 @@ class OfficialCheckpoint:
 def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoint:
     """Read `actor[_EPOCH].pth` and `critic[_EPOCH].pth`, the latest by default, without running anything in them.
 
-    Raises:
-        RunError: no such files; or they cannot be read, or hold something else.
+    Raises RunError: no such files; or they cannot be read, or hold something else.
     """
     actor_file, critic_file = _pair(folder, epoch)
     actor, critic = _tensors(actor_file), _tensors(critic_file)
@@ -86,7 +76,9 @@ def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoin
         raise RunError(f"{actor_file} has betas that are no schedule, numbers between 0 and 1.")
     settings = {f"{name}.{field}": value for name, fields in sizes.items() for field, value in fields.items()}
     if len(betas):
-        known = next((name for name in OFFICIAL_SCHEDULES if _is_schedule(name, betas)), "")
+        known = next(
+            (name for name in ("vp", "linear", "cosine") if _is_schedule(name, betas)), ""
+        )  # the official ones
         settings |= {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed"}
         settings |= {} if known else {OWN: tuple(betas.tolist())}
     return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings)

@@ -59,8 +59,12 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
         with configuration:
             try:
                 yield True
-            except DqlabError as error:
-                raise _plain(error) from error.__cause__
+            except DqlabError as error:  # without passwords, and without the calls that gin names in a class of its own
+                message = masked(message_of(error))
+                if message == str(error):
+                    raise
+                kind = next(kind for kind in type(error).__mro__ if kind is getattr(errors, kind.__name__, 0))
+                raise kind(message).with_traceback(error.__traceback__) from error.__cause__
             finally:
                 _entered.pop()
                 for name in set(tasks.entries) - own:
@@ -70,15 +74,6 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
                 torch.set_float32_matmul_precision(precision)
                 if _uses_cuda():
                     torch.cuda.set_device(device)
-
-
-def _plain(error: DqlabError) -> DqlabError:
-    """One like it without a password, and without the calls that gin names in a class of its own; or it itself."""
-    message, kinds = masked(message_of(error)), type(error).__mro__
-    if message == str(error):
-        return error
-    kind: type[DqlabError] = next(kind for kind in kinds if kind is getattr(errors, kind.__name__, 0))
-    return kind(message).with_traceback(error.__traceback__)
 
 
 def _uses_cuda() -> bool:
@@ -149,11 +144,7 @@ class LoadedPolicy:
         return f"<{about}: {self.source.name}, {self.replica.title}, on {self.device}>"
 
     def seed(self, seed: int) -> LoadedPolicy:
-        """Begin the sequence of actions that belongs to a seed; the same one on every device. Returns itself.
-
-        Raises:
-            ConfigError: it is no seed.
-        """
+        """Begin a seed's sequence of actions, the same on every device. Returns itself. Raises ConfigError: no seed."""
         if not is_seed(seed):
             raise ConfigError(f"A policy's seed is an integer >= 0 (and below 2**32), not {seed!r}.")
         self._generator = generator_for(seed, "policy", 0)
@@ -203,8 +194,7 @@ class LoadedPolicy:
     def q(self, states: States, actions: ArrayLike | Tensor) -> States:
         """Values () or (B,) by which it ranks candidates: of actions (A,) or (B, A) in the environment's units.
 
-        Raises:
-            ConfigError: the shapes are others; or the algorithm has no critics.
+        Raises ConfigError: the shapes are others; or the algorithm has no critics.
         """
         given, taken = self._checked(states), self._checked(actions, self.pack.dims.action, "actions")
         if given.shape[:-1] != taken.shape[:-1]:
@@ -225,9 +215,7 @@ class LoadedPolicy:
         """How noise becomes an action, (M, B, A) in [-1, 1]: what the denoiser is asked about, and the action last.
 
         One action for each state (B, S), unranked, from the next noise of the policy's sequence.
-
-        Raises:
-            ConfigError: it is no diffusion policy; or the states have another shape.
+        Raises ConfigError: it is no diffusion policy; or the states have another shape.
         """
         given = self._checked(states)
         policy = getattr(self.pack.algorithm, "resolved_policy", None)
@@ -287,16 +275,15 @@ class LoadedPolicy:
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
         for episode, seed in enumerate(initial_seeds(self.replica.seed, self.source.step, episodes)):
             state, over = made.reset(seed=seed)[0], False
+            chosen: list[NDArray[Any]] = []
             while not over:
-                seen = self._checked(torch.as_tensor(state)[None], what="observations")
-                chosen = self.act(seen, self.draw(1, noise))[0].numpy()
-                for action in np.split(chosen, self.experiment.action_chunk):
-                    state, reward, terminated, truncated, _ = made.step(action)
-                    returns[episode] += reward
-                    lengths[episode] += 1
-                    over = terminated or truncated or lengths[episode] >= self.task.episode_limit
-                    if over:
-                        break
+                if not chosen:
+                    seen = self._checked(torch.as_tensor(state)[None], what="observations")
+                    chosen = np.split(self.act(seen, self.draw(1, noise))[0].numpy(), self.experiment.action_chunk)
+                state, reward, terminated, truncated, _ = made.step(chosen.pop(0))
+                returns[episode] += reward
+                lengths[episode] += 1
+                over = terminated or truncated or lengths[episode] >= self.task.episode_limit
         return EvaluationEpisodes(returns, lengths)
 
     @contextmanager

@@ -27,10 +27,7 @@ WARM_UP, MOST = 20, 20
 
 
 class ProfileRecorder:
-    """Records some updates of a loop, once it has warmed up; never across a log or an evaluation.
-
-    `trace.json.gz` and `summary.md` go into the folder, each written whole or not at all; `steps` are those recorded.
-    """
+    """Records some updates of a loop, those at `steps`, once it has warmed up; never across a log or an evaluation."""
 
     def __init__(self, pack: Pack, plan: Training, execution: str, folder: Path) -> None:
         self._pack, self._plan, self._execution, self._folder = pack, plan, execution, folder

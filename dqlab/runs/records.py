@@ -27,13 +27,7 @@ from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.tracking.display import draw_score_curve, summary_table
 from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
 from dqlab.tracking.run_folder import RunFolder
-from dqlab.training.model_selection import (
-    Evaluated,
-    FailedEvaluation,
-    ReplicaFailure,
-    official_result,
-    select_checkpoints,
-)
+from dqlab.training.model_selection import Evaluated, ReplicaFailure, ReplicaStates, official_result, select_checkpoints
 
 
 def write_record(
@@ -61,19 +55,13 @@ def write_record(
 
 
 def write_own_configs(experiment: Experiment, folder: RunFolder, execution: str) -> None:
-    """Configurations that repeat one replica of a run alone, to the last bit where the device is the same.
-
-    They name the execution mode that the run settled on: `auto` might choose another one for a single replica.
-    """
+    """Configurations that repeat one replica of a run alone, to the last bit where the device is the same."""
     text = read_text(folder.config)
-    for replica in experiment.resolved_replicas:
+    for replica in experiment.resolved_replicas:  # by `execution`: `auto` might choose another one for a single replica
         own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
         if experiment.replicas:
             own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
         write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
-
-
-VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")
 
 
 def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_files.LoadedConfig) -> dict[str, Any]:
@@ -82,6 +70,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
     score = None if task.measures_success else task.score(provenance.return_mean)
     name, plan = platform.processor() or platform.machine(), experiment.plan
     schedule = experiment.resolved_algorithm.lr_schedule
+    packages = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow", task.benchmark)
     return {
         **{name: getattr(experiment, name) for name in ("task", "algorithm", "cell", "env_backend", "precision")},
         "seeds": sorted({replica.seed for replica in experiment.resolved_replicas}),
@@ -94,8 +83,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
         "data": {**provenance.as_dict(), "score_mean": score},
         "caveat": "; ".join(filter(None, (provenance.caveat, task.caveat, task.condition))),
         "scored": task.scored,
-        "versions": {name: package_version(name) for name in (*VERSIONED, task.benchmark) if name}
-        | {"python": platform.python_version()},
+        "versions": {name: package_version(name) for name in packages if name} | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "gin_files": [str(path) for path in loaded.files],
         "plugins": loaded.imports,
@@ -103,14 +91,11 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
     }
 
 
-GIT_SECONDS = 30.0  # after which the commit is not known
-
-
 def _git_commit() -> str:
     """The commit of the code that runs, with '+changes' if it is not exactly that; empty outside a checkout."""
     questions = ("ls-files __init__.py", "rev-parse HEAD", "status --porcelain -- .")
     asked = [["git", "-C", str(PACKAGE), *question.split()] for question in questions]
-    known, commit, changes = (attempt_command(command, timeout=GIT_SECONDS) for command in asked)
+    known, commit, changes = (attempt_command(command, timeout=30.0) for command in asked)
     if not known.output or commit.trouble or changes.trouble:
         return ""
     return commit.output.strip() + ("+changes" if changes.output else "")
@@ -135,14 +120,10 @@ class TrainingResult:
 
 
 def write_replica_results(
-    experiment: Experiment,
-    folder: RunFolder,
-    replica: Replica,
-    evaluations: list[Evaluated],
-    failed: list[FailedEvaluation],
-    known: dict[str, Any],
+    experiment: Experiment, folder: RunFolder, replica: Replica, states: ReplicaStates, known: dict[str, Any]
 ) -> dict[str, Any]:
-    """One replica's summary, curve and result files, by its evaluations with a score (one at least) and without."""
+    """One replica's summary, curve and result files, by its evaluations, one of them at least with a score."""
+    evaluations = states.evaluations[replica.name]
     chosen = select_checkpoints(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
     by_step: dict[int | None, Evaluated] = {evaluation.step: evaluation for evaluation in evaluations}
     summary = {
@@ -155,7 +136,7 @@ def write_replica_results(
         "untrained": asdict(by_step[0]) if 0 in by_step else None,
         "data_return_mean": known["data"]["return_mean"],
         "evaluations": list(map(asdict, evaluations)),
-        "failed_evaluations": list(map(asdict, failed)),
+        "failed_evaluations": list(map(asdict, states.failed_evaluations[replica.name])),
     }
     own = folder.replica(replica.name)
     rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores

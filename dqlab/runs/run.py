@@ -48,11 +48,9 @@ def train(
 
     Args:
         loaded: what `gin_files.load_gin` returned.
-        path: the run's folder.
-        resume: continue what is in the folder.
-        quiet: no progress.
+        path: the run's folder; `resume` continues what is in it.
         profile: record some updates with torch's profiler.
-        console: where progress goes.
+        console: where progress goes, unless `quiet`.
         tell: told of events: `started` (`step`, `steps`, `execution`), `progress` (`updates_per_second`), `evaluated`
             (`scores`: replica -> mean score), `saved`, each with its `step`, and `cell_failed` (`replica`, `reason`).
         stop: when it is set, the run saves its state after the update under way and ends.
@@ -84,10 +82,7 @@ def new_run_folder(stem: str) -> Path:
 
 
 class _RunUnderWay(RunCallbacks):
-    """A run under way; the loop calls it, and it tells the display, a listener, and run.json how updates are executed.
-
-    The loop is none of its attributes: each would keep the other, and the dataset, alive.
-    """
+    """A run under way, which the loop calls. The loop is no attribute: each would keep the other and the data alive."""
 
     def __init__(self, loaded: gin_files.LoadedConfig, path: Path, console: Console, tell: OnEvent) -> None:
         self.loaded, self.folder, self.console, self.tell = loaded, RunFolder(path), console, tell
@@ -158,9 +153,8 @@ class _RunUnderWay(RunCallbacks):
         """Results of replicas trained to their end, a RunError where there are none; MLflow gets what is kept."""
         states, folder, summaries = loop.states, self.folder, {}
         for replica in self.experiment.resolved_replicas:
-            if (name := replica.name) not in states.failed:
-                scored = states.evaluations[name], states.failed_evaluations[name]
-                summaries[name] = write_replica_results(self.experiment, folder, replica, *scored, self.facts)
+            if replica.name not in states.failed:
+                summaries[replica.name] = write_replica_results(self.experiment, folder, replica, states, self.facts)
         if not self.tracking.keep_checkpoints:
             prune(folder, summaries)
         folder.write_facts(state="finished" if summaries else "failed")

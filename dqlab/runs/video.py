@@ -80,16 +80,12 @@ def choose_gl() -> str:
 Frame = NDArray[np.uint8]
 SUFFIXES = (".mp4", ".gif")
 GIF_FPS = 25  # viewers show GIFs of more than 50 pictures a second slowly; from this on, pictures are left out evenly
-MODE = "rgb_array"
-FREE, TRACKING = -1, "track"
-"""MuJoCo's number of the camera that no model owns, and the name that models give to the one that follows the robot."""
 
 
 class VideoRecorder:
     """Films the first episode of each of an evaluator's evaluations, into an .mp4 or .gif, one a replica.
 
-    Raises:
-        ConfigError: it cannot be drawn or encoded here. OSError: its folder cannot be written.
+    Raises ConfigError: it cannot be drawn or encoded here. OSError: its folder cannot be written.
     """
 
     def __init__(self, evaluator: Evaluator, path: Path, replicas: int = 1) -> None:
@@ -194,25 +190,22 @@ def _check_frames(path: Path, expected: int) -> None:
 
 
 def drawn_env(task: Task, physics: str) -> Any:
-    """A task's environment that draws, tried out; a ConfigError where it cannot.
-
-    Its camera is the model's own one that goes with the robot, unless the environment names another.
-    """
+    """A task's environment that draws, tried out; its camera goes with the robot if it names none. Or a ConfigError."""
     env: Any = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a render mode that is not there
-            env = make_env(task, physics, render_mode=MODE)
+            env = make_env(task, physics, render_mode="rgb_array")
     except ConfigError as error:
         if "render_mode" not in str(error):
             raise
-    if env is None or MODE not in env.metadata.get("render_modes", ()):
+    if env is None or "rgb_array" not in env.metadata.get("render_modes", ()):
         raise ConfigError(f"--render: {task.name} has nothing to draw.")
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer is not None and renderer.camera_id in (None, FREE):  # it would stand still, and lose the robot
+    if renderer is not None and renderer.camera_id in (None, -1):  # a free one would stand still, and lose the robot
         import mujoco
 
-        tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, TRACKING)
+        tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
         renderer.camera_id = tracking if tracking >= 0 else renderer.camera_id
     env.reset(seed=0)
     picture_of(env, task.name)
