@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from dqlab import __version__
-from dqlab.errors import BenchmarkError, DqlabError, masked, message_of, one_line, printable
+from dqlab.errors import DqlabError, masked, message_of, one_line, printable
 from dqlab.tracking.mlflow.client import (
     LONGEST_VALUE,
     PARENT,
@@ -56,6 +56,10 @@ FIGURES = (
     "memory_ratio",
 )
 """What is measured besides pytest-benchmark's statistics; no parameter has one of these names."""
+
+
+class BenchmarkError(DqlabError):
+    """Benchmark figures are missing, unreadable, or cannot be recorded."""
 
 
 def machine_kind() -> str:

@@ -12,9 +12,8 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from history import FIGURES
+from history import FIGURES, BenchmarkError
 
-from dqlab.errors import BenchmarkError
 from dqlab.training.execution import products
 
 ROUND_SECONDS = 0.02

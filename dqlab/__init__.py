@@ -17,12 +17,7 @@ __version__ = "0.1.0"
 
 
 def lazy_names(package: str, files: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose names are imported when they are asked for.
-
-    Args:
-        package: its name.
-        files: name -> the file in it, dotted, that defines it.
-    """
+    """The `__getattr__` of a package whose names are imported, each from its file in it, when they are asked for."""
 
     def find(name: str) -> Any:
         if name not in files:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from dqlab.files import expanded
 from dqlab.machine import interrupts_as_event
 from dqlab.printing import Console
 from dqlab.runs.evaluate import episodes_table, evaluate_policies
-from dqlab.runs.inspection import inspect_replica, last_inspection
+from dqlab.runs.inspection import inspect_replica
 from dqlab.runs.load_policy import as_bindings, load_policies, load_policy
 from dqlab.runs.policy import LoadedPolicy, isolated
 from dqlab.runs.run import new_run_folder
@@ -51,14 +50,7 @@ load_policy = in_python(load_policy)
 
 
 class Run:
-    """A run, by its folder: of `train`, or of the command line.
-
-    Attributes:
-        path: its folder.
-
-    Raises:
-        RunError: it is not a run's folder.
-    """
+    """A run of `train` or of the command line, by its folder, `path`. Raises RunError: it is not a run's folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = expanded(path)
@@ -87,8 +79,7 @@ class Run:
     def summary(self) -> pd.DataFrame:
         """The scores: a row a replica and selection rule; `.attrs['caveat']` says what must stand beside them.
 
-        Raises:
-            RunError: no replica has finished.
+        Raises RunError: no replica has finished.
         """
         rows, reasons = [], []
         for replica in self._folder.replicas():
@@ -114,9 +105,7 @@ class Run:
         """A metric over updates, a line a replica: the score by default, or the return where there are no scores.
 
         Three names draw what `inspect` finds: `actions`, `values`, and, of the first replica, `chain`.
-
-        Raises:
-            RunError: nothing of that name was logged, or can be seen.
+        Raises RunError: nothing of that name was logged, or can be seen.
         """
         if metric is not None and metric in INSIDE:
             return INSIDE[metric](self.inspect())
@@ -139,18 +128,15 @@ class Run:
         """What is inside its policies, by replica: actions beside the data's, values beside returns, denoising chains.
 
         What was seen of last policies is kept in their folders, and not computed again.
-
-        Raises:
-            RunError: no such checkpoint. DataError: its data are not to be had.
+        Raises RunError: no such checkpoint. DataError: its data are not to be had.
         """
-        look = last_inspection if checkpoint == "last" else partial(inspect_replica, checkpoint=checkpoint)
-        return {replica.title: look(self._folder.replica(replica.name)) for replica in self._folder.replicas()}
+        folder = self._folder
+        return {each.title: inspect_replica(folder.replica(each.name), checkpoint) for each in folder.replicas()}
 
     def animate_chain(self, path: str | Path) -> None:
         """Write a GIF of how noise becomes actions, their first two numbers, in one state.
 
-        Raises:
-            RunError: it has no diffusion policy, or the file cannot be written.
+        Raises RunError: it has no diffusion policy, or the file cannot be written.
         """
         animate_chain(next(iter(self.inspect().values())), expanded(path))
 
@@ -161,8 +147,7 @@ class Run:
     def resume(self, quiet: bool = False) -> Run:
         """Go on from its last checkpoint to its end, bit for bit as if it had not been interrupted.
 
-        Raises:
-            RunError: it has finished, has failed, or is under way elsewhere.
+        Raises RunError: it has finished, has failed, or is under way elsewhere.
         """
         self._folder.check(resume=True)
         return train(self._folder.config, out=self.path, quiet=quiet, resume=True)
@@ -254,8 +239,7 @@ def evaluate(
         RunError: no such run, replica or checkpoint; or an evaluation gave no score.
         EnvError: the environment raises an error.
     """
-    source = run.path if isinstance(run, Run) else run
-    policies = [source] if isinstance(source, LoadedPolicy) else load_policies(source, checkpoint, seed)
+    policies = [run] if isinstance(run, LoadedPolicy) else load_policies(run, checkpoint, seed)
     evaluated, failed = evaluate_policies(policies, episodes, env=env)
     if failed:
         raise failed[0]
@@ -263,14 +247,7 @@ def evaluate(
 
 
 class Ablation:
-    """A grid of experiments, by its folder: of `ablate`, or of the command line.
-
-    Attributes:
-        path: its folder.
-
-    Raises:
-        RunError: it is not a grid's folder.
-    """
+    """A grid of `ablate` or of the command line, by its folder, `path`. Raises RunError: it is not a grid's folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = expanded(path)
@@ -281,11 +258,7 @@ class Ablation:
 
     @property
     def report(self) -> Path:
-        """The report's page.
-
-        Raises:
-            RunError: there is none yet.
-        """
+        """The report's page. Raises RunError: there is none yet."""
         page = GridFolder(self.path).report / "index.html"
         if not page.exists():
             raise RunError(f"{self.path} has no report yet: dqlab.ablate with the same arguments continues the grid.")

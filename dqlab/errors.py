@@ -51,10 +51,6 @@ class NotFiniteError(EnvError):
         self.given = given
 
 
-class BenchmarkError(DqlabError):
-    """Benchmark figures are missing, unreadable, or cannot be recorded."""
-
-
 class StoppedError(Exception):
     """A run was asked to stop, and its checkpoint is written: no mistake of anybody's."""
 
@@ -84,11 +80,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def odd_character(text: str) -> str:
-    """A sentence on the first character that looks like another one, or like nothing, and is not plain text's.
-
-    No-break spaces, curly quotes, dashes and marks without width come with what is copied from a web page; empty where
-    all characters are plain, or letters and digits of some language.
-    """
+    """A sentence on the first character, as of a web page, that is neither plain text nor alphanumeric; or nothing."""
     for column, character in enumerate(text, 1):
         if not (character.isalnum() or character == "\t" or " " <= character <= "~"):
             return f"Column {column} has the character {_called(character)}: replace it by a plain one."
@@ -103,12 +95,9 @@ MANY = 20  # more names than that do not help in a message
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence naming the known names closest to a misspelt one, or all of them where none is close.
-
-    A letter of another alphabet, or a space that is none, is named: it looks like the right one.
-    """
+    """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
     known = sorted(known)
-    strange = next((character for character in name if not " " <= character <= "~"), "")
+    strange = next((character for character in name if not " " <= character <= "~"), "")  # it looks like the right one
     if strange and not any(strange in item for item in known):
         return f"It has the character {_called(strange)}. {nearest(name.replace(strange, ''), known)}"
     likeness = {item: difflib.SequenceMatcher(None, item.lower(), name.lower()).ratio() for item in known}
@@ -123,8 +112,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def nearest_of_few(name: str, known: Iterable[str]) -> str:
     """The same with all names behind it, where they are not many."""
-    known = sorted(known)
-    said = nearest(name, known)
+    said = nearest(name, known := sorted(known))
     return said if said.startswith("Known") or len(known) > MANY else f"{said} Known: {', '.join(known)}."
 
 
@@ -138,14 +126,10 @@ def error_place(error: BaseException) -> str:
     return f"{last.filename}:{last.lineno}"
 
 
-LONGEST = 4_000
-"""Characters of one message."""
-LONGEST_NAME = 80
-MOST_NAMES = 20
+LONGEST = 4_000  # characters of one message
 USER = re.compile(r"""(://)(?:[^\s/?#'"]*@|[^\s/@:'"]*:(?!\d+/)[^\s'"]*@)""")
 SECRET = re.compile(r"""(?i)([?&;][\w.-]*(?:passw|pwd|token|secret|credential|key)[\w.-]*=)[^&;\s#'"]+""")
-HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Unicode's categories of what a terminal obeys, or does not show."""
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # Unicode's categories of what a terminal obeys, or does not show
 
 
 def masked(text: str) -> str:
@@ -154,9 +138,7 @@ def masked(text: str) -> str:
 
 
 def printable(text: object, most: int = LONGEST, keep: str = "\n\t") -> str:
-    """A text that a terminal shows and does not obey: control characters but those to `keep` as escapes, and its middle
-    left out if it has more than `most`.
-    """
+    """A text that a terminal shows and does not obey: control characters but `keep` as escapes, cut to some `most`."""
     shown = whole = str(text)
     if len(whole) > most:
         shown = f"{whole[: most // 2]} ... {whole[-(most // 2) :]} ({len(whole):,} characters)"
@@ -167,14 +149,14 @@ def printable(text: object, most: int = LONGEST, keep: str = "\n\t") -> str:
 
 def printable_name(text: object) -> str:
     """A name out of a file, in one line."""
-    return printable(text, LONGEST_NAME, keep="")
+    return printable(text, 80, keep="")
 
 
 def printable_names(texts: Iterable[object]) -> str:
     """Names out of a file, sorted and separated by commas; many are cut short."""
     listed = sorted(map(str, texts))
-    more = f", ... ({len(listed):,} in all)" if len(listed) > MOST_NAMES else ""
-    return ", ".join(map(printable_name, listed[:MOST_NAMES])) + more
+    more = f", ... ({len(listed):,} in all)" if len(listed) > MANY else ""
+    return ", ".join(map(printable_name, listed[:MANY])) + more
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

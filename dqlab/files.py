@@ -90,9 +90,7 @@ def check_ordinary(path: Path) -> None:
 
 
 def open_lock(path: Path) -> TextIO:
-    """Open a file that processes lock, made if it is not there; a RunError where it cannot be written, or is a link, a
-    pipe or the like, which another may have put there.
-    """
+    """Open a file that processes lock, made if need be; a RunError where it is a link or a pipe, or not writable."""
     try:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "r+")
         check_ordinary(path)
@@ -137,8 +135,7 @@ def check_replaceable(folder: Path, is_own: Callable[[Path], bool], what: str) -
 def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a report") -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
 
-    Raises:
-        RunError: the folder is there, and holds something else than `what` is made here, as `is_own` tells.
+    Raises RunError: the folder is there, and holds something else than `what` is made here, as `is_own` tells.
     """
     check_replaceable(folder, is_own, what)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import sys
 import threading
@@ -29,8 +28,6 @@ except BaseException as error:
 os._exit(0)
 """
 """Ends at once: what libraries do and say at an interpreter's end is of no interest."""
-LAST = 200
-"""Characters of what a process said last that are told."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,6 @@ class IsolatedOutcome:
 
     output: str
     trouble: str
-
-    @property
-    def fine(self) -> bool:
-        """Whether it ended well."""
-        return not self.trouble
 
 
 def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | None] | None = None) -> IsolatedOutcome:
@@ -54,11 +46,8 @@ def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | 
 def attempt_command(
     command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] | None = None
 ) -> IsolatedOutcome:
-    """Run a command; after so many seconds it is killed, with whatever it started. `env` changes the environment, None
-    unsets a variable.
-    """
-    changed = {**os.environ, **(env or {})}
-    given = {name: value for name, value in changed.items() if value is not None}
+    """Run a command; after `timeout` seconds it and what it started are killed. In `env`, None unsets a variable."""
+    given = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
     try:
         process = Popen(
             command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=given, errors="replace", start_new_session=True
@@ -76,7 +65,7 @@ def attempt_command(
     code, said = process.returncode, [line.strip() for line in errors.splitlines() if line.strip()]
     if code < 0:
         return IsolatedOutcome(output, f"it crashed ({signal.Signals(-code).name})")
-    return IsolatedOutcome(output, (said[-1][-LAST:] if said else f"exit code {code}") if code else "")
+    return IsolatedOutcome(output, (said[-1][-200:] if said else f"exit code {code}") if code else "")
 
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -137,12 +126,6 @@ def available_memory() -> int:
     return max(0, system)
 
 
-def available_disk(folder: Path) -> int:
-    """Free bytes where a folder is, or would be made."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
-
-
 def in_words(count: int) -> str:
     """Bytes for people, such as `1.3 GB`."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
@@ -160,33 +143,21 @@ def readable_duration(seconds: float) -> str:
 
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-SECONDS = 8.0
-"""After which a process ends that has not heeded: its update, or a step of its environment, takes so long."""
+SECONDS = 8.0  # after which a process ends that has not heeded: its update, or a step of its environment, takes so long
 
 
 @dataclass
 class StopRequest:
-    """Whether a signal has asked to stop: its `number`, 0 for none.
-
-    Once there is something to save, `saves`, a signal sets the event; until then it ends the command as Ctrl-C does.
-    """
+    """Whether a signal has asked to stop."""
 
     event: threading.Event = field(default_factory=threading.Event)
-    saves: bool = False
-    number: int = 0
-
-    @property
-    def code(self) -> int:
-        """The exit code of who was asked."""
-        return 128 + self.number
+    saves: bool = False  # there is something to save: a signal sets the event; until then it ends the command as Ctrl-C
+    number: int = 0  # the signal's, 0 for none
 
 
 @contextmanager
-def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
-    """Within this, a signal asks to stop; a second one ends the process at once, and so does the time.
-
-    A signal that is ignored (nohup) stays so.
-    """
+def asked_to_stop() -> Iterator[StopRequest]:
+    """Within this, signals but ignored ones (nohup) ask to stop; a second one, or the time, ends the process."""
     asked = StopRequest()
     terminals = [number for number in (1, 2) if os.isatty(number)]
 
@@ -200,7 +171,7 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
         if not asked.saves:
             raise KeyboardInterrupt
         asked.event.set()
-        timer = threading.Timer(seconds, end_unheeded)
+        timer = threading.Timer(SECONDS, end_unheeded)
         timer.daemon = True
         timer.start()
 
@@ -208,10 +179,9 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
         with suppress(OSError):
             said = "not done in time: ended as it is; the last checkpoint is at most a minute old"
             print(f"dqlab: {said}", file=sys.stderr)
-        os._exit(asked.code)
+        os._exit(128 + asked.number)
 
-    before = {number: signal.getsignal(number) for number in NUMBERS}
-    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    before = {each: now for each in NUMBERS if (now := signal.getsignal(each)) not in (None, signal.SIG_IGN)}
     for number in before:
         signal.signal(number, heed)
     try:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Noise = dict[str, Tensor]
-"""Drawn numbers by name, as an algorithm, a policy or a selection asks for them."""
+CHUNK = 100  # steps drawn at once
+Noise = dict[str, Tensor]  # drawn numbers by name, as an algorithm, a policy or a selection asks for them
 
 
 @dataclass(frozen=True)
@@ -83,34 +83,18 @@ def draw_noise(
     return drawn
 
 
-CHUNK = 100
-"""Steps drawn at once."""
-
-
+@dataclass(eq=False)
 class NoiseStream:
-    """The per-step noise of K replicas, drawn ahead in chunks of steps.
+    """The per-step noise of K replicas, drawn ahead in chunks of steps."""
 
-    Args:
-        specs: what one step of one replica needs.
-        seeds: one a replica.
-        stream: name of the stream.
-        chunk: steps drawn at once; part of the stream's definition (another chunk length, other numbers).
-    """
-
-    def __init__(
-        self,
-        specs: Mapping[str, NoiseSpec],
-        seeds: tuple[int, ...],
-        stream: str,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        chunk: int = CHUNK,
-    ) -> None:
-        self._specs, self._seeds, self._stream = specs, seeds, stream
-        self._dtype, self._device, self.chunk = dtype, device, chunk
-        self._position = -1
-        self._drawn: dict[str, Tensor] = {}
+    specs: Mapping[str, NoiseSpec]  # what one step of one replica needs
+    seeds: tuple[int, ...]  # one a replica
+    stream: str
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+    chunk: int = CHUNK  # part of the stream's definition: with another one there are other numbers
+    _position: int = field(default=-1, init=False)
+    _drawn: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def at(self, step: int) -> dict[str, Tensor]:
         """The noise of one step: name -> (K, *shape)."""
@@ -120,13 +104,11 @@ class NoiseStream:
         return {name: values[:, offset] for name, values in self._drawn.items()}
 
     def draw_chunk(self, position: int, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The noise of steps position * chunk to (position + 1) * chunk - 1: name -> (K, chunk, *shape), in new tensors
-        or in those that are given.
-        """
-        for row, seed in enumerate(self._seeds):
-            generator = generator_for(seed, self._stream, position, self._device)
-            drawn = draw_noise(self._specs, generator, self._dtype, self.chunk)
-            into = into or {name: value.new_empty(len(self._seeds), *value.shape) for name, value in drawn.items()}
+        """The noise of `chunk` steps from position * chunk on: name -> (K, chunk, *shape), in new or given tensors."""
+        for row, seed in enumerate(self.seeds):
+            generator = generator_for(seed, self.stream, position, self.device)
+            drawn = draw_noise(self.specs, generator, self.dtype, self.chunk)
+            into = into or {name: value.new_empty(len(self.seeds), *value.shape) for name, value in drawn.items()}
             for name, value in drawn.items():
                 into[name][row].copy_(value)
         return into or {}

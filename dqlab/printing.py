@@ -1,5 +1,4 @@
-"""The console that commands print to, where what others have written is shown as it is and obeyed by no terminal; and
-how results are said: numbers, intervals, lists."""
+"""The console, which shows what others have written and has no terminal obey it; how numbers and lists are said."""
 
 from __future__ import annotations
 
@@ -52,10 +51,8 @@ class Console(rich.Console):
     def render(self, renderable: Any, options: rich.ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, without control characters but rich's own."""
         for segment in super().render(renderable, options):
-            text = segment.text
-            yield (
-                segment if segment.control or text.isprintable() else segment._replace(text=printable(text, len(text)))
-            )
+            shown = segment.text if segment.control else printable(segment.text, len(segment.text))
+            yield segment._replace(text=shown)
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:

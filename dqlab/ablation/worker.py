@@ -90,13 +90,13 @@ def _work(path: Path, tell: Events, stop: Event) -> int:
 
 def _inspect(folder: RunFolder) -> None:
     """Look inside the policies of the pack's lowest seed, for the report; where that fails, nothing else does."""
-    from dqlab.runs.inspection import last_inspection
+    from dqlab.runs.inspection import inspect_replica
 
     replicas = [replica for replica in folder.replicas() if not folder.failure(replica)]
     for replica in replicas:
         if replica.seed == min(other.seed for other in replicas):
             try:
-                last_inspection(folder.replica(replica.name))
+                inspect_replica(folder.replica(replica.name))
             except Exception as error:  # a plugin's part may fail in any way
                 print(f"dqlab: warning: no look inside of {replica.title}: {message_of(error)}", file=sys.stderr)
 

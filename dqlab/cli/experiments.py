@@ -92,7 +92,7 @@ def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
         kept = (folder / "run.json").exists()
         again = f"dqlab train --resume --out {folder} continues" if kept else "Nothing is kept"
         print(f"dqlab: {name}: {what}. {again}.", file=sys.stderr, flush=True)
-    return asked.code
+    return 128 + asked.number
 
 
 def _cell(args: argparse.Namespace) -> list[str]:

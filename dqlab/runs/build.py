@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,12 +27,9 @@ from dqlab.training.probe import free_bytes
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Build and exercise everything that does not need data, so that mistakes show at once.
+    """Build and exercise everything that does not need data, so that mistakes show at once: as a ConfigError.
 
     The process gets the experiment's threads, device and precision of matrix products.
-
-    Raises:
-        ConfigError: something cannot be used here, or fails on made-up numbers.
     """
     device = experiment.resolved_device
     torch.set_num_threads(experiment.resolved_threads)
@@ -68,52 +66,41 @@ def build_evaluator(run: Experiment, episodes: int | None = None) -> Evaluator:
     return Evaluator(run.resolved_task, run.physics, wanted, run.env_backend, run.action_chunk)
 
 
+@dataclass(eq=False)
 class WatchedEnvironments(Environments):
-    """Other environments, whose episodes are watched: `on_reset` is told of the first states (n, S), `on_step` which
-    were stepped, with what actions (m, A), and what that gave.
-    """
+    """Others, watched: `on_reset` is told of first states (n, S), `on_step` of numbers, actions (m, A) and results."""
 
-    def __init__(
-        self,
-        watched: Environments,
-        on_reset: Callable[[Array], None],
-        on_step: Callable[[Sequence[int], Array, StepResult], None],
-    ) -> None:
-        self._watched, self._on_reset, self._on_step = watched, on_reset, on_step
+    watched: Environments
+    on_reset: Callable[[Array], None]
+    on_step: Callable[[Sequence[int], Array, StepResult], None]
 
     def prepare(self, count: int) -> None:
-        self._watched.prepare(count)
+        self.watched.prepare(count)
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        states = self._watched.reset(seeds, groups)
-        self._on_reset(states)
+        states = self.watched.reset(seeds, groups)
+        self.on_reset(states)
         return states
 
     def step(self, which: Sequence[int], actions: Array) -> StepResult:
-        stepped = self._watched.step(which, actions)
-        self._on_step(which, actions, stepped)
+        stepped = self.watched.step(which, actions)
+        self.on_step(which, actions, stepped)
         return stepped
 
     def close(self) -> None:
-        self._watched.close()
+        self.watched.close()
 
 
-def load_data(experiment: Experiment, progress: Progress = no_progress) -> Transitions:
-    """The dataset, on the device."""
-    data = load_dataset(experiment.resolved_task, progress=progress, view=view_of(experiment))
+def load_data(experiment: Experiment, progress: Progress = no_progress, **options: Any) -> Transitions:
+    """The transitions that its algorithm learns from, on the device; `options` as `load_dataset` takes them."""
+    needed = experiment.resolved_algorithm.reads_next_action
+    view = partial(q_learning_view, chunk=experiment.action_chunk, next_action=needed)
+    data = load_dataset(experiment.resolved_task, progress=progress, view=view, **options)
     return data.to(experiment.resolved_device, DTYPES[experiment.dtype])
 
 
-def view_of(experiment: Experiment) -> Callable[..., Transitions]:
-    """How rows become the transitions that its algorithm learns from."""
-    needed = experiment.resolved_algorithm.reads_next_action
-    return partial(q_learning_view, chunk=experiment.action_chunk, next_action=needed)
-
-
 def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None) -> Pack:
-    """Freshly initialised replicas, the experiment's or others; computed together where they fit, a ConfigError where
-    they do not even one by one.
-    """
+    """Freshly initialised replicas, computed together where they fit; a ConfigError where not even one by one."""
     replicas = experiment.resolved_replicas if replicas is None else replicas
     fits = experiment.probe.memory.width(len(replicas), free_bytes(experiment.resolved_device))
     return Pack(
@@ -129,14 +116,11 @@ def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None
 
 
 def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> ExecutionMode:
-    """The execution mode: as configured; or, so that it repeats to the last bit, what a run settled on `before`, by its
-    run.json; that is empty for a new one.
-    """
+    """As configured; or what a run settled on `before`, by its run.json (empty if it is new): it repeats to the bit."""
     configured = experiment.plan.execution
-    unchanged = before.get("execution_configured") == configured
-    mode = execution_modes.get(before.get("execution", configured) if unchanged else configured)()
-    if unchanged:
-        mode.reason = before.get("execution_reason", mode.reason)
+    settled = before if before.get("execution_configured") == configured else {}
+    mode = execution_modes.get(settled.get("execution", configured))()
+    mode.reason = settled.get("execution_reason", mode.reason)
     return mode
 
 
@@ -145,26 +129,19 @@ def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
     first = each[0].hyper()
     differing = {name for other in each for name, value in other.hyper().items() if value != first[name]}
     if differing and (shared := sorted(differing & Probe(each[0], dims).shared_hyperparameters)):
-        kind = type(each[0]).__name__
-        raise ConfigError(
-            f"{kind} reads self.{shared[0]}, which all replicas of a pack share, so they cannot differ in it. Read "
-            f"hyper['{shared[0]}'] in its losses, or name it in {kind}.structural."
-        )
+        kind, name = type(each[0]).__name__, shared[0]
+        mend = f"Read hyper['{name}'] in its losses, or name it in {kind}.structural."
+        raise ConfigError(f"{kind} reads self.{name}, which replicas share, so they cannot differ in it. {mend}")
 
 
 def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
-    """Raise a ConfigError unless a run of so many steps reaches every phase of training, and ends in that of the
-    selection loss: its evaluations would be of what is not trained.
-    """
+    """Raise a ConfigError unless so many steps reach every phase of training, and end in that of the selection loss."""
     kind, wanted = type(algorithm).__name__, algorithm.selection_loss.partition("/")[0]
     for name, trained in algorithm.trained(dims).items():
         if trained.first >= steps:
-            raise ConfigError(
-                f"{kind} trains '{name}' from step {trained.first:,} on, but Training.steps = {steps:,} end before. "
-                "Raise Training.steps, or shorten the phases before."
-            )
+            late = f"from step {trained.first:,} on, but Training.steps = {steps:,} end before"
+            raise ConfigError(f"{kind} trains '{name}' {late}. Raise Training.steps, or shorten the phases before.")
         if name == wanted and not trained.in_phase(steps - 1):
-            raise ConfigError(
-                f"{kind} trains '{name}', whose loss its evaluations are selected by, up to step {trained.last:,}, but "
-                f"Training.steps = {steps:,} go on. Name a loss of the last phase in {kind}.selection_loss."
-            )
+            early = f"whose loss selects evaluations, up to step {trained.last:,}, but Training.steps = {steps:,} go on"
+            mend = f"Name a loss of the last phase in {kind}.selection_loss."
+            raise ConfigError(f"{kind} trains '{name}', {early}. {mend}")

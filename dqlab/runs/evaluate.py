@@ -21,8 +21,7 @@ from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.video import VideoRecorder
 from dqlab.training.model_selection import EvaluationEpisodes
 
-Evaluation = tuple[LoadedPolicy, EvaluationEpisodes]
-"""A policy and its episodes."""
+Evaluation = tuple[LoadedPolicy, EvaluationEpisodes]  # a policy and its episodes
 
 
 def evaluate_run(
@@ -34,21 +33,30 @@ def evaluate_run(
     video: Path | None = None,
     task: str | None = None,
 ) -> None:
-    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table; arguments as `load_policy` and
-    `evaluate_policies` take them. A video goes to the replica's folder and to MLflow, too.
+    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table: a row each.
 
-    Raises:
-        RunError: no such run, replica or checkpoint; or an evaluation has failed, once the others are printed.
-        ConfigError: a video is wanted and cannot be made here.
+    Arguments are those of `load_policy` and `evaluate_policies`, and so are errors; a RunError where an evaluation has
+    failed comes once the others are printed.
     """
     policies = load_policies(source, which, seed, task, bindings)
     with Console(stderr=True).status("playing episodes" + (", and drawing the first one" if video else "")):
         rows, failed = evaluate_policies(policies, episodes, bindings=bindings, video=video)
     first = policies[0]
     with first.ready():
-        title = f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}"
+        table = Table(title=f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}")
+    score = f"score ({first.caveat})" if first.caveat else "score"
+    scores = () if score_or_return(first.caveat) == "return" else (score, "+-")
+    for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
+        words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
+        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
+    for policy, found in rows:
+        returns = found.returns
+        measured = [returns, policy.task.score(returns)] if policy.task.scored else [returns]
+        values = [*(number for each in measured for number in (each.mean(), each.std())), found.lengths.mean()]
+        name = policy.replica.title if policy.source.facts else policy.source.file.name
+        table.add_row(name, f"{policy.source.step:,}", str(len(returns)), *(f"{value:.1f}" for value in values))
     if rows:
-        _print_table(title, first.caveat, rows)
+        Console().print(table)
     if failed:
         raise failed[0]
 
@@ -63,15 +71,10 @@ def evaluate_policies(
 ) -> tuple[list[Evaluation], list[RunError]]:
     """The episodes of policies that `load_policies` has loaded, and why others gave none.
 
-    With the run's number of episodes an evaluation repeats the recorded one: same initial states, same noise.
-
     Args:
         policies, episodes, env: at least one; as `LoadedPolicy.evaluate` takes them.
-        bindings: of the command line, which something must have read.
-        video: the file of the first episode's; one a policy where there are several.
-
-    Raises:
-        ConfigError: an environment cannot be made, a video cannot be made here, or nothing reads a binding.
+        bindings: of the command line; a ConfigError where nothing has read one.
+        video: the file of the first episode, one a policy where there are several; kept in the run and MLflow, too.
     """
     if env is not None:
         return [(policy, policy.evaluate(episodes, env)) for policy in policies], []
@@ -104,20 +107,3 @@ def episodes_table(rows: Sequence[Evaluation], scored: bool = True) -> pd.DataFr
     table = pd.concat(tables, ignore_index=True)
     table.attrs["caveat"] = rows[0][0].caveat if scored else ""
     return table
-
-
-def _print_table(title: str, caveat: str, rows: Sequence[Evaluation]) -> None:
-    """A row a checkpoint, by its replica's name and its step."""
-    table = Table(title=title)
-    score = f"score ({caveat})" if caveat else "score"
-    scores = () if score_or_return(caveat) == "return" else (score, "+-")
-    for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
-        words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
-        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
-    for policy, episodes in rows:
-        returns, task = episodes.returns, policy.task
-        measured = [returns, task.score(returns)] if task.scored else [returns]
-        values = [*(number for each in measured for number in (each.mean(), each.std())), episodes.lengths.mean()]
-        name = policy.replica.title if policy.source.facts else policy.source.file.name
-        table.add_row(name, f"{policy.source.step:,}", str(len(returns)), *(f"{value:.1f}" for value in values))
-    Console().print(table)

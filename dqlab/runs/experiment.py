@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from dqlab.envs import tasks
 from dqlab.envs.backend import physics_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
-from dqlab.machine import cores, threads_for
+from dqlab.machine import threads_for
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Probe, Training
@@ -97,10 +96,8 @@ class Experiment:
         for binding, value in replica.bindings.items():
             selector, _, name = complete_name(binding).rpartition(".")
             if selector != own or name not in algorithm.hyper():
-                raise ConfigError(
-                    f"{place} sets {binding}, which is no scalar hyper-parameter of '{self.algorithm}': those are "
-                    f"{', '.join(algorithm.hyper())}. Bind it for the whole run."
-                )
+                known = f"no scalar hyper-parameter of '{self.algorithm}': those are {', '.join(algorithm.hyper())}"
+                raise ConfigError(f"{place} sets {binding}, which is {known}. Bind it for the whole run.")
             fields[name] = value
         try:
             return replace(algorithm, **fields)  # type: ignore[type-var]
@@ -110,8 +107,8 @@ class Experiment:
     @cached_property
     def probe(self) -> Probe:
         """What is found out about the algorithm before step 0."""
-        numbers = DTYPES[self.dtype], self.resolved_precision
-        return Probe(self.resolved_algorithm, self.dims, self.plan.batch_size, *numbers)
+        batch, dtype = self.plan.batch_size, DTYPES[self.dtype]
+        return Probe(self.resolved_algorithm, self.dims, batch, dtype, self.resolved_precision)
 
     @cached_property
     def plan(self) -> Training:
@@ -134,10 +131,9 @@ class Experiment:
             raise ConfigError(f"There is no device '{name}'. Use auto, cpu or cuda.") from error
         if device.type not in ("cpu", "cuda"):
             raise ConfigError(f"--device {name}: dqlab computes on cpu and cuda only. Use --device cpu, or auto.")
-        if device.type == "cuda" and not there:
-            raise ConfigError(f"--device {name}: PyTorch finds no CUDA device here. Use --device cpu, or auto.")
         if device.type == "cuda" and (device.index or 0) >= there:
-            raise ConfigError(f"--device {name}: the last CUDA device of this machine is cuda:{there - 1}.")
+            known = f"CUDA devices up to cuda:{there - 1} only" if there else "no CUDA device"
+            raise ConfigError(f"--device {name}: here PyTorch finds {known}. Use --device cpu, or auto.")
         return device
 
     @cached_property
@@ -152,13 +148,6 @@ class Experiment:
     def resolved_threads(self) -> int:
         """CPU threads of the tensor library: as asked, or by the number of rows of an update's matrix products."""
         return self.threads or threads_for(self.plan.batch_size)
-
-    @property
-    def about_threads(self) -> str:
-        """A line on the number of threads, and why."""
-        why = "as configured" if self.threads else f"by size: updates of {self.plan.batch_size} rows"
-        idle = "; idle ones sleep" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else ""
-        return f"threads: {self.resolved_threads} of {cores()} cores ({why}{idle})"
 
 
 @configurable("tracking")

@@ -1,7 +1,6 @@
 """A trained policy as one model that needs no dqlab: chain, candidates, critics and selection, ONNX or PyTorch's own.
 
-An exported folder is a run's folder with one replica and one checkpoint, so `load_policy` takes it; beside the models
-it has a card and an example.
+An exported folder is a run's with one replica and one checkpoint, which `load_policy` takes; it has a card and example.
 """
 
 from __future__ import annotations
@@ -33,19 +32,17 @@ from dqlab.tracking.records import read_record
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
-OLDER: Any = (lambda old: (old / EXPORTED).is_file(), "an exported policy")
-"""What may be replaced."""
-TOLERANCE = 1e-5
-"""Of an exported model's actions, in the range [-1, 1] times the environment's."""
+TEMPLATES = Path(__file__).parent / "templates"
+OLDER: Any = (lambda old: (old / EXPORTED).is_file(), "an exported policy")  # what may be replaced
+TOLERANCE = 1e-5  # of an exported model's actions, in the range [-1, 1] times the environment's
 
 
 def export_policy(
     run: str | Path, out: Path, form: str = "onnx", checkpoint: str = "best", seed: int | None = None, push: str = ""
 ) -> list[Path]:
-    """Write a policy's models, its card, an example, and what `load_policy` needs; returns the files.
+    """Write a policy of `load_policy`: its models, a card, an example, and what `load_policy` needs; returns the files.
 
     Args:
-        run, checkpoint, seed: as `load_policy` takes them.
         out: the folder, which may be that of an older export.
         form: `onnx` or `torch`.
         push: `hf:USER/REPO` uploads the folder, too.
@@ -60,20 +57,21 @@ def export_policy(
     check_replaceable(out, *OLDER)
     policy = load_policy(run, checkpoint, seed=seed, device="cpu", set={"Experiment.precision": "full"})
     if not policy.source.facts:
-        raise ConfigError(
-            "The official code's checkpoints have no run that a card could tell of. Use dqlab.load_policy."
-        )
+        raise ConfigError("The official code's checkpoints have no run for a card to tell of. Use dqlab.load_policy.")
     with policy.ready(), torch.no_grad():
         module = PolicyModule(policy)
         models = {"policy_given_noise": module, "policy": DrawingModule(module)}
         written = {f"{name}{FORMATS[form]}": _program(model, module, form, policy) for name, model in models.items()}
         _check(policy, module, written[f"policy_given_noise{FORMATS[form]}"], form)
+    kept = {name: without_folders(value) for name, value in policy.source.facts.items() if name not in OF_THIS_MACHINE}
+    facts = {**kept, "data": {**kept["data"], "skipped": []}}
     with new_folder(out, *OLDER) as new:
         for name, program in written.items():
             program.save(new / name) if form == "onnx" else torch.export.save(program, new / name)
-        _write_run(policy, module, new)
-        write_text(new / "README.md", model_card(policy, FORMATS[form]))
-        write_text(new / "example.py", EXAMPLES[form].format(width=policy.task.state_dim))
+        _write_run(policy, facts, module, new)
+        write_text(new / "README.md", model_card(policy, facts, FORMATS[form]))
+        example = (TEMPLATES / f"example_{form}.txt").read_text().format(width=policy.task.state_dim)
+        write_text(new / "example.py", example)
     if push:
         _upload(out, push.removeprefix(HUB))
     return sorted(path for path in out.rglob("*") if path.is_file())
@@ -119,9 +117,7 @@ def _check(policy: LoadedPolicy, module: PolicyModule, program: Any, form: str) 
             actions = program.module()(states, noise)
         worst = float((torch.as_tensor(actions) - policy.act(states, module.flat(noise))).abs().max()) / most
         if not worst <= TOLERANCE:
-            raise ConfigError(
-                f"The exported model's actions differ from the policy's by {worst:.1e}: it is not written."
-            )
+            raise ConfigError(f"The exported model's actions are {worst:.1e} off the policy's: it is not written.")
 
 
 def run_onnx(model: str | bytes, states: Tensor, noise: Mapping[str, Tensor]) -> Any:
@@ -134,20 +130,23 @@ def run_onnx(model: str | bytes, states: Tensor, noise: Mapping[str, Tensor]) ->
     return session.run(None, {name: value.numpy() for name, value in given.items() if name in known})[0]
 
 
-def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
+def _write_run(policy: LoadedPolicy, facts: dict[str, Any], module: PolicyModule, out: Path) -> None:
     """What makes the folder a run's with one replica, and policy.json."""
     folder, name = policy.source.folder, policy.replica.name
     weights = Path(name) / "checkpoints" / policy.source.file.name
     (out / weights).parent.mkdir(parents=True)
     shutil.copyfile(policy.source.file, out / weights)
     own = folder.replica(name) / "config.gin"
-    write_text(out / "config.gin", portable_config(read_text(own if own.exists() else folder.config)))
+    text = read_text(own if own.exists() else folder.config)
+    bound = parse_bindings(text)
+    short = {name: changed for name, value in bound.items() if (changed := without_folders(value)) != value}
+    short |= {IMPORT_PATH: ()} if IMPORT_PATH in short else {}  # those who load it say where their modules are
+    write_text(out / "config.gin", rebind_text(text, short))
     summary = folder.replica(name) / "summary.json"
     if summary.exists():
         shutil.copyfile(summary, out / name / "summary.json")
-    facts = {**portable_facts(policy.source.facts), "seeds": [policy.replica.seed]}
-    facts["replicas"] = {name: policy.replica.as_dict()}
-    write_text(out / "run.json", json.dumps(facts, indent=1, default=str))
+    alone = {**facts, "seeds": [policy.replica.seed], "replicas": {name: policy.replica.as_dict()}}
+    write_text(out / "run.json", json.dumps(alone, indent=1, default=str))
     record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes()}
     write_text(out / EXPORTED, json.dumps(record, indent=1))
 
@@ -177,97 +176,36 @@ class DrawingModule(nn.Module):
         return out
 
 
-SMALLEST = 1e-20
-"""In place of a uniform number that is 0."""
 LAWS: Mapping[str, Any] = {
     "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
     "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
     "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
-    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=SMALLEST).log()).log(),
+    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=1e-20).log()).log(),
     "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
 }
 """Those of `noise.LAWS`, as operations that programs can hold."""
 
 
-def model_card(policy: LoadedPolicy, suffix: str) -> str:
+def model_card(policy: LoadedPolicy, facts: dict[str, Any], suffix: str) -> str:
     """The model card, as the Hugging Face Hub reads it."""
-    facts, chunk = portable_facts(policy.source.facts), policy.experiment.action_chunk
-    data = facts["data"]
+    facts, chunk = {"physics": "", **facts}, policy.experiment.action_chunk
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    played = f"\nActions are {chunk} in a row, to be played one after the other before it is asked again."
-    played = played if chunk > 1 else ""
+    played = f"\nActions are {chunk} in a row, to be played before it is asked again." if chunk > 1 else ""
     caveat = f"\n**{facts['caveat']}**\n" if facts["caveat"] else ""
-    return f"""---
-library_name: dqlab
-pipeline_tag: reinforcement-learning
-tags: [offline-rl, {policy.experiment.algorithm}, {policy.task.name}]
----
-# {policy.experiment.algorithm} on {policy.task.name}
-
-`policy{suffix}` takes states (B, {policy.task.state_dim}) as the environment gives them, and gives
-actions (B, {policy.pack.dims.action}) in its units; `policy_given_noise{suffix}` takes the noise, too
-(`policy.json` has its shapes). `example.py` runs it; `dqlab.load_policy` loads this folder.{played}
-{caveat}
-- checkpoint: {policy.replica.title}, after {policy.source.step:,} updates
-- data: {data["source"]}, SHA-256 `{data["digest"]}`
-- physics: {facts.get("physics", "")}
-- versions: {versions}
-
-{_scores(policy, "score" if facts.get("scored", True) else "return")}
-"""
+    summary, scores = policy.source.folder.replica(policy.replica.name) / "summary.json", "The run has not finished."
+    if summary.exists():
+        rows, selection = [], read_record(summary, dict[str, Any])["selection"]
+        for rule, meaning in SELECTION_RULES.items():
+            score, step = selection[rule]["score_mean"], selection[rule]["step"]
+            rows.append((rule.replace("_", "-"), f"{score:.1f}", "" if step is None else f"{step:,}", meaning))
+        scores = markdown_table(("rule", "score" if facts.get("scored", True) else "return", "step", ""), rows)
+    texts = {"suffix": suffix, "versions": versions, "played": played, "caveat": caveat, "scores": scores}
+    return (TEMPLATES / "card.md").read_text().format(policy=policy, facts=facts, **texts)
 
 
-def _scores(policy: LoadedPolicy, what: str) -> str:
-    """The table of selection rules, once the run has finished."""
-    summary = policy.source.folder.replica(policy.replica.name) / "summary.json"
-    if not summary.exists():
-        return "The run has not finished."
-    rows, selection = [], read_record(summary, dict[str, Any])["selection"]
-    for rule, meaning in SELECTION_RULES.items():
-        score, step = selection[rule]["score_mean"], selection[rule]["step"]
-        rows.append((rule.replace("_", "-"), f"{score:.1f}", "" if step is None else f"{step:,}", meaning))
-    return markdown_table(("rule", what, "step", ""), rows)
-
-
-EXAMPLES = {
-    "onnx": '''"""Actions of the exported policy: pip install onnxruntime."""
-
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession(str(Path(__file__).parent / "policy.onnx"))
-states = np.zeros((2, {width}), dtype=np.float32)
-print(session.run(None, {{"state": states}})[0])
-''',
-    "torch": '''"""Actions of the exported policy: PyTorch alone."""
-
-from pathlib import Path
-
-import torch
-
-policy = torch.export.load(Path(__file__).parent / "policy.pt2").module()
-states = torch.zeros(2, {width})
-print(policy(states))
-''',
-}
-
+IMPORT_PATH = "import_path.folders"
 OF_THIS_MACHINE = ("mlflow_uri", "reason", "execution_reason")
 """Of run.json: what is of no use elsewhere, and may name folders in its text."""
-
-
-def portable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json says, for other machines: of files the names, and the dataset's digest."""
-    kept = {name: without_folders(value) for name, value in facts.items() if name not in OF_THIS_MACHINE}
-    return {**kept, "data": {**kept["data"], "skipped": []}}
-
-
-def portable_config(text: str) -> str:
-    """A configuration for other machines; those who load it say where their modules are, if Python does not know."""
-    bound = parse_bindings(text)
-    changed = {name: short for name, value in bound.items() if (short := without_folders(value)) != value}
-    return rebind_text(text, {**changed, **({IMPORT_PATH: ()} if IMPORT_PATH in changed else {})})
 
 
 def without_folders(value: Any) -> Any:
@@ -282,4 +220,3 @@ def without_folders(value: Any) -> Any:
 
 LOCAL_PATH = re.compile(r"(?P<kind>(?:[\w.+-]+:)*)(?P<path>(?:(?<=file:)//|/(?!/)|~).*)", re.DOTALL)
 """Absolute, or of somebody's home; after the name of a data source, perhaps. Not the address of a server."""
-IMPORT_PATH = "import_path.folders"

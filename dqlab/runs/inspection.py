@@ -13,56 +13,47 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from dqlab.algorithms import ActorCritic
-from dqlab.data import Transitions, load_dataset
-from dqlab.envs.backend import StepResult
+from dqlab.data import Transitions
+from dqlab.envs.backend import Array, StepResult
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import WatchedEnvironments, build_evaluator, load_data, view_of
+from dqlab.runs.build import WatchedEnvironments, build_evaluator, load_data
 from dqlab.runs.load_policy import load_policy
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking.records import InspectionRecord, read_record
 from dqlab.tracking.run_folder import INSPECTION
 from dqlab.training.execution.modes import Eager
 
-Array = NDArray[np.float64]
-STATES, EPISODES, PAIRS = 256, 3, 150
-"""States of the data that are acted in; episodes played; values kept of them."""
-CHAINS, POINTS = 200, 11
-"""Actions denoised in one state; points of their chains kept."""
+STATES, EPISODES, PAIRS = 256, 3, 150  # states of the data that are acted in; episodes played; values kept of them
+CHAINS, POINTS = 200, 11  # actions denoised in one state; points of their chains kept
 NEGLIGIBLE = 0.05
 """A value is compared with a return while what came after the episode's cut weighs no more than this in it."""
 
 
-def last_inspection(folder: Path) -> InspectionRecord:
-    """What is inside a replica's last policy: as it was seen before, or else by `inspect_replica`, and kept there."""
+def inspect_replica(folder: Path, checkpoint: str = "last") -> InspectionRecord:
+    """What is inside a replica's policy, by its folder and a checkpoint of `load_policy`; that of the last is kept."""
+    if checkpoint != "last":
+        return look_inside(load_policy(folder, checkpoint))
     kept = folder / INSPECTION
     newest = max((file.stem for file in (folder / "checkpoints").glob("step-*.safetensors")), default="")
     if kept.exists() and newest:
         known = read_record(kept, InspectionRecord)
         if newest == f"step-{known['step']:09d}":
             return known
-    found = inspect_replica(folder)
+    found = look_inside(load_policy(folder, "last"))
     write_text(kept, json.dumps(found))
     return found
 
 
-def inspect_replica(folder: Path, checkpoint: str = "last") -> InspectionRecord:
-    """Look inside a policy of a run.
+def look_inside(policy: LoadedPolicy) -> InspectionRecord:
+    """Look inside a policy.
 
     Actions are compared in `STATES` states of the data. Values are the critics', as they rank candidates, along
     `EPISODES` episodes; beside them stand the discounted sums of the rewards that followed, in training's units (both
     are empty without critics, or where the reward transform is no straight line). The chain denoises `CHAINS` draws of
-    noise in the first of the states.
-
-    Args:
-        folder: the replica's, in its run's folder.
-        checkpoint: as `load_policy` takes it.
-
-    Raises:
-        DataError: the data are not to be had. RunError: no such checkpoint, or the episodes gave no score.
+    noise in the first of the states. Raises DataError: the data are not to be had. RunError: episodes gave no score.
     """
-    policy = load_policy(folder, checkpoint)
     with policy.ready():
         data = load_data(policy.experiment)
         rows = np.random.default_rng(policy.replica.seed).permutation(len(data))[:STATES]
@@ -96,8 +87,7 @@ def _rounded(values: NDArray[Any]) -> list[Any]:
 def _values_and_returns(policy: LoadedPolicy, data: Transitions) -> Array:
     """The critics' values along episodes, and the discounted returns that followed, (2, n); none without critics."""
     algorithm = policy.experiment.algorithm_of(policy.replica)
-    line = reward_line(data, policy) if isinstance(algorithm, ActorCritic) else None
-    if not isinstance(algorithm, ActorCritic) or line is None:
+    if not isinstance(algorithm, ActorCritic) or (line := reward_line(data, policy)) is None:
         return np.zeros((2, 0))
     pairs, chunk = [], policy.experiment.action_chunk
     for states, actions, rewards in _episodes(policy):
@@ -120,23 +110,21 @@ def spaced(count: int, most: int) -> NDArray[np.int64]:
 
 def _episodes(policy: LoadedPolicy) -> list[list[Array]]:
     """States (T, S), actions (T, A) in [-1, 1] and rewards (T,) of the policy's episodes."""
-    episodes: list[tuple[list[Array], list[Array], list[Array]]] = []
-    now: dict[int, Array] = {}
+    episodes: list[list[tuple[Array, Array, float]]] = []
+    now: list[Array] = []
 
     def begin(states: Array) -> None:
-        episodes[:] = [([], [], []) for _ in states]
-        now.update(enumerate(states.copy()))
+        episodes[:], now[:] = [[] for _ in states], states.copy()
 
     def add(which: Sequence[int], actions: Array, stepped: StepResult) -> None:
-        for number, *given, state in zip(which, actions, stepped.reward, stepped.state, strict=True):
-            for column, value in zip(episodes[number], (now[number], *given), strict=True):
-                column.append(np.array(value))
-            now[number] = state
+        for number, action, reward, state in zip(which, actions, stepped.reward, stepped.state, strict=True):
+            episodes[number].append((now[number], action.copy(), reward))
+            now[number] = state.copy()
 
     with closing(build_evaluator(policy.experiment, EPISODES)) as evaluator:
         evaluator.environments = WatchedEnvironments(evaluator.environments, begin, add)
         policy.evaluate_by(evaluator, Eager())
-    return [[np.stack(column) for column in episode] for episode in episodes]
+    return [[np.stack(column) for column in zip(*episode, strict=True)] for episode in episodes]
 
 
 def discounted_returns(rewards: Array, discount: float) -> Array:
@@ -146,7 +134,7 @@ def discounted_returns(rewards: Array, discount: float) -> Array:
 
 def reward_line(data: Transitions, policy: LoadedPolicy) -> tuple[float, float] | None:
     """Slope and offset of the line on which training's rewards lie over the recorded ones; None where it is no line."""
-    recorded = load_dataset(policy.task, reward_transform="none", view=view_of(policy.experiment))
+    recorded = load_data(policy.experiment, reward_transform="none")
     raw, trained = (each.reward.reshape(len(data), -1)[:, 0].double().cpu().numpy() for each in (recorded, data))
     if np.array_equal(raw, trained) or np.ptp(raw) == 0:
         return 1.0, float((trained - raw).mean())

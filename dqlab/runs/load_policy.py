@@ -29,7 +29,6 @@ from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training.checkpoint import load_weights
 
 EXPORTED = "policy.json"
-SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
 
 
 class ExportRecord(TypedDict):
@@ -71,10 +70,8 @@ def load_policy(
     policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled)
     if len(policies) > 1:
         owners = [str(policy.source.file.parents[1]) for policy in policies]
-        raise RunError(
-            f"{policies[0].source.folder.path} has {len(policies)} replicas: name a `seed`, or a replica's folder, "
-            f"{', '.join(owners[:3])}{', ...' if owners[3:] else ''}."
-        )
+        named = f"name a `seed`, or a replica's folder, {', '.join(owners[:3])}{', ...' if owners[3:] else ''}"
+        raise RunError(f"{policies[0].source.folder.path} has {len(policies)} replicas: {named}.")
     return policies[0]
 
 
@@ -87,32 +84,32 @@ def load_policies(
     compiled: bool = False,
 ) -> list[LoadedPolicy]:
     """The same of each of a run's replicas, or of one: with the run's configuration, as gin's bindings change it."""
-    path, configuration = source_folder(source), OtherConfiguration()
+    path, configuration = source_folder(source := fspath(source)), OtherConfiguration()
+    found: list[tuple[Replica, Mapping[str, Mapping[str, Tensor]], PolicySource]] = []
     with isolated(configuration):
         if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
-            experiment, found = _read_official(path, checkpoint, task, bindings)
+            if task is None:
+                raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'hopper-medium-v2'.")
+            trained = load_checkpoint(path, None if checkpoint in ("best", "last") else checkpoint)
+            gin_files.load_gin([], [*as_bindings({**trained.settings, "Experiment.task": task}), *bindings])
+            experiment = Experiment()
+            _check_official(trained, experiment)
+            name = f"official checkpoint {trained.stem} ({trained.schedule})"
+            found = [(Replica.plain(0), trained.weights, PolicySource(name, 0, {}, path / trained.stem))]
         else:
             folder, files = _find(path, checkpoint, seed)
-            name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.absolute().name
+            name = source if source.startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_gin([folder.config], bindings, stored=True)
-            experiment, found = Experiment(), [_read_weights(folder, file, name) for file in files]
+            experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
+            for file in files:
+                weights, record = load_weights(file)
+                replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
+                found.append((replica, weights, PolicySource(name, record["step"], folder.facts(), file)))
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
         check_experiment(experiment)
         return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
-
-
-Weights = Mapping[str, Mapping[str, Tensor]]
-Read = tuple[Replica, Weights, PolicySource]
-
-
-def _read_weights(folder: RunFolder, file: Path, name: str) -> Read:
-    """A checkpoint's weights, whose they are, and where they are from."""
-    weights, record = load_weights(file)
-    known = {replica.name: replica for replica in folder.replicas()}
-    replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
-    return replica, weights, PolicySource(name, record["step"], folder.facts(), file)
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
@@ -141,16 +138,16 @@ def pretrained_policies() -> dict[str, Path]:
     return {folder.parent.name: folder.parent for folder in folders}
 
 
-def source_folder(source: str | PathLike[str]) -> Path:
+def source_folder(source: str) -> Path:
     """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it changed."""
-    kind, _, name = str(source).partition(":")
+    kind, _, name = source.partition(":")
     if f"{kind}:" == PRETRAINED:
         known = pretrained_policies()
         if name not in known:
             raise RunError(f"No pretrained policy is called '{name}'. {nearest_of_few(name, known)}")
         return known[name]
     if f"{kind}:" != HUB:
-        return expanded(fspath(source))
+        return expanded(source)
     from huggingface_hub import snapshot_download
 
     try:
@@ -185,41 +182,20 @@ def checkpoint_files(folder: RunFolder, seed: int | None, which: str, name: str 
     wanted = [each for each in known.values() if seed in (None, each.seed) and name in ("", each.name)]
     if not wanted:
         raise RunError(f"{folder.path} has no seed {seed}; it has {sorted({each.seed for each in known.values()})}.")
-    return [_selected(folder, replica, which) for replica in wanted]
-
-
-def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
-    """A replica's checkpoint by a selection rule; `last` is known before the run has finished."""
-    kept = sorted((folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors"))
-    if which == "last" and kept:
-        return kept[-1]
-    return folder.snapshot(replica.name, folder.chosen_step(replica, CHECKPOINT_RULES[which]))
-
-
-def _read_official(
-    path: Path, checkpoint: str, task: str | None, bindings: Sequence[str]
-) -> tuple[Experiment, list[Read]]:
-    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics, which stand in for the
-    target critics, as after loading there: it does not save those.
-    """
-    if task is None:
-        raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'walker2d-medium-expert-v2'.")
-    trained = load_checkpoint(path, None if checkpoint in ("best", "last") else checkpoint)
-    gin_files.load_gin([], [*as_bindings({**trained.settings, "Experiment.task": task}), *bindings])
-    experiment = Experiment()
-    _check_official(trained, experiment)
-    source = PolicySource(f"official checkpoint {trained.stem} ({trained.schedule})", 0, {}, path / trained.stem)
-    return experiment, [(Replica.plain(0), trained.weights, source)]
+    files = []
+    for replica in wanted:
+        kept = (folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors")
+        newest = max(kept, default=None) if which == "last" else None  # known before the run has finished
+        files.append(newest or folder.snapshot(replica.name, folder.chosen_step(replica, CHECKPOINT_RULES[which])))
+    return files
 
 
 def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None:
     """See that the task and the configuration are those of the files."""
     task, sizes = experiment.resolved_task, (trained.state_dim, trained.action_dim)
     if sizes != (task.state_dim, task.action_dim):
-        raise RunError(
-            f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {task.name} has "
-            f"{task.state_dim} and {task.action_dim}. Name its own task with --task."
-        )
+        other = f"{task.name} has {task.state_dim} and {task.action_dim}. Name its own task with --task."
+        raise RunError(f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {other}")
     bound = abbreviate_names(bound_parameters())
     for name, value in trained.settings.items():
         if bound[name] != value and name not in ("DiffusionPolicy.schedule", "listed.betas"):
@@ -227,12 +203,8 @@ def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None
     process = getattr(getattr(experiment.resolved_algorithm, "resolved_policy", None), "process", None)
     if process is None:
         raise ConfigError(f"{trained.stem} is a diffusion policy: leave the algorithm and its policy as they are.")
-    if not len(trained.betas) and not set(SCHEDULE) <= bound.keys():
-        raise ConfigError(
-            f"{trained.stem} does not tell its noise schedule. Say it: --set DiffusionPolicy.n_timesteps=N "
-            "DiffusionPolicy.schedule=NAME."
-        )
+    if not len(trained.betas) and not {"DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule"} <= bound.keys():
+        say = "--set DiffusionPolicy.n_timesteps=N DiffusionPolicy.schedule=NAME"
+        raise ConfigError(f"{trained.stem} does not tell its noise schedule. Say it: {say}.")
     if len(trained.betas) and not same_betas(torch.tensor(process.betas, dtype=torch.float64), trained.betas):
-        raise ConfigError(
-            f"The noise schedule that --set makes contradicts {trained.stem}, which has {trained.schedule}."
-        )
+        raise ConfigError(f"The noise schedule that --set makes contradicts {trained.stem}; it has {trained.schedule}.")

@@ -18,8 +18,6 @@ from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
 
-OFFICIAL_SCHEDULES = ("vp", "linear", "cosine")
-"""Those of the official code; dqlab's have the same names."""
 OWN = "listed.betas"
 BUFFER = re.compile(r"betas|(?:alphas|sqrt|log|posterior)_\w+")
 """What the official actor keeps of its schedule; all of it follows from the betas."""
@@ -39,22 +37,14 @@ WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """An official checkpoint.
+    """An official checkpoint: what its two files hold."""
 
-    Attributes:
-        stem: of the actor's file.
-        weights: of `actor` and `critic`, under dqlab's names.
-        betas: (N,) float64, of the actor's noise schedule; empty where its file has none.
-        state_dim, action_dim: S and A.
-        settings: what the files say of the agent, as gin parameters.
-    """
-
-    stem: str
-    weights: dict[str, Weights]
-    betas: Tensor
+    stem: str  # of the actor's file
+    weights: dict[str, Weights]  # of `actor` and `critic`, under dqlab's names
+    betas: Tensor  # (N,) float64, of the actor's noise schedule; empty where its file has none
     state_dim: int
     action_dim: int
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # what the files say of the agent, as gin parameters
 
     @property
     def schedule(self) -> str:
@@ -68,8 +58,7 @@ class OfficialCheckpoint:
 def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoint:
     """Read `actor[_EPOCH].pth` and `critic[_EPOCH].pth`, the latest by default, without running anything in them.
 
-    Raises:
-        RunError: no such files; or they cannot be read, or hold something else.
+    Raises RunError: no such files; or they cannot be read, or hold something else.
     """
     actor_file, critic_file = _pair(folder, epoch)
     actor, critic = _tensors(actor_file), _tensors(critic_file)
@@ -86,7 +75,13 @@ def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoin
     if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
         raise RunError(f"{actor_file} has betas that are no schedule, numbers between 0 and 1.")
     settings = {f"{name}.{field}": value for name, fields in sizes.items() for field, value in fields.items()}
-    return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings | _as_settings(betas))
+    if len(betas):
+        known = next(
+            (name for name in ("vp", "linear", "cosine") if _is_schedule(name, betas)), ""
+        )  # the official ones
+        settings |= {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed"}
+        settings |= {} if known else {OWN: tuple(betas.tolist())}
+    return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings)
 
 
 def _pair(folder: Path, epoch: str | None) -> tuple[Path, Path]:
@@ -116,10 +111,8 @@ def _tensors(path: Path) -> Weights:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # torch and zipfile raise many kinds for a damaged file, or one with code in it
-        raise RunError(
-            f"{path} is damaged, or no plain state dict that torch.save has written ({type(error).__name__}). Copy it "
-            "anew; nothing in a file is run."
-        ) from error
+        said = f"is damaged, or no plain state dict that torch.save has written ({type(error).__name__})"
+        raise RunError(f"{path} {said}. Copy it anew; nothing in a file is run.") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise RunError(f"{path} holds no state dict (names of weights, each with its tensor).")
     found = {WRAPPERS.sub("", str(name)): value.detach() for name, value in held.items()}
@@ -138,10 +131,9 @@ def _renamed(path: Path, official: Weights, rules: Rules) -> Weights:
     """The weights under dqlab's names."""
     names = {name: renamed(name, rules) for name in official}
     if strange := [name for name, own in names.items() if not own]:
-        kind, told = "actor" if rules is ACTOR else "critic", printable_names(strange[:4])
-        raise RunError(
-            f"{path} has {told}: no names of the official {kind}'s. Is it another network's, or are the two swapped?"
-        )
+        kind = "actor" if rules is ACTOR else "critic"
+        told = f"{path} has {printable_names(strange[:4])}: no names of the official {kind}'s"
+        raise RunError(f"{told}. Is it another network's, or are the two swapped?")
     return {names[name]: value for name, value in official.items()}
 
 
@@ -154,15 +146,6 @@ def _sizes(actor: Weights, critic: Weights) -> tuple[tuple[int, int], dict[str, 
     denoiser = {"hidden_dim": hidden, "time_dim": len(actor["time_mlp.2.bias"]), "depth": depth}
     twin = {"hidden_dim": width, "depth": layers - 1}
     return (inputs - action_dim, action_dim), {"MLPDenoiser": denoiser, "TwinCritic": twin}
-
-
-def _as_settings(betas: Tensor) -> dict[str, Any]:
-    """A schedule as gin parameters: by its name, or its betas where it is none of the official code's."""
-    if not len(betas):
-        return {}
-    known = next((name for name in OFFICIAL_SCHEDULES if _is_schedule(name, betas)), "")
-    own = {} if known else {OWN: tuple(betas.tolist())}
-    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed", **own}
 
 
 def _is_schedule(name: str, betas: Tensor) -> bool:

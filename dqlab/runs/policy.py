@@ -26,7 +26,7 @@ from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of, one_line
-from dqlab.noise import Noise, NoiseSpec, draw_noise, generator_for
+from dqlab.noise import Noise, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.build import build_evaluator, build_pack, execution_mode
 from dqlab.runs.experiment import Experiment
@@ -59,8 +59,12 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
         with configuration:
             try:
                 yield True
-            except DqlabError as error:
-                raise _plain(error) from error.__cause__
+            except DqlabError as error:  # without passwords, and without the calls that gin names in a class of its own
+                message = masked(message_of(error))
+                if message == str(error):
+                    raise
+                kind = next(kind for kind in type(error).__mro__ if kind is getattr(errors, kind.__name__, 0))
+                raise kind(message).with_traceback(error.__traceback__) from error.__cause__
             finally:
                 _entered.pop()
                 for name in set(tasks.entries) - own:
@@ -72,23 +76,12 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
                     torch.cuda.set_device(device)
 
 
-def _plain(error: DqlabError) -> DqlabError:
-    """One like it without a password, and without the calls that gin names in a class of its own; or it itself."""
-    message, kinds = masked(message_of(error)), type(error).__mro__
-    if message == str(error):
-        return error
-    kind: type[DqlabError] = next(kind for kind in kinds if kind is getattr(errors, kind.__name__, 0))
-    return kind(message).with_traceback(error.__traceback__)
-
-
 def _uses_cuda() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 class PolicySource(NamedTuple):
-    """Where a policy is from: the run and the checkpoint in words, the updates that made it, run.json of its run, which
-    is empty for one of the official code's, and its weights' file.
-    """
+    """Where a policy is from: in words, after so many updates, run.json (empty: the official code's), weights' file."""
 
     name: str
     step: int
@@ -131,13 +124,10 @@ class LoadedPolicy:
         self.pack = build_pack(experiment, [replica])
         self.pack.load(0, weights)
         data = source.facts.get("data", {})
-        self.state_mean, self.state_std = (
-            torch.tensor(data.get(name, ()), dtype=torch.float64) for name in ("state_mean", "state_std")
-        )
-        self.action_low, self.action_high = (
-            np.tile(np.asarray(each), experiment.action_chunk) for each in action_bounds(self.task)
-        )
-        self._specs: dict[int, dict[str, NoiseSpec]] = {}
+        self.state_mean = torch.tensor(data.get("state_mean", ()), dtype=torch.float64)
+        self.state_std = torch.tensor(data.get("state_std", ()), dtype=torch.float64)
+        chunk = experiment.action_chunk
+        self.action_low, self.action_high = (np.tile(bound, chunk) for bound in action_bounds(self.task))
         self.seed(replica.seed)
         self._compiled = CompiledPolicy(self) if compiled else None
 
@@ -154,11 +144,7 @@ class LoadedPolicy:
         return f"<{about}: {self.source.name}, {self.replica.title}, on {self.device}>"
 
     def seed(self, seed: int) -> LoadedPolicy:
-        """Begin the sequence of actions that belongs to a seed; the same one on every device. Returns itself.
-
-        Raises:
-            ConfigError: it is no seed.
-        """
+        """Begin a seed's sequence of actions, the same on every device. Returns itself. Raises ConfigError: no seed."""
         if not is_seed(seed):
             raise ConfigError(f"A policy's seed is an integer >= 0 (and below 2**32), not {seed!r}.")
         self._generator = generator_for(seed, "policy", 0)
@@ -201,16 +187,14 @@ class LoadedPolicy:
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The noise of acting in that many states, on the CPU: the next of the policy's sequence, or of another."""
-        if count not in self._specs:
-            with self.ready():
-                self._specs[count] = self.pack.algorithm.act_noise(self.pack.dims, count)
-        return draw_noise(self._specs[count], generator or self._generator, self.pack.dtype)
+        with self.ready():
+            specs = self.pack.algorithm.act_noise(self.pack.dims, count)
+        return draw_noise(specs, generator or self._generator, self.pack.dtype)
 
     def q(self, states: States, actions: ArrayLike | Tensor) -> States:
         """Values () or (B,) by which it ranks candidates: of actions (A,) or (B, A) in the environment's units.
 
-        Raises:
-            ConfigError: the shapes are others; or the algorithm has no critics.
+        Raises ConfigError: the shapes are others; or the algorithm has no critics.
         """
         given, taken = self._checked(states), self._checked(actions, self.pack.dims.action, "actions")
         if given.shape[:-1] != taken.shape[:-1]:
@@ -231,9 +215,7 @@ class LoadedPolicy:
         """How noise becomes an action, (M, B, A) in [-1, 1]: what the denoiser is asked about, and the action last.
 
         One action for each state (B, S), unranked, from the next noise of the policy's sequence.
-
-        Raises:
-            ConfigError: it is no diffusion policy; or the states have another shape.
+        Raises ConfigError: it is no diffusion policy; or the states have another shape.
         """
         given = self._checked(states)
         policy = getattr(self.pack.algorithm, "resolved_policy", None)
@@ -293,16 +275,15 @@ class LoadedPolicy:
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
         for episode, seed in enumerate(initial_seeds(self.replica.seed, self.source.step, episodes)):
             state, over = made.reset(seed=seed)[0], False
+            chosen: list[NDArray[Any]] = []
             while not over:
-                seen = self._checked(torch.as_tensor(state)[None], what="observations")
-                chosen = self.act(seen, self.draw(1, noise))[0].numpy()
-                for action in np.split(chosen, self.experiment.action_chunk):
-                    state, reward, terminated, truncated, _ = made.step(action)
-                    returns[episode] += reward
-                    lengths[episode] += 1
-                    over = terminated or truncated or lengths[episode] >= self.task.episode_limit
-                    if over:
-                        break
+                if not chosen:
+                    seen = self._checked(torch.as_tensor(state)[None], what="observations")
+                    chosen = np.split(self.act(seen, self.draw(1, noise))[0].numpy(), self.experiment.action_chunk)
+                state, reward, terminated, truncated, _ = made.step(chosen.pop(0))
+                returns[episode] += reward
+                lengths[episode] += 1
+                over = terminated or truncated or lengths[episode] >= self.task.episode_limit
         return EvaluationEpisodes(returns, lengths)
 
     @contextmanager
@@ -322,9 +303,8 @@ class LoadedPolicy:
             raise ConfigError(f"The {what} are no numbers: {one_line(error)}") from error
         width = width or self.task.state_dim
         if given.ndim not in (1, 2) or given.shape[-1] != width:
-            raise ConfigError(
-                f"The {what} have the shape {tuple(given.shape)}: {self.task.name} wants ({width},) or (B, {width})."
-            )
+            wanted = f"{self.task.name} wants ({width},) or (B, {width})"
+            raise ConfigError(f"The {what} have the shape {tuple(given.shape)}: {wanted}.")
         if not given.isfinite().all():
             raise ConfigError(f"The {what} hold a NaN or infinite number.")
         return given

@@ -23,15 +23,7 @@ class PolicyModule(nn.Module):
     """Actions (B, A) in the environment's units for raw states (B, S) and noise, by a policy of `load_policy`.
 
     Where the policy draws noise for B states times m candidates in one dimension, the module takes (..., m, B, ...).
-
-    Args:
-        policy: on the CPU.
     """
-
-    state_mean: Tensor
-    state_std: Tensor
-    low: Tensor
-    high: Tensor
 
     def __init__(self, policy: LoadedPolicy) -> None:
         super().__init__()
@@ -44,10 +36,9 @@ class PolicyModule(nn.Module):
             self._places[network] = {name: f"{network}__{name.replace('.', '__')}" for name in named}
             for name, value in named.items():
                 self.register_buffer(self._places[network][name], value)
-        self.register_buffer("state_mean", policy.state_mean)
-        self.register_buffer("state_std", policy.state_std)
-        self.register_buffer("low", torch.from_numpy(policy.action_low).double())
-        self.register_buffer("high", torch.from_numpy(policy.action_high).double())
+        self.state_mean, self.state_std = nn.Buffer(policy.state_mean), nn.Buffer(policy.state_std)
+        self.low = nn.Buffer(torch.from_numpy(policy.action_low).double())
+        self.high = nn.Buffer(torch.from_numpy(policy.action_high).double())
         self.specs = pack.algorithm.act_noise(pack.dims, 1)
         twice = pack.algorithm.act_noise(pack.dims, 2)
         self.batch_dims: dict[str, int | None] = {}  # which counts states; None where noise does not depend on them
@@ -65,11 +56,8 @@ class PolicyModule(nn.Module):
 
     def flat(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Noise as the policy draws it, of what the module takes."""
-        flat = dict(noise)
-        for name, place in self.batch_dims.items():
-            if place is not None:
-                flat[name] = flat[name].flatten(place, place + 1)
-        return flat
+        dims = self.batch_dims
+        return {key: value if (at := dims[key]) is None else value.flatten(at, at + 1) for key, value in noise.items()}
 
     def example_inputs(self, count: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
         """States of zeros, so many, and noise for them."""
@@ -92,12 +80,9 @@ class PolicyModule(nn.Module):
 
 
 class CompiledPolicy:
-    """The same as compiled code, for a policy whose weights stay as they are now.
+    """The same as compiled code, for a policy whose weights stay as they are now; a ConfigError where that cannot be.
 
     The first call takes some ten seconds, another number of states once more; compiled code is kept between processes.
-
-    Raises:
-        ConfigError: this machine cannot compile, or the policy not be compiled.
     """
 
     def __init__(self, policy: LoadedPolicy) -> None:

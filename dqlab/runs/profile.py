@@ -24,15 +24,10 @@ SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}
 """Of the profiler's library: no chatter on stderr; no teardown, after which replays of CUDA graphs may crash."""
 WARM_UP, MOST = 20, 20
 """Updates before anything is recorded, in which libraries and allocators settle; and those recorded at most."""
-SHOWN, WIDEST = 15, 60
-"""Rows of the table of costs, and characters of a name."""
 
 
 class ProfileRecorder:
-    """Records some updates of a loop, once it has warmed up; never across a log or an evaluation.
-
-    `trace.json.gz` and `summary.md` go into the folder, each written whole or not at all; `steps` are those recorded.
-    """
+    """Records some updates of a loop, those at `steps`, once it has warmed up; never across a log or an evaluation."""
 
     def __init__(self, pack: Pack, plan: Training, execution: str, folder: Path) -> None:
         self._pack, self._plan, self._execution, self._folder = pack, plan, execution, folder
@@ -86,7 +81,7 @@ class ProfileRecorder:
             shutil.copyfile(f"{folder}/{TRACE}", path)
         averages = profiler.key_averages()
         by = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
-        costs = averages.table(sort_by=by, row_limit=SHOWN, max_name_column_width=WIDEST)
+        costs = averages.table(sort_by=by, row_limit=15, max_name_column_width=60)
         sections = [
             f"# Profile: {self._execution} on {self._pack.device}",
             f"`{TRACE}` opens in https://ui.perfetto.dev, or chrome://tracing.",

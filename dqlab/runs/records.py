@@ -26,13 +26,7 @@ from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.tracking.display import draw_score_curve, summary_table
 from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
 from dqlab.tracking.run_folder import RunFolder
-from dqlab.training.model_selection import (
-    Evaluated,
-    FailedEvaluation,
-    ReplicaFailure,
-    official_result,
-    select_checkpoints,
-)
+from dqlab.training.model_selection import Evaluated, ReplicaFailure, ReplicaStates, official_result, select_checkpoints
 
 
 def write_record(
@@ -60,48 +54,35 @@ def write_record(
 
 
 def write_own_configs(experiment: Experiment, folder: RunFolder, execution: str) -> None:
-    """Configurations that repeat one replica of a run alone, to the last bit where the device is the same.
-
-    They name the execution mode that the run settled on: `auto` might choose another one for a single replica.
-    """
+    """Configurations that repeat one replica of a run alone, to the last bit where the device is the same."""
     text = read_text(folder.config)
-    for replica in experiment.resolved_replicas:
+    for replica in experiment.resolved_replicas:  # by `execution`: `auto` might choose another one for a single replica
         own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
         if experiment.replicas:
             own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
         write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
 
 
-VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")
-
-
 def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_files.LoadedConfig) -> dict[str, Any]:
     """What the record of a run says about it: tags, not parameters."""
     provenance, task, device = data.provenance, experiment.resolved_task, experiment.resolved_device
     score = None if task.measures_success else task.score(provenance.return_mean)
-    name = platform.processor() or platform.machine()
+    name, plan = platform.processor() or platform.machine(), experiment.plan
+    schedule = experiment.resolved_algorithm.lr_schedule
+    packages = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow", task.benchmark)
     return {
-        "task": experiment.task,
-        "algorithm": experiment.algorithm,
-        "cell": experiment.cell,
+        **{name: getattr(experiment, name) for name in ("task", "algorithm", "cell", "env_backend", "precision")},
         "seeds": sorted({replica.seed for replica in experiment.resolved_replicas}),
         "replicas": {replica.name: replica.as_dict() for replica in experiment.resolved_replicas},
         "physics": experiment.stepped_by,
-        "env_backend": experiment.env_backend,
         "device": str(device),
         "threads": experiment.resolved_threads,
-        "precision": experiment.precision,
         "device_name": name if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "variants": {
-            "lr_schedule": experiment.resolved_algorithm.lr_schedule,
-            "offline_rule": experiment.plan.offline_rule,
-            "early_stop": experiment.plan.early_stop,
-        },
+        "variants": {"lr_schedule": schedule, "offline_rule": plan.offline_rule, "early_stop": plan.early_stop},
         "data": {**provenance.as_dict(), "score_mean": score},
         "caveat": "; ".join(filter(None, (provenance.caveat, task.caveat, task.condition))),
         "scored": task.scored,
-        "versions": {name: package_version(name) for name in (*VERSIONED, task.benchmark) if name}
-        | {"python": platform.python_version()},
+        "versions": {name: package_version(name) for name in packages if name} | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "gin_files": [str(path) for path in loaded.files],
         "plugins": loaded.imports,
@@ -109,25 +90,19 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
     }
 
 
-GIT_SECONDS = 30.0
-"""After which the commit is not known."""
-
-
 def _git_commit() -> str:
     """The commit of the code that runs, with '+changes' if it is not exactly that; empty outside a checkout."""
     questions = ("ls-files __init__.py", "rev-parse HEAD", "status --porcelain -- .")
     asked = [["git", "-C", str(PACKAGE), *question.split()] for question in questions]
-    known, commit, changes = (attempt_command(command, timeout=GIT_SECONDS) for command in asked)
-    if not known.output or not (commit.fine and changes.fine):
+    known, commit, changes = (attempt_command(command, timeout=30.0) for command in asked)
+    if not known.output or commit.trouble or changes.trouble:
         return ""
     return commit.output.strip() + ("+changes" if changes.output else "")
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run: summaries of the replicas that were trained to their end, by name, and failures of the others;
-    what run.json says; whether MLflow has all of it, None where it was not asked to; lines on a profile.
-    """
+    """A finished run: summaries or failures by replica, run.json, whether MLflow has all (None: unasked), a profile."""
 
     folder: RunFolder
     summaries: dict[str, dict[str, Any]]
@@ -144,18 +119,12 @@ class TrainingResult:
 
 
 def write_replica_results(
-    experiment: Experiment,
-    folder: RunFolder,
-    replica: Replica,
-    evaluations: list[Evaluated],
-    failed: list[FailedEvaluation],
-    known: dict[str, Any],
+    experiment: Experiment, folder: RunFolder, replica: Replica, states: ReplicaStates, known: dict[str, Any]
 ) -> dict[str, Any]:
-    """Summary, learning curve and the official code's result files of one replica, by its evaluations with a score, of
-    which there is a last one, those without, and what run.json says.
-    """
+    """One replica's summary, curve and result files, by its evaluations, one of them at least with a score."""
+    evaluations = states.evaluations[replica.name]
     chosen = select_checkpoints(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
-    by_step = {evaluation.step: evaluation for evaluation in evaluations}
+    by_step: dict[int | None, Evaluated] = {evaluation.step: evaluation for evaluation in evaluations}
     summary = {
         "seed": replica.seed,
         "cell": replica.cell,
@@ -166,15 +135,13 @@ def write_replica_results(
         "untrained": asdict(by_step[0]) if 0 in by_step else None,
         "data_return_mean": known["data"]["return_mean"],
         "evaluations": list(map(asdict, evaluations)),
-        "failed_evaluations": list(map(asdict, failed)),
+        "failed_evaluations": list(map(asdict, states.failed_evaluations[replica.name])),
     }
     own = folder.replica(replica.name)
     rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores
     for rule, name in rules.items():
-        step = chosen[rule].step
-        assert step is not None
-        write_text(own / f"best_score_{name}.txt", official_result(by_step[step], name))
-    title = " | ".join(part for part in (known["task"], known["algorithm"], replica.title, known["caveat"]) if part)
+        write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule].step], name))
+    title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
     draw_score_curve(summary["evaluations"], summary["selection"], title, own / "curve.png", known["scored"])
     write_text(own / "summary.json", json.dumps(summary, indent=1))
     return summary
@@ -184,9 +151,8 @@ def prune(folder: RunFolder, summaries: Mapping[str, Mapping[str, Any]]) -> None
     """Delete the weights that no selection rule chose."""
     for name, summary in summaries.items():
         kept = {folder.snapshot(name, row["step"]) for row in summary["selection"].values() if row["step"] is not None}
-        for path in (folder.replica(name) / "checkpoints").glob("step-*.safetensors"):
-            if path not in kept:
-                path.unlink()
+        for path in set((folder.replica(name) / "checkpoints").glob("step-*.safetensors")) - kept:
+            path.unlink()
 
 
 def print_finished(finished: TrainingResult) -> None:

@@ -15,6 +15,7 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.plugins import changed_sources
 from dqlab.errors import RunError, message_of
+from dqlab.machine import cores
 from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
 from dqlab.runs.experiment import Experiment, Tracking
@@ -28,8 +29,7 @@ from dqlab.training.execution.modes import ExecutionMode, name_of
 from dqlab.training.loop import RunCallbacks
 from dqlab.training.model_selection import Evaluated
 
-OnEvent = Callable[[Mapping[str, Any]], None]
-"""Told of events, each a dictionary with its name as `event`."""
+OnEvent = Callable[[Mapping[str, Any]], None]  # told of events, each a dictionary with its name as `event`
 
 
 def train(
@@ -48,11 +48,9 @@ def train(
 
     Args:
         loaded: what `gin_files.load_gin` returned.
-        path: the run's folder.
-        resume: continue what is in the folder.
-        quiet: no progress.
+        path: the run's folder; `resume` continues what is in it.
         profile: record some updates with torch's profiler.
-        console: where progress goes.
+        console: where progress goes, unless `quiet`.
         tell: told of events: `started` (`step`, `steps`, `execution`), `progress` (`updates_per_second`), `evaluated`
             (`scores`: replica -> mean score), `saved`, each with its `step`, and `cell_failed` (`replica`, `reason`).
         stop: when it is set, the run saves its state after the update under way and ends.
@@ -84,10 +82,7 @@ def new_run_folder(stem: str) -> Path:
 
 
 class _RunUnderWay(RunCallbacks):
-    """A run under way; the loop calls it, and it tells the display, a listener, and run.json how updates are executed.
-
-    The loop is none of its attributes: each would keep the other, and the dataset, alive.
-    """
+    """A run under way, which the loop calls. The loop is no attribute: each would keep the other and the data alive."""
 
     def __init__(self, loaded: gin_files.LoadedConfig, path: Path, console: Console, tell: OnEvent) -> None:
         self.loaded, self.folder, self.console, self.tell = loaded, RunFolder(path), console, tell
@@ -143,36 +138,23 @@ class _RunUnderWay(RunCallbacks):
     def _build_loop(self) -> Loop:
         """The loop, ready to execute its update, and at its checkpoint if the run goes on."""
         experiment, folder, started = self.experiment, self.folder, time.monotonic()
-        loop = Loop(
-            experiment.plan,
-            self.pack,
-            self.data,
-            experiment.resolved_replicas,
-            self.evaluator.roll_out,
-            experiment.resolved_task,
-            folder,
-            self,
-            execution_mode(experiment, self.before),
-            bool(self.before),
-            self.evaluator.stop,
-        )
+        plan, replicas, task = experiment.plan, experiment.resolved_replicas, experiment.resolved_task
+        roll_out, stop, mode = self.evaluator.roll_out, self.evaluator.stop, execution_mode(experiment, self.before)
+        loop = Loop(plan, self.pack, self.data, replicas, roll_out, task, folder, self, mode, bool(self.before), stop)
         self.display.say(f"ready after {time.monotonic() - started:.0f} s")
         if loop.step:
             self.display.say(f"resuming at step {loop.step:,}")
         execution = name_of(loop.mode)
         write_own_configs(experiment, folder, execution)
-        self.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
+        self.tell({"event": "started", "step": loop.step, "steps": plan.steps, "execution": execution})
         return loop
 
     def finish(self, loop: Loop) -> TrainingResult:
-        """Results of the replicas that were trained to their end, a RunError where there are none; weights that no rule
-        chose go, MLflow gets the rest.
-        """
+        """Results of replicas trained to their end, a RunError where there are none; MLflow gets what is kept."""
         states, folder, summaries = loop.states, self.folder, {}
         for replica in self.experiment.resolved_replicas:
-            if (name := replica.name) not in states.failed:
-                scored = states.evaluations[name], states.failed_evaluations[name]
-                summaries[name] = write_replica_results(self.experiment, folder, replica, *scored, self.facts)
+            if replica.name not in states.failed:
+                summaries[replica.name] = write_replica_results(self.experiment, folder, replica, states, self.facts)
         if not self.tracking.keep_checkpoints:
             prune(folder, summaries)
         folder.write_facts(state="finished" if summaries else "failed")
@@ -184,10 +166,13 @@ class _RunUnderWay(RunCallbacks):
         return finished
 
     def on_execution(self, mode: ExecutionMode) -> None:
-        name, configured = name_of(mode), self.experiment.plan.execution
-        self.folder.write_facts(execution=name, execution_configured=configured, execution_reason=mode.reason)
+        name, experiment, plan = name_of(mode), self.experiment, self.experiment.plan
+        self.folder.write_facts(execution=name, execution_configured=plan.execution, execution_reason=mode.reason)
         self.display.say(f"execution: {name} ({mode.reason})")
-        self.display.say(f"{self.experiment.about_threads}; matrix products: {self.experiment.precision}")
+        why = "as configured" if experiment.threads else f"by size: updates of {plan.batch_size} rows"
+        why += "; idle ones sleep" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else ""
+        threads = f"threads: {experiment.resolved_threads} of {cores()} cores ({why})"
+        self.display.say(f"{threads}; matrix products: {experiment.precision}")
         if mode.preparation:
             self.display.say(mode.preparation)
 
@@ -196,8 +181,8 @@ class _RunUnderWay(RunCallbacks):
         self.tell({"event": "progress", "step": step, "updates_per_second": metrics["updates_per_second"]})
 
     def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
-        known = [(replica, evaluations.get(replica.name)) for replica in self.experiment.resolved_replicas]
-        self.display.evaluated(step, {replica.title: evaluated for replica, evaluated in known if evaluated})
+        titles = {replica.name: replica.title for replica in self.experiment.resolved_replicas}
+        self.display.evaluated(step, {titles[name]: evaluated for name, evaluated in evaluations.items()})
         scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
         self.tell({"event": "evaluated", "step": step, "scores": scores})
 

@@ -1,5 +1,4 @@
-"""Videos of evaluations: the first episode is drawn while it is evaluated, by an OpenGL that can draw here; what is
-evaluated is the same without."""
+"""Videos of evaluations: the first episode is drawn while it is evaluated, which changes nothing of it."""
 
 from __future__ import annotations
 
@@ -11,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from dqlab.envs.checked_env import describe_error
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, first_line
 from dqlab.files import atomic_path
-from dqlab.machine import IsolatedOutcome, run_isolated
+from dqlab.machine import run_isolated
 from dqlab.printing import Console
 from dqlab.runs.build import WatchedEnvironments
 from dqlab.tracking import RunFolder
@@ -33,10 +31,8 @@ from dqlab.tracking.mlflow.mirror import is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.tree import VIDEOS
 from dqlab.training import Evaluator
 
-VARIABLE = "MUJOCO_GL"
-"""The environment variable that MuJoCo reads when it is first imported."""
-SECONDS = 40.0
-"""For one picture."""
+VARIABLE = "MUJOCO_GL"  # the environment variable that MuJoCo reads when it is first imported
+SECONDS = 40.0  # for one picture
 DRAW = """
 import mujoco
 model = mujoco.MjModel.from_xml_string(
@@ -51,40 +47,31 @@ assert picture.shape == (48, 64, 3) and picture[..., 0].max() > picture[..., 1].
 """
 
 
-@dataclass(frozen=True)
-class OpenGL:
-    """A way to draw: the value of $MUJOCO_GL, its title, and what to install where it does not work."""
-
-    value: str
-    title: str
-    fix: str
-
-    def draws(self) -> IsolatedOutcome:
-        """Whether it draws: one picture, in a process of its own."""
-        return run_isolated(DRAW, timeout=SECONDS, env={VARIABLE: self.value, "PYOPENGL_PLATFORM": None})
+GL_BACKENDS = {
+    "EGL": "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)",
+    "OSMesa": "apt-get install libosmesa6 (libosmesa6-dev on older systems)",
+    "GLFW": "only windows need it; apt-get install libgl1",
+}
+"""What can draw, in the order in which it is tried, and what to install; in lower case the values of $MUJOCO_GL."""
 
 
-GL_BACKENDS = (
-    OpenGL("egl", "EGL", "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)"),
-    OpenGL("osmesa", "OSMesa", "apt-get install libosmesa6 (libosmesa6-dev on older systems)"),
-    OpenGL("glfw", "GLFW", "only windows need it; apt-get install libgl1"),
-)
-"""In the order in which they are tried."""
+def gl_trouble(backend: str = "") -> str:
+    """Why a way to draw, or the user's own, gives no picture in a process of its own; empty where it gives one."""
+    env = {VARIABLE: backend.lower(), "PYOPENGL_PLATFORM": None} if backend else None
+    return run_isolated(DRAW, timeout=SECONDS, env=env).trouble
 
 
 def choose_gl() -> str:
-    """Set $MUJOCO_GL to what works: the user's own, or the first of EGL, OSMesa and GLFW that draws a picture, before
-    mujoco is imported; a ConfigError where none works, or the user's own does not.
-    """
+    """Set $MUJOCO_GL before mujoco is imported: to the user's own, or the first that draws; ConfigError: none does."""
     if chosen := os.environ.get(VARIABLE):
-        if trouble := run_isolated(DRAW, timeout=SECONDS).trouble:
+        if trouble := gl_trouble():
             raise ConfigError(f"Nothing can be drawn with {VARIABLE}={chosen} ({trouble}). Unset it: dqlab chooses.")
         word = chosen.lower().strip()  # gymnasium knows those of `GL_BACKENDS` only; GLFW stands for others
-        works = word if word in {way.value for way in GL_BACKENDS} else "glfw"
+        works = word if word in map(str.lower, GL_BACKENDS) else "glfw"
     else:
-        works = next((way.value for way in GL_BACKENDS if way.draws().fine), "")
+        works = next((backend.lower() for backend in GL_BACKENDS if not gl_trouble(backend)), "")
     if not works:
-        egl, osmesa, _ = (way.fix for way in GL_BACKENDS)
+        egl, osmesa, _ = GL_BACKENDS.values()
         raise ConfigError(f"Nothing can be drawn here: {osmesa}, or {egl}. `dqlab doctor` says more.")
     os.environ[VARIABLE] = works
     return works
@@ -92,29 +79,30 @@ def choose_gl() -> str:
 
 Frame = NDArray[np.uint8]
 SUFFIXES = (".mp4", ".gif")
-GIF_FPS = 25
-"""Viewers show GIFs of more than 50 pictures a second slowly; from this on, pictures are left out evenly."""
-MODE = "rgb_array"
-FREE, TRACKING = -1, "track"
-"""MuJoCo's number of the camera that no model owns, and the name that models give to the one that follows the robot."""
-USUAL_FPS = 30.0
-"""Of an environment that says nothing of its own."""
+GIF_FPS = 25  # viewers show GIFs of more than 50 pictures a second slowly; from this on, pictures are left out evenly
 
 
 class VideoRecorder:
-    """Films the first episode of each of an evaluator's evaluations, into an .mp4 or .gif; for each replica of several
-    into one of its own.
+    """Films the first episode of each of an evaluator's evaluations, into an .mp4 or .gif, one a replica.
 
-    Raises:
-        ConfigError: the environments cannot be drawn, or the video not be encoded, here.
-        OSError: its folder cannot be written.
+    Raises ConfigError: it cannot be drawn or encoded here. OSError: its folder cannot be written.
     """
 
     def __init__(self, evaluator: Evaluator, path: Path, replicas: int = 1) -> None:
         self._path, self._alone = path, replicas == 1
         self._filmed: list[tuple[str, int, Path]] = []
         self._show: Callable[[Frame], None] = lambda frame: None
-        _check_path(path)
+        if path.suffix.lower() not in SUFFIXES or path.is_dir():
+            raise ConfigError(f"--render {path}: a file that ends with {' or '.join(SUFFIXES)} is wanted.")
+        if path.suffix.lower() == ".mp4":
+            try:
+                import imageio_ffmpeg
+
+                imageio_ffmpeg.get_ffmpeg_exe()
+            except (ImportError, RuntimeError) as error:
+                raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
         environments, task = evaluator.environments, evaluator.task
         if not isinstance(environments, GymnasiumEnvironments):
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
@@ -123,7 +111,7 @@ class VideoRecorder:
         environments.prepare(1)
         environments.envs[0].close()
         environments.envs[0] = env
-        self._fps = float(env.metadata.get("render_fps") or USUAL_FPS)
+        self._fps = float(env.metadata.get("render_fps") or 30)
 
         def draw(which: Sequence[int] = (0,), *_: object) -> None:
             if 0 in which:
@@ -152,20 +140,6 @@ class VideoRecorder:
             print(f"dqlab: warning: {error} The video waits. Later: dqlab sync {folder.path}", file=sys.stderr)
 
 
-def _check_path(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES or path.is_dir():
-        raise ConfigError(f"--render {path}: a file that ends with {' or '.join(SUFFIXES)} is wanted.")
-    if path.suffix.lower() == ".mp4":
-        try:
-            import imageio_ffmpeg
-
-            imageio_ffmpeg.get_ffmpeg_exe()
-        except (ImportError, RuntimeError) as error:
-            raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=path.parent).close()
-
-
 def keep_video(video: Path, replica: Path, step: int) -> Path:
     """Copy a video of a policy of `step` updates into its replica's folder; returns the copy."""
     kept = replica / VIDEOS / f"step-{step:09d}{video.suffix.lower()}"
@@ -177,9 +151,7 @@ def keep_video(video: Path, replica: Path, step: int) -> Path:
 
 @contextmanager
 def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
-    """What takes the frames (height, width, 3) of an .mp4 (H.264), or of a .gif that repeats; a RunError where the file
-    could not be written: there is none then, or the one that was there.
-    """
+    """What takes frames (height, width, 3) of an .mp4 or .gif, which is written whole or not at all: a RunError."""
     import imageio.v2
 
     gif, frames = path.suffix.lower() == ".gif", count()
@@ -201,10 +173,8 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
                 _check_frames(temporary, next(frames))
             temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise RunError(
-            f"The video {path} could not be written: {reason}. Free some space, or choose another place."
-        ) from error
+        reason = f"{error.strerror or first_line(error)}. Free some space, or choose another place"
+        raise RunError(f"The video {path} could not be written: {reason}.") from error
 
 
 def _check_frames(path: Path, expected: int) -> None:
@@ -220,26 +190,22 @@ def _check_frames(path: Path, expected: int) -> None:
 
 
 def drawn_env(task: Task, physics: str) -> Any:
-    """A task's environment that draws, tried out; a ConfigError where it cannot.
-
-    Its camera is the model's own one that goes with the robot, unless the environment names another.
-    """
-    nothing = f"--render: {task.name} has nothing to draw."
+    """A task's environment that draws, tried out; its camera goes with the robot if it names none. Or a ConfigError."""
+    env: Any = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a render mode that is not there
-            env = make_env(task, physics, render_mode=MODE)
+            env = make_env(task, physics, render_mode="rgb_array")
     except ConfigError as error:
-        if "render_mode" in str(error):
-            raise ConfigError(nothing) from error
-        raise
-    if MODE not in env.metadata.get("render_modes", ()):
-        raise ConfigError(nothing)
+        if "render_mode" not in str(error):
+            raise
+    if env is None or "rgb_array" not in env.metadata.get("render_modes", ()):
+        raise ConfigError(f"--render: {task.name} has nothing to draw.")
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer is not None and renderer.camera_id in (None, FREE):  # it would stand still, and lose the robot
+    if renderer is not None and renderer.camera_id in (None, -1):  # a free one would stand still, and lose the robot
         import mujoco
 
-        tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, TRACKING)
+        tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
         renderer.camera_id = tracking if tracking >= 0 else renderer.camera_id
     env.reset(seed=0)
     picture_of(env, task.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,9 +27,9 @@ from dqlab.data.download import cache_folder
 from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked
-from dqlab.machine import attempt_command, available_disk, package_version, run_isolated
+from dqlab.machine import attempt_command, package_version, run_isolated
 from dqlab.printing import Console
-from dqlab.runs.video import GL_BACKENDS, VARIABLE
+from dqlab.runs.video import GL_BACKENDS, VARIABLE, gl_trouble
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 from dqlab.training.execution.program import cpp_compiler, missing_for_triton
 
@@ -145,7 +146,7 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda or ""
 def pytorch() -> DoctorFinding:
     """Imported, and used on every device; and whether it can compile for a GPU."""
     tried = run_isolated(TORCH, timeout=SECONDS)
-    if not tried.fine:
+    if tried.trouble:
         return DoctorFinding(BROKEN, tried.trouble, "pip install --force-reinstall torch")
     facts = json.loads(tried.output.splitlines()[-1])
     found = device_finding(facts)
@@ -183,7 +184,7 @@ def toolchain() -> DoctorFinding:
         options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_paths()['include']}"]
         command = [found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"]
         tried = attempt_command(command, timeout=SECONDS)
-    if tried.fine:
+    if not tried.trouble:
         return DoctorFinding(OK, f"{found} compiles with OpenMP and Python.h")
     return DoctorFinding(BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
 
@@ -195,7 +196,7 @@ def find_space(folder: Path, fix: str) -> DoctorFinding:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", fix)
-    free = available_disk(folder) / 2**30
+    free = shutil.disk_usage(there).free / 2**30
     text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
     # a run's checkpoints, and a dataset, take some hundred MiB
     return DoctorFinding(OK, text) if free > 1.0 else DoctorFinding(WARNING, text, "free some space")
@@ -247,7 +248,7 @@ def physics() -> DoctorFinding:
     """Steps of a D4RL environment, repeated."""
     tried = run_isolated(REPLAY, timeout=SECONDS)
     wanted = next(f"{item.name}{item.specifier}" for item in requirements_of() if item.name == "mujoco")
-    if not tried.fine:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
+    if tried.trouble:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
         fix = "unset MUJOCO_GL, or " * bool(os.environ.get(VARIABLE)) + f"pip install --force-reinstall '{wanted}'"
         return DoctorFinding(BROKEN, f"no environment can be made: {tried.trouble}", fix)
     steps, error = tried.output.split()[-2:]
@@ -277,13 +278,13 @@ def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
 def opengl() -> DoctorFinding:
     """One picture, by the first way that draws it; or by $MUJOCO_GL's."""
     chosen = os.environ.get(VARIABLE, "").lower()
-    tried = {way: way.draws() for way in GL_BACKENDS if chosen in ("", way.value)}
-    drawn = [way.title for way, outcome in tried.items() if outcome.fine]
+    tried = {backend: gl_trouble(backend) for backend in GL_BACKENDS if chosen in ("", backend.lower())}
+    drawn = [backend for backend, trouble in tried.items() if not trouble]
     by = f", which {VARIABLE} chooses" if chosen else ""
     if drawn:
         return DoctorFinding(OK, f"{' and '.join(drawn)} draw MuJoCo's pictures{by}")
-    troubles = "; ".join(f"{way.title}: {outcome.trouble}" for way, outcome in tried.items())
-    fix = "; or ".join(way.fix for way in tried) or f"unset {VARIABLE}"
+    troubles = "; ".join(f"{backend}: {trouble}" for backend, trouble in tried.items())
+    fix = "; or ".join(GL_BACKENDS[backend] for backend in tried) or f"unset {VARIABLE}"
     return DoctorFinding(BROKEN if chosen else MISSING, f"nothing draws ({troubles}){by}", fix)
 
 

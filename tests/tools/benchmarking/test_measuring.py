@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from history import BenchmarkError
 from measuring import Measure, Stopwatch, figures_of, full_precision, measure_peak
-
-from dqlab.errors import BenchmarkError
 
 
 class Clock:
