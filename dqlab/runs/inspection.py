@@ -14,7 +14,8 @@ from scipy.signal import lfilter
 
 from dqlab.algorithms import ActorCritic
 from dqlab.data import Transitions
-from dqlab.envs.backend import Array, StepResult
+from dqlab.envs.backend import StepResult
+from dqlab.envs.physics import Array
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
