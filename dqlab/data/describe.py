@@ -18,6 +18,7 @@ from dqlab.data.formats.base import UnreadError, whole_columns
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
 from dqlab.data.survey import Survey, find_faults
 from dqlab.errors import DataError, message_of, printable, printable_name
+from dqlab.files import size_of
 from dqlab.printing import Console
 
 MOST_TEXT = 300
@@ -56,17 +57,29 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
         known = describe_dataset(dataset, found, dataset.digest())
     if as_json:
         print(to_json(known, indent=1, inf_nan_mode="null").decode())
-    else:
-        _print_table(known, Console())
+        return
+    table = Table("", "", show_header=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for title, value in known.items():
+        parts = value if title in ("columns", "metadata") else {"": value}
+        for part, said in parts.items():
+            row = " ".join(filter(None, (title.replace("_", " "), printable_name(part) if part else "")))
+            table.add_row(Text(row), Text(_as_text(said)))
+    console = Console()
+    console.print(table)
+    if note := known["actions_note"]:
+        console.print(Text(f"{note.capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
 
 
 def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
     """Everything that is known of a dataset, as plain values; ends of a column without a finite value are None."""
     columns, task, actions = found.columns, found.task, ActionRange(found.columns)
+    there = whole_columns(columns).items()
     known: dict[str, Any] = {
         "dataset": dataset.named,
         "place": str(dataset.place),
-        "bytes": dataset.size,
+        "bytes": size_of(dataset.place),
         "sha256": digest,
         "task": task.name if task else None,
         "rows": len(columns),
@@ -79,10 +92,7 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "terminal_and_timeout": found.both,
         "masked": 0 if columns.masks is None else int((columns.masks == 0).sum()),
         "duplicate_rows": found.duplicates,
-        "columns": {
-            name: {"shape": list(column.shape), "dtype": str(column.dtype)}
-            for name, column in whole_columns(columns).items()
-        },
+        "columns": {name: {"shape": list(column.shape), "dtype": str(column.dtype)} for name, column in there},
         "action_saturation": (np.abs(columns.actions) > SATURATED).mean(axis=0).tolist(),
         "actions_outside": actions.rows_outside,
         "actions_note": actions.note,
@@ -107,21 +117,6 @@ def describe_values(values: NDArray[Any]) -> dict[str, float]:
     names = ("min", "quartile_1", "median", "quartile_3", "max")
     found = dict(zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist(), strict=True))
     return {**found, "mean": float(values.mean()), "std": float(values.std())}
-
-
-def _print_table(known: Mapping[str, Any], console: Console) -> None:
-    """A row a fact, a column of the dataset, or a note in its metadata."""
-    table = Table("", "", show_header=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    for name, value in known.items():
-        parts = value if name in ("columns", "metadata") else {"": value}
-        for part, said in parts.items():
-            title = " ".join(filter(None, (name.replace("_", " "), printable_name(part) if part else "")))
-            table.add_row(Text(title), Text(_as_text(said)))
-    console.print(table)
-    if known["actions_note"]:
-        console.print(Text(f"{known['actions_note'].capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
 
 
 def _as_text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -46,10 +46,6 @@ class Dataset:
         """The file or folder that holds it, or would."""
         return self.format.place(self.path)
 
-    @property
-    def size(self) -> int:
-        return size_of(self.place)
-
     def read(self) -> Columns:
         """All rows; raises as `Format.read` does."""
         return self.format.read(self.path)
@@ -83,8 +79,7 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     if dataset in tasks:
         named = tasks.get(dataset)
         by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
-        form, path = format_of(by_task or named.source or str(cache_path(named)))
-        return Dataset(dataset, form, path, known or named)
+        return Dataset(dataset, *format_of(by_task or named.source or str(cache_path(named))), known or named)
     try:
         form, path = format_of(dataset)
     except ConfigError as error:
@@ -92,10 +87,10 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
             raise
         names = [task.name for task in tasks_with_data()]
         raise ConfigError(f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, names)}") from error
-    by_name = [task for task in tasks_with_data() if Path(task.file).name == path.name]
+    by_name = {Path(task.file).name: task for task in reversed(tasks_with_data())}
     if path.name in tasks:  # of formats that know data by their task
-        by_name = [tasks.get(path.name)]
-    return Dataset(dataset, form, path, known or next(iter(by_name), None))
+        by_name[path.name] = tasks.get(path.name)
+    return Dataset(dataset, form, path, known or by_name.get(path.name))
 
 
 def conversion_target(dataset: str, task: str | None = None) -> Dataset:
@@ -105,8 +100,7 @@ def conversion_target(dataset: str, task: str | None = None) -> Dataset:
     return resolve_dataset(dataset, task)
 
 
-CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"
-"""Where a task's data are asked for by default, unless the task names a source of its own."""
+CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"  # sources, unless a task names one of its own
 
 
 def fetch_dataset(
@@ -114,13 +108,11 @@ def fetch_dataset(
 ) -> str:
     """Fetch a task's dataset from the first source that has it, unless it is in D4RL's cache; what to tell of it.
 
-    That is where it lies, its size, which addresses had nothing, and how to use what is not in D4RL's cache; of rows
-    that a source makes itself, the source's name. Sources are as in load_dataset.sources; by default D4RL's server, or
-    that of the task's own benchmark. A DqlabError where none has it.
+    Sources are as in load_dataset.sources; by default D4RL's server, or that of the task's own benchmark. A DqlabError
+    where none has it. Of rows that a source makes itself only the source's name is told.
     """
-    wanted = sources or (task.source or DOWNLOAD,)
     cached = () if force or task.benchmark else (CACHE,)
-    found = find_dataset(task, (*cached, *wanted), progress)
+    found = find_dataset(task, (*cached, *(sources or (task.source or DOWNLOAD,))), progress)
     if (place := found.place) is None:
         return found.source
     known = found.source == CACHE or (found.source == task.benchmark and not found.address)
@@ -149,20 +141,17 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     timeouts = before.timeouts if columns.timeouts is None and task else columns.timeouts
     target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
     after = Survey(target.read(), task)
-    return [f"{target.place}: {after.counts}", *_conversion_losses(before, after)]
-
-
-def _conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
-    """What a dataset lost by being written in another format, a sentence each."""
+    lines = [f"{target.place}: {after.counts}"]
     gone, terminals = before.transitions - after.transitions, int(after.terminals.sum())
-    forgets = before.columns.next_observations is not None and after.columns.next_observations is None
+    forgets = columns.next_observations is not None and after.columns.next_observations is None
     if gone:
         why = ": it does not say what followed rows at which episodes were cut, or the last row" if forgets else ""
-        yield f"Lost: {gone:,} of {before.transitions:,} transition(s){why}."
+        lines.append(f"Lost: {gone:,} of {before.transitions:,} transition(s){why}.")
     if forgets and terminals:
-        yield f"Not kept: the observations after {terminals:,} terminal row(s); nothing is learnt from them."
+        lines.append(f"Not kept: the observations after {terminals:,} terminal row(s); nothing is learnt from them.")
     if note := ActionRange(after.columns).note:
-        yield f"Note: {note}; for training, {BOUNDS_ADVICE}."
+        lines.append(f"Note: {note}; for training, {BOUNDS_ADVICE}.")
+    return lines
 
 
 def reading_status(name: str) -> AbstractContextManager[object]:
@@ -176,7 +165,7 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
     Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
     the `addresses` where it can be had.
     """
-    embedded = sorted((Path(str(files("dqlab.data"))) / "embedded").glob("*.hdf5"))
+    embedded = sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5"))
     ogbench = {OGBenchFormat().place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
     there = sorted((place, name) for place, name in ogbench.items() if place.exists())  # each by one of its tasks
     return {
@@ -189,12 +178,8 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
 
 def print_datasets(console: Console) -> None:
     """Print `list_datasets` as a table."""
-    table = Table(
-        title="Datasets",
-        title_justify="left",
-        caption=f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}",
-        caption_justify="left",
-    )
+    places = f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}"
+    table = Table(title="Datasets", title_justify="left", caption=places, caption_justify="left")
     for head in ("dataset", "size", "what is there", "can be had from"):
         table.add_column(head, overflow="fold", no_wrap=head in ("dataset", "size"))
     for listed in list_datasets().values():

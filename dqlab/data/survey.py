@@ -17,16 +17,11 @@ from dqlab.envs.tasks import Task
 
 Array = NDArray[Any]
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
-FLAGS = ("terminals", "timeouts", "masks")
 RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
 
 
 class Survey:
-    """A dataset, cut into episodes.
-
-    Args:
-        columns: its rows.
-        task: whose it is, where that is known; its step limit holds where it is not recorded where episodes were cut.
+    """A dataset, cut into episodes: by its task's step limit, where that is known and no cuts are recorded.
 
     Attributes:
         terminals, timeouts: at which rows (n,) an episode ended, and at which it was cut.
@@ -100,7 +95,7 @@ def _damage(found: Survey) -> Iterator[str]:
         if rows := len(values.bad_rows):
             count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
             yield f"'{name}' has {count} in {rows:,} row(s), first in row {values.bad_rows[0]:,}"
-    for name in (name for name in FLAGS if name in known):
+    for name in (name for name in known if name not in NUMBERS):
         if odd := int(((known[name] != 0) & (known[name] != 1)).sum()):
             yield f"'{name}' is neither 0 nor 1 in {odd:,} row(s)"
 
@@ -126,19 +121,17 @@ def _odd_columns(found: Survey) -> Iterator[str]:
 
 
 def _odd_episodes(found: Survey) -> Iterator[str]:
-    columns, task = found.columns, found.task
-    if not len(found.lengths):
+    columns, task, lengths = found.columns, found.task, found.lengths
+    if not len(lengths):
         yield f"no episode ends within the {len(columns):,} rows"
     elif found.unfinished:
         yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"
-    if task and len(found.lengths) and found.lengths.max() > task.episode_limit:
-        long = int((found.lengths > task.episode_limit).sum())
-        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
-        yield f"{long:,} episode(s) are longer than {limit}, up to {found.lengths.max():,}"
-    at_limit = task and task.episode_limit > 1 and (found.lengths == task.episode_limit).all()
-    if task and at_limit and len(found.lengths) and not found.timeouts.any():
-        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
-        yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
+    if task and len(lengths):
+        limit, most = f"{task.name}'s limit of {task.episode_limit:,} steps", task.episode_limit
+        if long := int((lengths > most).sum()):
+            yield f"{long:,} episode(s) are longer than {limit}, up to {lengths.max():,}"
+        if most > 1 and (lengths == most).all() and not found.timeouts.any():
+            yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
     if found.cuts == UNKNOWN:
         yield "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
     if columns.next_observations is not None:

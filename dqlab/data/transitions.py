@@ -22,10 +22,9 @@ Flags = NDArray[np.bool_]
 
 
 class Batch(NamedTuple):
-    """Transitions.
+    """Transitions: state (B, S), action (B, A), next_state (B, S), and these.
 
     Attributes:
-        state (B, S), action (B, A), next_state (B, S).
         reward: (B,); with action chunks of h > 1 the rewards of the h steps, (B, h), 0 after a terminal one.
         terminal: (B,), 1.0 where no value follows and 0.0 elsewhere: the mask of bootstrapping is 1 - terminal.
         next_action: (B, A), what the data did in next_state; where an algorithm asks for it (`reads_next_action`).
@@ -41,12 +40,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Transitions:
-    """A dataset of n transitions, float tensors on one device.
-
-    Attributes:
-        state, action, reward, next_state, terminal, next_action: as in `Batch`, of all n.
-        provenance: where they come from.
-    """
+    """A dataset of n transitions, float tensors on one device: fields as in `Batch`, and where they come from."""
 
     state: Tensor
     action: Tensor
@@ -74,10 +68,8 @@ class Transitions:
         moves = (self.state.device.type, self.state.dtype) != (device.type, dtype)
         needed = sum(field.numel() for field in self.fields if field is not None) * dtype.itemsize
         if moves and device.type != "meta" and needed > (free := free_memory(device)):
-            raise DataError(
-                f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "
-                "where networks are computed. Use a smaller dataset, or the CPU."
-            )
+            room = f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free"
+            raise DataError(f"{room}; it must lie where networks are computed. Use a smaller dataset, or the CPU.")
         fields = map_fields(lambda field: field.to(device, dtype), self.fields)
         return Transitions(**fields._asdict(), provenance=self.provenance)
 
@@ -125,9 +117,9 @@ def q_learning_view(
     solved = False if columns.masks is None else ~boolean_column(where, "masks", columns.masks)
     rewards = float_column(where, "rewards", columns.rewards)
     cuts = cuts_of(terminals, timeouts, episode_limit)
-    keep, valueless = transition_rows(columns, cuts), terminals | solved
+    keep, ends, valueless = transition_rows(columns, cuts), terminals | cuts, terminals | solved
     plain = chunk == 1 and not next_action
-    first = np.flatnonzero(keep) if plain else _first_rows(keep, terminals | cuts, valueless, chunk, next_action)
+    first = np.flatnonzero(keep) if plain else _first_rows(keep, ends, valueless, chunk, next_action)
     if not len(first):
         why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
         raise DataError(f"{where} has no transition: {why}.")
@@ -140,18 +132,22 @@ def q_learning_view(
     mean, std = _standardise(state, next_state) if standardise else ((), ())
     steps = first[:, None] + np.arange(chunk)
     all_actions, stops = unit_actions(columns, actions), valueless[steps]
-    terminal, returns = stops.any(axis=1), _episode_returns(rewards, terminals, cuts)
+    terminal, returns = stops.any(axis=1), _episode_returns(rewards, ends)
     reward = np.ascontiguousarray(transform(rewards[keep], returns), dtype=np.float32)
     if not plain:
         before_the_end = np.cumsum(stops, axis=1) - stops == 0
         reward = reward[np.cumsum(keep)[steps] - 1] * before_the_end
+    following_action = None
+    if next_action:
+        following_action = all_actions[np.minimum(steps + chunk, len(columns) - 1)].reshape(len(first), -1)
+        following_action[terminal] = 0.0
     made = (
         state,
         all_actions[steps].reshape(len(first), -1),
         reward[:, 0] if reward.shape[1:] == (1,) else reward,
         next_state,
         terminal.astype(np.float32),
-        _next_actions(all_actions, steps + chunk, terminal) if next_action else None,
+        following_action,
     )
     provenance = Provenance(
         **origin,
@@ -221,20 +217,10 @@ def _leads_to(flags: Flags, steps: int) -> Flags:
     return np.asarray((last > len(flags)) | (count[np.minimum(last, len(flags))] > count[:-1]))
 
 
-def _episode_returns(rewards: FloatArray, terminals: Flags, cuts: Flags) -> NDArray[np.float64]:
+def _episode_returns(rewards: FloatArray, ends: Flags) -> NDArray[np.float64]:
     """Undiscounted return of every episode that ends within the rows (of the only one, if none does)."""
-    ends = np.flatnonzero(terminals | cuts)
-    if len(ends) == 0:
-        ends = np.array([len(rewards) - 1])
-    totals = np.cumsum(rewards, dtype=np.float64)[ends]
-    return np.diff(totals, prepend=0.0)
-
-
-def _next_actions(actions: FloatArray, steps: NDArray[np.intp], terminal: Flags) -> FloatArray:
-    """The actions (n, h * A) of rows (n, h); zeros where a terminal step came before."""
-    chosen = actions[np.minimum(steps, len(actions) - 1)].reshape(len(steps), -1)
-    chosen[terminal] = 0.0
-    return chosen
+    totals = np.cumsum(rewards, dtype=np.float64)
+    return np.diff(totals[ends] if ends.any() else totals[-1:], prepend=0.0)
 
 
 STD_FLOOR = 1e-3
@@ -264,13 +250,12 @@ class Provenance:
     """Where a dataset comes from and what is in it.
 
     Attributes:
-        source: which data source gave it, such as `d4rl_cache`.
+        source: which data source gave it, such as `d4rl_cache`; `skipped` says why those asked before had nothing.
         path: the file; empty where there is none.
         digest: SHA-256 of the file, or of the rows.
         is_d4rl: whether it is D4RL's own file, so that its scores may stand beside published ones.
-        rows, episodes, transitions: of the file, and of the Q-learning view of it.
-        return_mean, return_std, return_min, return_max: of its episodes.
-        skipped: why the sources that were to be asked first had nothing.
+        transitions: of the Q-learning view of its rows.
+        return_mean, return_std, return_min, return_max: of its episodes, undiscounted.
         state_mean, state_std: what states were standardised by, (S,) each; empty where they are as recorded.
         stand_in: whether it is a small set in place of the task's own data.
         synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
@@ -304,10 +289,7 @@ class Provenance:
 
     @property
     def caveat(self) -> str:
-        """What must stand beside every score obtained with this data; empty for D4RL's own.
-
-        Synthetic rows stand in for nothing: they are the task's own data, and are only named.
-        """
+        """What must stand beside every score obtained with this data; empty for D4RL's own."""
         return caveat_of(self.is_d4rl, self.synthetic, self.note)
 
     @property

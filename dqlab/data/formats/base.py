@@ -84,17 +84,12 @@ def check_readable(path: Path) -> None:
 def check_room(where: object, needed: int) -> None:
     """See that there is memory for that many bytes; an UnreadError where there is not."""
     if needed > (free := available_memory()):
-        raise UnreadError(
-            f"{where} cannot be read: there is not enough memory for what it claims to hold "
-            f"({in_words(needed)}, {in_words(free)} are free)."
-        )
-
-
-DISK_ADVICE = "Free some space or choose another place."
+        room = f"({in_words(needed)}, {in_words(free)} are free)"
+        raise UnreadError(f"{where} cannot be read: there is not enough memory for what it claims to hold {room}.")
 
 
 @contextmanager
-def write_errors(where: object, advice: str = DISK_ADVICE) -> Iterator[None]:
+def write_errors(where: object, advice: str = "Free some space or choose another place.") -> Iterator[None]:
     """Within this, what the system cannot write becomes one message, with what to do about it."""
     try:
         yield
@@ -140,26 +135,16 @@ class Columns:
 
 
 class Format(ABC):
-    """A file format.
-
-    Attributes:
-        suffixes: of its files, such as `.hdf5`; empty where a dataset is not a file.
-    """
+    """A file format; `suffixes` are those of its files, such as `.hdf5`: none where a dataset is not a file."""
 
     suffixes: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, path: Path) -> Columns:
-        """All rows.
-
-        A DataError where they are missing, damaged, not of this format, or of wrong shapes or dtypes.
-        """
+        """All rows; a DataError where they are missing, damaged, of another format, or of wrong shapes or dtypes."""
 
     def place(self, path: Path) -> Path:
-        """The file or folder that holds the dataset, or would hold it.
-
-        A DataError where no dataset of this format can have that name.
-        """
+        """The file or folder that holds the dataset, or would; a DataError where the format has none of that name."""
         return path
 
     def digest(self, path: Path) -> str:
@@ -171,10 +156,7 @@ class Format(ABC):
         return f"file:{path}"
 
     def write(self, path: Path, columns: Columns) -> None:
-        """Write a dataset, whole or not at all.
-
-        A DataError where that cannot be, or not in this format; a ConfigError where the format is only read.
-        """
+        """Write a dataset, whole or not at all; a DataError where it cannot, a ConfigError where it is only read."""
         raise ConfigError(f"{path}: {type(self).__name__} is a format that is only read. Choose another one.")
 
 
@@ -210,9 +192,8 @@ def format_of(dataset: str) -> tuple[Format, Path]:
         if path.suffix.lower() in entry.item.suffixes:
             return entry.item(), path
     known = [f"{entry.name} ({', '.join(entry.item.suffixes) or entry.name + ':...'})" for entry in data_formats]
-    raise ConfigError(
-        f"No format of datasets has the suffix of '{dataset}'. Known: {', '.join(known)}, or FORMAT:PATH."
-    )
+    wanted = f"{', '.join(known)}, or FORMAT:PATH"
+    raise ConfigError(f"No format of datasets has the suffix of '{dataset}'. Known: {wanted}.")
 
 
 MATRIX_COLUMNS = ("observations", "actions", "next_observations")
@@ -223,27 +204,20 @@ COLUMN_NAMES = (*REQUIRED_COLUMNS, "timeouts", "next_observations", "masks")
 def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str] | None = None) -> Columns:
     """Columns by D4RL's names, their shapes and dtypes checked; values are not looked at.
 
-    Args:
-        where: what messages call the dataset, such as its path.
-        arrays: by name; `timeouts`, `next_observations` and `masks` may be absent, others are ignored.
-        metadata: what is said of the set.
-
-    Raises:
-        DataError: a column is missing, shapes disagree with each other, or a dtype is not of real numbers.
+    Of `arrays`, `timeouts`, `next_observations` and `masks` may be absent; others are ignored. `where` is what messages
+    call the dataset. A DataError where a column is missing, shapes disagree, or a dtype is not of real numbers.
     """
     check_names(where, arrays)
     known = {name: _shaped(where, name, arrays[name]) for name in COLUMN_NAMES if name in arrays}
-    rows = known["observations"].shape[0]
+    shape = known["observations"].shape
     for name, column in known.items():
-        if column.shape[0] != rows:
-            raise DataError(f"{where}: '{name}' has {column.shape[0]} rows, 'observations' has {rows}.")
+        if len(column) != shape[0]:
+            raise DataError(f"{where}: '{name}' has {len(column)} rows, 'observations' has {shape[0]}.")
     following = known.get("next_observations")
-    if following is not None and following.shape != known["observations"].shape:
-        raise DataError(
-            f"{where}: 'next_observations' has shape {following.shape}, 'observations' {known['observations'].shape}."
-        )
-    if rows < (2 if following is None else 1):
-        raise DataError(f"{where}: {rows} row(s) make no transition.")
+    if following is not None and following.shape != shape:
+        raise DataError(f"{where}: 'next_observations' has shape {following.shape}, 'observations' {shape}.")
+    if shape[0] < (2 if following is None else 1):
+        raise DataError(f"{where}: {shape[0]} row(s) make no transition.")
     return Columns(**known, metadata=metadata or {}, extras={}, where=where)
 
 
@@ -264,15 +238,14 @@ def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None
 
 
 def _shaped(where: str, name: str, column: Column) -> Column:
-    expected, shape = 2 if name in MATRIX_COLUMNS else 1, tuple(column.shape)
-    flat = expected == 1 and len(shape) == 2 and shape[1] == 1
-    if len(shape) != expected and not flat:
-        raise DataError(f"{where}: '{name}' has shape {shape}, expected {expected} dimension(s).")
+    dimensions, expected = (2, "(rows, width)") if name in MATRIX_COLUMNS else (1, "(rows,)")
+    if dimensions == 1 and column.shape[1:] == (1,):
+        column = column.reshape(-1)
+    if column.ndim != dimensions or 0 in column.shape[1:]:
+        raise DataError(f"{where}: '{name}' has shape {column.shape}, expected {expected}.")
     if column.dtype.kind not in "biuf":
         raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
-    if expected == 2 and shape[1] == 0:
-        raise DataError(f"{where}: '{name}' has shape {shape}: rows of nothing.")
-    return column.reshape(-1) if flat else column
+    return column
 
 
 def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:

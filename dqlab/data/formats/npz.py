@@ -13,20 +13,8 @@ import numpy as np
 from numpy.lib.format import read_array
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import (
-    COLUMN_NAMES,
-    Columns,
-    DamagedError,
-    Format,
-    check_names,
-    check_readable,
-    check_room,
-    checked_columns,
-    data_formats,
-    reading_errors,
-    whole_columns,
-    write_errors,
-)
+from dqlab.data.formats import base
+from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, data_formats
 from dqlab.files import atomic_path
 
 NOTES = "metadata"
@@ -39,18 +27,18 @@ class Npz(Format):
     suffixes = (".npz",)
 
     def read(self, path: Path) -> Columns:
-        arrays, notes = read_archive(path, COLUMN_NAMES, partial(check_names, str(path)))
-        return checked_columns(str(path), arrays, notes)
+        arrays, notes = read_archive(path, COLUMN_NAMES, partial(base.check_names, str(path)))
+        return base.checked_columns(str(path), arrays, notes)
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed."""
-        write_archive(path, whole_columns(columns), columns.metadata)
+        write_archive(path, base.whole_columns(columns), columns.metadata)
 
 
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
     """Write arrays by name, compressed, and what is said of them, whole or not at all; a DataError where it cannot."""
     said = {NOTES: np.array([json.dumps(dict(notes))])} if notes else {}
-    with write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+    with base.write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays, **said)  # type: ignore[arg-type]
 
 
@@ -61,12 +49,12 @@ def read_archive(
 
     `check` is called with the names of all that there are, before anything is read.
     """
-    check_readable(path)
-    with reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:
+    base.check_readable(path)
+    with base.reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         check(members)
         wanted = {name: members[name] for name in names if name in members}
-        check_room(path, sum(info.file_size for info in wanted.values()))
+        base.check_room(path, sum(info.file_size for info in wanted.values()))
         arrays = {name: _member(path, archive, info) for name, info in wanted.items()}
         return arrays, _notes(path, archive, members[NOTES]) if NOTES in members else {}
 
@@ -76,7 +64,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
     with archive.open(info) as stream:
         array: NDArray[Any] = read_array(stream, allow_pickle=False)
         if stream.read(1):
-            raise DamagedError(f"{path}: '{info.filename}' has more bytes than its shape {array.shape} says.")
+            raise base.DamagedError(f"{path}: '{info.filename}' has more bytes than its shape {array.shape} says.")
     return array
 
 

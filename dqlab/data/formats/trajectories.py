@@ -9,17 +9,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import (
-    COLUMN_NAMES,
-    Columns,
-    Format,
-    check_names,
-    check_readable,
-    check_room,
-    checked_columns,
-    data_formats,
-    reading_errors,
-)
+from dqlab.data.formats import base
+from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, data_formats
 from dqlab.errors import DataError, printable_name
 from dqlab.machine import memory_limit
 
@@ -38,21 +29,17 @@ class Trajectories(Format):
     suffixes = (".pkl", ".pickle")
 
     def read(self, path: Path) -> Columns:
-        check_readable(path)
+        base.check_readable(path)
         size = path.stat().st_size
-        check_room(path, size)
-        with reading_errors(path, "is truncated or no pickle of arrays"):
+        base.check_room(path, size)
+        with base.reading_errors(path, "is truncated or no pickle of arrays"):
             with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes may ask for all memory
                 found = ArrayUnpickler(path, file).load()
             if not isinstance(found, (list, tuple)) or not found:
                 raise DataError(f"{path} holds no list of trajectories.")
             trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
             names = [name for name in COLUMN_NAMES if any(name in each for each in trajectories)]
-            return checked_columns(str(path), {name: _joined(str(path), name, trajectories) for name in names})
-
-
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+            return base.checked_columns(str(path), {name: _joined(str(path), name, trajectories) for name in names})
 
 
 STAND_INS: dict[str, Any] = {
@@ -65,7 +52,9 @@ for _core in ("numpy.core", "numpy._core"):
     STAND_INS |= {
         f"{_core}.multiarray._reconstruct": lambda *_: np.empty(0, "u1"),  # before its values are set
         f"{_core}.multiarray.scalar": lambda dtype, data: np.frombuffer(data, dtype)[0],
-        f"{_core}.numeric._frombuffer": _from_buffer,
+        f"{_core}.numeric._frombuffer": lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(
+            shape, order=order
+        ),
     }
 
 
@@ -90,7 +79,7 @@ def _trajectory(where: str, found: Any) -> Trajectory:
     """The arrays of one trajectory, all of one length; marked as cut at its last row, where that is not terminal."""
     if not isinstance(found, dict):
         raise DataError(f"{where} is no dict of arrays.")
-    check_names(where, found)
+    base.check_names(where, found)
     arrays: Trajectory = {}
     for name in (name for name in COLUMN_NAMES if name in found):  # observations are the first
         given = found[name]
