@@ -200,11 +200,18 @@ def ablate(request: GridRequest, console: Console) -> int:
         announce_grid(session, console)
         with console.status("calibrating"):
             session.costs = costs_of_packs(session.packs, SHORT)
-        with recorded(session):
+        session.record_plan()
+        mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
+        try:
             interrupted = run_packs(session, console) if session.packs else False
             session.record_end(interrupted, time.monotonic() - started)
             if session.in_state(FINISHED):
                 report_apart(request, console)
+        finally:
+            if session.state == RUNNING:
+                session.record_state("interrupted")
+            if mirror is not None and not mirror.close(session.tracking.patience):
+                warn_unsent(session.folder.path)
         say_what_is_missing(session, console)
         return EXIT_CODES[session.state]
     finally:
@@ -220,39 +227,22 @@ def dry_run(request: GridRequest, console: Console) -> None:
     show_plan(session, console)
 
 
-@contextmanager
-def recorded(session: GridSession) -> Iterator[None]:
-    """Within this a grid is recorded: in its folder and, unless that is switched off, in MLflow."""
-    session.record_plan()
-    mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
-    try:
-        yield
-    finally:
-        if session.state == RUNNING:
-            session.record_state("interrupted")
-        if mirror is not None and not mirror.close(session.tracking.patience):
-            warn_unsent(session.folder.path)
-
-
 def run_packs(session: GridSession, console: Console) -> bool:
     """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted."""
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
     title = f"{session.request.name} in {session.folder.path}"
     display = GridDisplay(session.cells, session.packs, console, title, caveat)
-    jobs = [job_of(session, pack) for pack in session.packs]
+    jobs = []
+    for pack in session.packs:
+        path = pack.kind.data.path
+        inputs = () if path is None or EMBEDDED in path.resolve().parents else (path,)
+        jobs.append(Job(pack.id, session.folder.packs / pack.id, inputs, **session.costs[pack.id]._asdict()))
     with display, stop_on_signal(session.engine.stop, display.say, session.resolver.grid.hours) as stopped:
         for ended in session.engine.run(jobs, display.on_event):
             display.on_end(ended)
             if time.monotonic() - session.recorded > EVERY:
                 session.record_state(RUNNING)
     return stopped.is_set()
-
-
-def job_of(session: GridSession, pack: PlannedPack) -> Job:
-    """A pack as an engine sees it."""
-    cost, path = session.costs[pack.id], pack.kind.data.path
-    inputs = () if path is None or EMBEDDED in path.resolve().parents else (path,)
-    return Job(pack.id, session.folder.packs / pack.id, inputs, **cost._asdict())
 
 
 @contextmanager

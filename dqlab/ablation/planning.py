@@ -116,8 +116,7 @@ def make_plan(resolver: ConfigResolver) -> Plan:
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
@@ -138,7 +137,7 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
 
 
 def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
-    """Make a pack the current configuration, on this machine; and whether it is meant for a GPU."""
+    """A pack's experiment, the current configuration from now on, on this machine; and whether it is for a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pack.gin"
         path.write_text(pack.as_gin())
@@ -155,29 +154,22 @@ def pack_sizes(limit: int, cells: int, slots: int) -> Callable[[PackKind], int]:
     On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
     every slot has several packs.
     """
-    fitting: dict[int, int] = {}
+    fitting: dict[int, int] = {}  # on the GPU that they would use, 0 where they use none; by the kind's id
     on_cpu = min(max(math.ceil(cells / (4 * slots)), 1), MOST_ON_CPU)
 
     def width(kind: PackKind) -> int:
         if limit:
             return limit
         if len(fitting) < MEASURED and id(kind) not in fitting:
-            fitting[id(kind)] = _fitting(kind)
+            experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
+            device, fitting[id(kind)] = experiment.resolved_device, 0
+            if on_gpu:
+                free, needed = free_bytes(device) if device.type != "cpu" else GPU_ELSEWHERE, experiment.probe.memory
+                fit = int(USABLE * free / (needed.kept + needed.working))
+                fitting[id(kind)] = min(max(fit, 1), MOST_ON_GPU)
         return fitting.get(id(kind), min(fitting.values())) or on_cpu
 
     return width
-
-
-def _fitting(kind: PackKind) -> int:
-    """How many cells of a kind fit on the GPU that they would use; 0 where they use none."""
-    experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
-    if not on_gpu:
-        return 0
-    here = experiment.resolved_device.type != "cpu"
-    free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
-    needed = experiment.probe.memory
-    fit = int(USABLE * free / (needed.kept + needed.working))
-    return min(max(fit, 1), MOST_ON_GPU)
 
 
 class Cost(NamedTuple):

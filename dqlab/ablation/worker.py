@@ -50,9 +50,7 @@ class Events:
 def main(path: Path) -> int:
     """Train a pack; returns the exit code."""
     quiet_threads()
-    tell, stop = Events(), Event()
-    _heed_signals(stop)
-    Thread(target=_heed_stdin, args=(stop,), daemon=True).start()
+    tell, stop = Events(), _stop_event()
     try:
         return _work(path, tell, stop)
     except StoppedError:
@@ -101,24 +99,26 @@ def _inspect(folder: RunFolder) -> None:
                 print(f"dqlab: warning: no look inside of {replica.title}: {message_of(error)}", file=sys.stderr)
 
 
-def _heed_stdin(stop: Event) -> None:
-    """Ask training to stop when standard input ends, as it does when whoever started this process dies."""
-    with suppress(OSError):
-        while os.read(0, 4096):  # not sys.stdin: a thread that reads it would hinder the interpreter's end
-            pass
-    stop.set()
+def _stop_event() -> Event:
+    """Set by the first SIGTERM, SIGHUP or SIGINT (a second one ends the process at once), and when standard input ends,
+    as it does when whoever started this process dies."""
+    stop = Event()
 
-
-def _heed_signals(stop: Event) -> None:
-    """Ask training to stop at the first SIGTERM, SIGHUP or SIGINT; a second one ends the process at once."""
-
-    def ask(number: int, frame: Any) -> None:
+    def heed(number: int, frame: Any) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
+    def read() -> None:
+        with suppress(OSError):
+            while os.read(0, 4096):  # not sys.stdin: a thread that reads it would hinder the interpreter's end
+                pass
+        stop.set()
+
     for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask)
+            signal.signal(number, heed)
+    Thread(target=read, daemon=True).start()
+    return stop
 
 
 if __name__ == "__main__":
