@@ -57,14 +57,11 @@ class ConfigResolver:
         self._found: dict[str, ResolvedDataset] = {}
         self.name = cache(gin_state.complete_name)  # of a binding
         self.not_fetched: list[str] | None = None  # addresses of data that only a run fetches; None: they are fetched
-        single = {self.name(name): name for binding in bindings for name in bound_names(binding)}
-        for axis, parameters in self.grid.parameters.items():
-            for parameter in parameters:
-                if self.name(parameter) in single:
-                    raise ConfigError(
-                        f"--set {single[self.name(parameter)]} sets what the grid varies (axis '{axis}'). Leave it "
-                        "off, or change the axis in the grid's file."
-                    )
+        varied = {self.name(each): axis for axis, parameters in self.grid.parameters.items() for each in parameters}
+        for name in (name for binding in bindings for name in bound_names(binding)):
+            if axis := varied.get(self.name(name)):
+                said = f"--set {name} sets what the grid varies (axis '{axis}')"
+                raise ConfigError(f"{said}. Leave it off, or change the axis in the grid's file.")
 
     def bases(self) -> dict[str, Values]:
         """The experiment without its axes, on every task of the grid: all that is bound, by complete name."""

@@ -29,14 +29,11 @@ from dqlab.envs import make_env
 from dqlab.files import size_of
 from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
-from dqlab.training import Pack as Replicas
 from dqlab.training.execution.modes import Eager, execution_modes
 from dqlab.training.probe import USABLE, flops_of_updates, free_bytes, made_up_update
 from dqlab.training.programs import SamplerCore
 
-DIGITS = 16
-OF_PACKS = {"tracking.Tracking.mlflow": False}
-"""What packs are configured with besides: one process records the whole grid in MLflow, not one for every pack."""
+NOT_RECORDED = {"tracking.Tracking.mlflow": False}  # one process records the whole grid, not one for every pack
 MOST_ON_CPU, MOST_ON_GPU = 8, 64
 MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them
 GPU_ELSEWHERE = 16 * 2**30  # bytes that are counted on where packs go to GPUs that are not here
@@ -104,19 +101,16 @@ def make_plan(resolver: ConfigResolver) -> Plan:
             bindings = {resolver.name(name): value for name, value in setting.bindings.items()}
             if kind not in kinds:
                 common = {name: value for name, value in bindings.items() if name not in scalars}
-                bound = {**base, **common, SOURCES: (data.source,), **OF_PACKS}
+                bound = {**base, **common, SOURCES: (data.source,), **NOT_RECORDED}
                 kinds[kind] = PackKind(task, resolver.loaded.header() + format_bindings(bound), data)
             apart = {name: value for name, value in bindings.items() if name in scalars}
-            identity = _digest(runs)
-            cells += [
-                Cell(_digest([identity, seed]), setting.label, setting.points, task, seed, apart, kind)
-                for seed in resolver.grid.seeds
-            ]
+            identity, about = _digest(runs), (setting.label, setting.points, task)
+            cells += [Cell(_digest([identity, seed]), *about, seed, apart, kind) for seed in resolver.grid.seeds]
     return Plan(tuple(cells), kinds)
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
@@ -214,7 +208,10 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     stretches = replicas.stretches(range(plan.steps))
     updating = factor * sum(len(each) * _seconds(partial(update, each.start), seconds) for each in stretches)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
-    acting = factor * _act_seconds(experiment, replicas, seconds)
+    core = SamplerCore(replicas, plan.eval_episodes, Eager())
+    drawn = core.noise_stream("calibration").at(0)
+    states = torch.zeros(replicas.replicas, plan.eval_episodes, experiment.dims.state)
+    acting = factor * _seconds(lambda: core.sample_actions(states, drawn).cpu(), seconds)
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
     evaluating = evaluations * experiment.resolved_task.episode_limit * acting
     needed = experiment.probe.memory
@@ -227,14 +224,6 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
         training if on_gpu else 0,
         experiment.resolved_threads,
     )
-
-
-def _act_seconds(experiment: Experiment, replicas: Replicas, seconds: float) -> float:
-    """Seconds that actions for one step of all episodes take."""
-    core = SamplerCore(replicas, experiment.plan.eval_episodes, Eager())
-    noise = core.noise_stream("calibration").at(0)
-    states = torch.zeros(replicas.replicas, experiment.plan.eval_episodes, experiment.dims.state)
-    return _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
 
 
 def _seconds(function: Callable[[], object], least: float) -> float:

@@ -51,8 +51,25 @@ def main(path: Path) -> int:
     """Train a pack; returns the exit code."""
     quiet_threads()
     tell, stop = Events(), _stop_event()
+    folder = RunFolder(path)
     try:
-        return _work(path, tell, stop)
+        if folder.in_use():
+            tell({"event": "waiting", "reason": "an earlier process of this pack ends at its next log"})
+        while folder.in_use() and not stop.wait(0.1):
+            pass
+        if stop.is_set():
+            return STOPPED
+        if not folder.finished:
+            from dqlab.runs import train  # torch, once the folder is free
+
+            tell({"event": "starting"})
+            load_plugins()
+            loaded = gin_files.load_gin([path / PACK])
+            train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
+        if not stop.is_set():
+            _inspect(folder)
+        tell({"event": "finished"})
+        return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
     except StoppedError:
         return STOPPED
     except DqlabError as error:
@@ -62,28 +79,6 @@ def main(path: Path) -> int:
         traceback.print_exc()
         tell({"event": "failed", "reason": f"{type(error).__name__}: {message_of(error)} ({error_place(error)})"})
         return DIED
-
-
-def _work(path: Path, tell: Events, stop: Event) -> int:
-    """Train what is left of the pack, from its last checkpoint on; returns the exit code of one with results."""
-    folder = RunFolder(path)
-    if folder.in_use():
-        tell({"event": "waiting", "reason": "an earlier process of this pack ends at its next log"})
-    while folder.in_use() and not stop.wait(0.1):
-        pass
-    if stop.is_set():
-        return STOPPED
-    if not folder.finished:
-        from dqlab.runs import train  # torch, once the folder is free
-
-        tell({"event": "starting"})
-        load_plugins()
-        loaded = gin_files.load_gin([path / PACK])
-        train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
-    if not stop.is_set():
-        _inspect(folder)
-    tell({"event": "finished"})
-    return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
 
 
 def _inspect(folder: RunFolder) -> None:

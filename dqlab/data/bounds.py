@@ -17,8 +17,7 @@ from dqlab.errors import ConfigError, DataError, nearest_of_few
 
 Actions = NDArray[np.float32]
 Ends = NDArray[np.float64] | Sequence[float]
-ROUNDING = 1e-5
-"""Actions may be so much larger than 1."""
+ROUNDING = 1e-5  # actions may be so much larger than 1
 BOUNDS_METADATA = "action_bounds"
 """Metadata in which a dataset says, as JSON, in which bounds its actions are `stored`: [low, high]."""
 BOUNDS_ADVICE = (

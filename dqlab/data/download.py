@@ -109,10 +109,7 @@ def cache_folder() -> Path:
 
 
 CHUNK = 1 << 16
-LEAST_RATE = 1024
-"""Bytes a second below which an address is given up."""
-CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
-WEB = ("http://", "https://")
+LEAST_RATE = 1024  # bytes a second below which an address is given up
 
 
 def download(
@@ -141,7 +138,7 @@ def download(
         DataError: the file cannot be written: the disk is full, or the folder read-only.
     """
     part = path.with_name(path.name + ".part")
-    with write_errors(path, CACHE_ADVICE):
+    with write_errors(path, "Free some space or set D4RL_DATASET_DIR."):
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.stat().st_mtime_ns if path.exists() else 0
         with _locked(path.parent):
@@ -286,7 +283,7 @@ def address_of(mirror: str, file: str) -> str:
     The mirror is a base address with the same folders; or an address with `{file}`, for the path in these folders, or
     `{name}`, for the file's name alone. A ConfigError where it is no address, or has other braces.
     """
-    if not mirror.lower().startswith(WEB):
+    if not mirror.lower().startswith(("http://", "https://")):
         raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
     pattern = mirror if "{" in mirror else mirror.rstrip("/") + "/{file}"
     address = pattern.replace("{file}", file).replace("{name}", PurePosixPath(file).name)

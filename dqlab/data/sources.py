@@ -28,32 +28,20 @@ from dqlab.files import expanded
 
 @dataclass(frozen=True)
 class LocatedDataset:
-    """A dataset: what a format opens, or rows that a source has made.
+    """A dataset: what a format opens, or rows that a source has made."""
 
-    Attributes:
-        path: the file; None where there are `rows`, as they would be read from one.
-        is_d4rl: whether it is D4RL's own file.
-        stand_in: whether it stands in for the task's own data, which must be said loudly.
-        format: the file's; None goes by its suffix.
-        address: where it was fetched from just now; `failed` says which addresses had nothing before that, and why.
-        mend: what to do where the file is damaged.
-        downloaded: whether it must be what an earlier download has left a digest of, if one has.
-        note: what must stand beside scores that come of it, where it is no data of D4RL's tasks; None elsewhere.
-        source: that has it, as it was named; `skipped` says why sources that were named before had nothing.
-    """
-
-    path: Path | None
-    is_d4rl: bool
-    rows: Columns | None = None
-    stand_in: bool = False
-    format: Format | None = None
-    address: str = ""
-    failed: tuple[str, ...] = ()
-    mend: str = ""
-    downloaded: bool = False
-    note: str | None = None
-    source: str = ""
-    skipped: tuple[str, ...] = ()
+    path: Path | None  # the file; None where there are `rows`
+    is_d4rl: bool  # whether it is D4RL's own file
+    rows: Columns | None = None  # as they would be read from a file
+    stand_in: bool = False  # whether it stands in for the task's own data, which must be said loudly
+    format: Format | None = None  # the file's; None goes by its suffix
+    address: str = ""  # where it was fetched from just now
+    failed: tuple[str, ...] = ()  # addresses that were tried before that, and why they had nothing
+    mend: str = ""  # what to do where the file is damaged
+    downloaded: bool = False  # whether it must be what an earlier download has left a digest of, if one has
+    note: str | None = None  # what must stand beside scores where it is no data of D4RL's tasks; None elsewhere
+    source: str = ""  # that has it, as it was named
+    skipped: tuple[str, ...] = ()  # why sources that were named before had nothing
 
     @property
     def caveat(self) -> str:
@@ -204,18 +192,15 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
             return replace(found, source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    asked = {source.partition(":")[0] for source in sources}
+    advice, source = "Name a file", "file:PATH"
     if task.benchmark:
         advice, source = "Name its own source, with a folder of yours or without one", f"{task.benchmark}:FOLDER"
-    elif task.source and task.source.partition(":")[0] not in asked:
+    elif task.source and task.source.partition(":")[0] not in {asked.partition(":")[0] for asked in sources}:
         advice, source = "It has one of its own", task.source
-    else:
-        copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
-        advice, source = copy, "file:PATH"
-    raise DataError(
-        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {advice}: "
-        f"--set \"load_dataset.sources=('{source}',)\"."
-    )
+    elif task.file:
+        advice = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it"
+    none = f"No dataset for {task.name}. {'; '.join(reasons)}"
+    raise DataError(f"{none}. {advice}: --set \"load_dataset.sources=('{source}',)\".")
 
 
 @configurable("data")
@@ -263,9 +248,6 @@ def absolute_source(source: str) -> str:
     return f"{name}:{path.resolve()}" if colon and path.exists() else source
 
 
-ACTION_STD = 0.05
-
-
 @data_sources.register("bandit", source="Wang, Hunt, Zhou 2022 (2D bandit)", cites=("wang2023diffusion",))
 def bandit(
     task: Task, argument: str = "", progress: Progress = no_progress, seed: int = 0, transitions: int = 10_000
@@ -294,7 +276,7 @@ def make_rows(seed: int, transitions: int) -> Columns:
     """
     rng = np.random.default_rng(seed)
     mode, rows = np.arange(transitions) % len(MODES), transitions + 1
-    actions = np.clip(rng.normal(CENTRES[mode], ACTION_STD), -1.0, 1.0)
+    actions = np.clip(rng.normal(CENTRES[mode], 0.05), -1.0, 1.0)
     rewards = rng.normal(REWARDS[mode], REWARD_STD)
     return Columns(
         np.zeros((rows, BANDIT.state_dim), dtype=np.float32),

@@ -23,28 +23,22 @@ RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
 class Survey:
     """A dataset, cut into episodes: by its task's step limit, where that is known and no cuts are recorded.
 
-    Attributes:
-        terminals, timeouts: at which rows (n,) an episode ended, and at which it was cut.
-        both: how many rows are both.
-        cuts: where the cuts of episodes are known from.
-        lengths, returns: of every episode that ends.
-        unfinished: rows after the last end.
-        transitions: how many of the rows become transitions.
-        counts: rows, transitions and episodes that end, as text.
+    `terminals` and `timeouts` are rows (n,) at which an episode ended, and at which it was cut; `cuts` says where the
+    latter are known from. `lengths` and `returns` are of every episode that ends.
     """
 
     def __init__(self, columns: Columns, task: Task | None = None) -> None:
         self.columns, self.task, self.terminals = columns, task, columns.terminals.astype(bool)
         recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
         self.timeouts = cuts_of(self.terminals, recorded, task.episode_limit if task else None)
-        self.both = int((self.terminals & self.timeouts).sum())
+        self.both = int((self.terminals & self.timeouts).sum())  # rows
         self.cuts = RECORDED if recorded is not None else BY_LIMIT if task else UNKNOWN
         last = np.flatnonzero(self.terminals | self.timeouts)
         self.lengths, self.returns = np.diff(last, prepend=-1), np.zeros(0)
         if len(last):  # what is not finite stays in its episode
             rewards, starts = columns.rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1)
             self.returns = np.add.reduceat(rewards, starts)
-        self.unfinished = len(columns) - int(self.lengths.sum())
+        self.unfinished = len(columns) - int(self.lengths.sum())  # rows after the last end
         self.transitions = int(transition_rows(columns, self.timeouts).sum())
         self.counts = f"{len(columns):,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
 
@@ -53,11 +47,6 @@ class Survey:
         """What is counted of each column of numbers that there is."""
         known = whole_columns(self.columns)
         return {name: ValueCounts(known[name]) for name in NUMBERS if name in known}
-
-    @property
-    def duplicates(self) -> int:
-        """Rows whose observation, action and reward an earlier row has."""
-        return repeated_rows(self.columns.observations, self.columns.actions, self.columns.rewards)
 
 
 class ValueCounts:
@@ -116,7 +105,7 @@ def _odd_columns(found: Survey) -> Iterator[str]:
         yield f"all rewards are {rewards[0]:g}"
     if rewards == [0.0, 1.0] and unrewarded:
         yield f"rewards are 0 or 1, and {unrewarded:,} of {terminals:,} terminal row(s) have reward 0"
-    if repeated := found.duplicates:
+    if repeated := repeated_rows(columns.observations, columns.actions, columns.rewards):
         yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,18 +137,12 @@ def q_learning_view(
     if not plain:
         before_the_end = np.cumsum(stops, axis=1) - stops == 0
         reward = reward[np.cumsum(keep)[steps] - 1] * before_the_end
-    following_action = None
+        reward = reward[:, 0] if chunk == 1 else reward
+    made = [state, all_actions[steps].reshape(len(first), -1), reward, next_state, terminal.astype(np.float32)]
     if next_action:
         following_action = all_actions[np.minimum(steps + chunk, len(columns) - 1)].reshape(len(first), -1)
         following_action[terminal] = 0.0
-    made = (
-        state,
-        all_actions[steps].reshape(len(first), -1),
-        reward[:, 0] if reward.shape[1:] == (1,) else reward,
-        next_state,
-        terminal.astype(np.float32),
-        following_action,
-    )
+        made.append(following_action)
     provenance = Provenance(
         **origin,
         rows=len(columns),
@@ -161,8 +155,7 @@ def q_learning_view(
         state_mean=mean,
         state_std=std,
     )
-    fields = Batch(*(None if field is None else torch.from_numpy(field) for field in made))  # type: ignore[arg-type]
-    return Transitions(**fields._asdict(), provenance=provenance)
+    return Transitions(**Batch(*map(torch.from_numpy, made))._asdict(), provenance=provenance)
 
 
 def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> Flags:
@@ -223,10 +216,8 @@ def _episode_returns(rewards: FloatArray, ends: Flags) -> NDArray[np.float64]:
     return np.diff(totals[ends] if ends.any() else totals[-1:], prepend=0.0)
 
 
-STD_FLOOR = 1e-3
-"""Added to the deviation that states are divided by (Fujimoto & Gu 2021, section 5)."""
-AT_ONCE = 1 << 16
-"""Rows of which sums are added up; another number changes them in their last bits."""
+STD_FLOOR = 1e-3  # added to the deviation that states are divided by (Fujimoto & Gu 2021, section 5)
+AT_ONCE = 1 << 16  # rows of which sums are added up; another number changes them in their last bits
 
 
 def _standardise(state: FloatArray, following: FloatArray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -247,45 +238,29 @@ def caveat_of(is_d4rl: bool, synthetic: bool, note: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a dataset comes from and what is in it.
+    """Where a dataset comes from and what is in it."""
 
-    Attributes:
-        source: which data source gave it, such as `d4rl_cache`; `skipped` says why those asked before had nothing.
-        path: the file; empty where there is none.
-        digest: SHA-256 of the file, or of the rows.
-        is_d4rl: whether it is D4RL's own file, so that its scores may stand beside published ones.
-        transitions: of the Q-learning view of its rows.
-        return_mean, return_std, return_min, return_max: of its episodes, undiscounted.
-        state_mean, state_std: what states were standardised by, (S,) each; empty where they are as recorded.
-        stand_in: whether it is a small set in place of the task's own data.
-        synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
-        address: where it was fetched from just now; empty where it lay there already.
-        action_rule: how actions were taken, as `load_dataset.action_bounds` says.
-        action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
-        note: what must stand beside scores where the task is not D4RL's; None where it is.
-    """
-
-    source: str
-    path: str
-    digest: str
-    is_d4rl: bool
+    source: str  # which data source gave it, such as `d4rl_cache`
+    path: str  # the file; empty where there is none
+    digest: str  # SHA-256 of the file, or of the rows
+    is_d4rl: bool  # whether it is D4RL's own file, so that its scores may stand beside published ones
     rows: int
     episodes: int
-    transitions: int
-    return_mean: float
+    transitions: int  # of the Q-learning view of its rows
+    return_mean: float  # of its episodes, undiscounted
     return_std: float
     return_min: float
     return_max: float
-    skipped: tuple[str, ...] = ()
-    state_mean: tuple[float, ...] = ()
+    skipped: tuple[str, ...] = ()  # why the sources that were to be asked first had nothing
+    state_mean: tuple[float, ...] = ()  # by which states were standardised (S,); empty where they are as recorded
     state_std: tuple[float, ...] = ()
-    stand_in: bool = False
-    synthetic: bool = False
-    address: str = ""
-    action_rule: str = "unit"
-    action_low: tuple[float, ...] = ()
+    stand_in: bool = False  # whether it is a small set in place of the task's own data
+    synthetic: bool = False  # whether the rows are made from a formula and a seed, as the task itself is defined
+    address: str = ""  # where it was fetched from just now; empty where it lay there already
+    action_rule: str = "unit"  # how actions were taken, as `load_dataset.action_bounds` says
+    action_low: tuple[float, ...] = ()  # what -1 and 1 stand for in the environment (A,); empty for -1 and 1
     action_high: tuple[float, ...] = ()
-    note: str | None = None
+    note: str | None = None  # what must stand beside scores where the task is not D4RL's; None where it is
 
     @property
     def caveat(self) -> str:
@@ -299,6 +274,3 @@ class Provenance:
             return "actions as they are"
         how = {"env": "rescaled from", "unit": "taken as shares of"}[self.action_rule]
         return f"actions {how} {bounds_text(self.action_low, self.action_high)}" if self.action_low else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)

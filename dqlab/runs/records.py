@@ -98,7 +98,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
             "offline_rule": experiment.plan.offline_rule,
             "early_stop": experiment.plan.early_stop,
         },
-        "data": {**provenance.as_dict(), "score_mean": score},
+        "data": {**asdict(provenance), "score_mean": score},
         "caveat": "; ".join(filter(None, (provenance.caveat, task.caveat, task.condition))),
         "scored": task.scored,
         "versions": {name: package_version(name) for name in (*VERSIONED, task.benchmark) if name}

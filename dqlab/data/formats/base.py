@@ -31,7 +31,6 @@ class DamagedError(DataError):
     """The bytes of a dataset are not what their format prescribes; a fresh copy may be."""
 
 
-IN_USE = "is in use: another process has it open, and may be writing it. Wait until that one has closed it."
 BUSY = {errno.EAGAIN, errno.EBUSY, errno.ETXTBSY}
 MACHINES = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
 """Errors of the machine, its disks and its permissions, which say nothing of a file."""
@@ -48,7 +47,8 @@ def reading_error(where: str, what: str, error: BaseException, mend: str = "") -
     if "already open for" in why:  # HDF5 marks files in its latest format until they are closed
         return UnreadError(f"{where} is marked as being written: it is in use, or its writer was killed ({why}).")
     if isinstance(error, OSError) and error.errno in BUSY:
-        return UnreadError(f"{where} {IN_USE}")
+        said = "is in use: another process has it open, and may be writing it"
+        return UnreadError(f"{where} {said}. Wait until that one has closed it.")
     if isinstance(error, OSError) and error.errno in MACHINES:
         return UnreadError(f"{where} cannot be read: {os.strerror(error.errno)}.")
     if isinstance(error, ImportError):
@@ -103,31 +103,21 @@ Column = NDArray[Any]
 
 @dataclass(frozen=True)
 class Columns:
-    """The rows of a dataset, in order, episode after episode. Shapes and dtypes are checked, values are not.
+    """The rows of a dataset, in order, episode after episode. Shapes and dtypes are checked, values are not."""
 
-    Attributes:
-        observations (n, S), actions (n, A), rewards (n,): numbers.
-        terminals (n,): the environment ended the episode here.
-        timeouts (n,): the episode was cut here; None where that is not recorded.
-        next_observations (n, S): what followed each row, known also where an episode was cut; None where what follows
-            is the next row's observation, as in D4RL's files.
-        metadata: what is said of the set, by name.
-        extras: further columns (n, ...) by name, such as D4RL's `infos/qpos`, which formats write that have a place for
-            them.
-        where: what messages call the set, usually its path.
-        masks (n,): 0 where the value of what follows a row is not bootstrapped although the episode may go on, as in a
-            state in which the task is solved, else 1; None where terminals alone say so.
-    """
-
-    observations: Column
-    actions: Column
-    rewards: Column
-    terminals: Column
-    timeouts: Column | None = None
+    observations: Column  # (n, S)
+    actions: Column  # (n, A)
+    rewards: Column  # (n,)
+    terminals: Column  # (n,): the environment ended the episode here
+    timeouts: Column | None = None  # (n,): the episode was cut here; None where that is not recorded
+    # (n, S): what followed each row, also where an episode was cut; None where it is the next row's, as in D4RL's files
     next_observations: Column | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)  # what is said of the set, by name
+    # further columns (n, ...), such as D4RL's `infos/qpos`, which formats write that have a place for them
     extras: Mapping[str, Column] = field(default_factory=dict)
-    where: str = "the dataset"
+    where: str = "the dataset"  # what messages call it, usually its path
+    # (n,): 0 where the value of what follows is not bootstrapped although the episode may go on, as in a state in which
+    # the task is solved, else 1; None where terminals alone say so
     masks: Column | None = None
 
     def __len__(self) -> int:
@@ -135,7 +125,11 @@ class Columns:
 
 
 class Format(ABC):
-    """A file format; `suffixes` are those of its files, such as `.hdf5`: none where a dataset is not a file."""
+    """A file format.
+
+    Attributes:
+        suffixes: of its files, such as `.hdf5`; empty where a dataset is not a file.
+    """
 
     suffixes: tuple[str, ...] = ()
 
@@ -251,21 +245,19 @@ def _shaped(where: str, name: str, column: Column) -> Column:
 def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
     """A column (n, ...) of real numbers as float32, all finite; a DataError names the first row where one is not."""
     with np.errstate(over="ignore"):
-        values = column.astype(np.float32, copy=False)
-    _check_finite(where, name, values)
-    return values
+        return _finite(where, name, column.astype(np.float32, copy=False))
 
 
 def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
     """A column (n,) as booleans, whether a number is other than 0; a DataError names a row that is not finite."""
-    _check_finite(where, name, column)
-    return column.astype(bool, copy=False)
+    return _finite(where, name, column).astype(bool, copy=False)
 
 
-def _check_finite(where: str, name: str, column: Column) -> None:
+def _finite(where: str, name: str, column: Column) -> Column:
     if not (finite := np.isfinite(column)).all():
         row = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
         raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
+    return column
 
 
 def digest_of_columns(columns: Columns) -> str:

@@ -18,7 +18,6 @@ from dqlab.machine import memory_limit
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 """What every HDF5 file begins with."""
-DAMAGED = "is truncated or not an HDF5 file"
 D4RL_COLUMNS = (*base.REQUIRED_COLUMNS, "timeouts", "masks")
 
 
@@ -46,7 +45,7 @@ class D4RL(Format):
         made = io.BytesIO()
         with h5py.File(made, "w") as file:
             for name, array in {**base.whole_columns(columns), **columns.extras}.items():
-                file.create_dataset(name, data=array, **PACKING)
+                file.create_dataset(name, data=array, compression="gzip", compression_opts=9, shuffle=True)
             for name, text in columns.metadata.items():
                 try:
                     if "\0" in name or not all(name.split("/")):
@@ -59,7 +58,6 @@ class D4RL(Format):
             temporary.write_bytes(made.getbuffer())
 
 
-PACKING = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
 UNPACKING = 1 << 29
 """Bytes that reading may take beside those of the rows: the chunks of a damaged file may unpack to more."""
 
@@ -70,7 +68,7 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     import h5py
 
     base.check_readable(path)
-    with base.reading_errors(path, DAMAGED), h5py.File(path, "r", locking=False) as file:
+    with base.reading_errors(path, "is truncated or not an HDF5 file"), h5py.File(path, "r", locking=False) as file:
         base.check_names(str(path), file)
         stored = {name: file.get(name) for name in D4RL_COLUMNS if name in file}
         for name, dataset in stored.items():
@@ -85,8 +83,7 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
 
 PROVENANCE, CONVERTED = "provenance", "converted_from"
 COLLECTED = "Collected by dqlab"
-SHARE, ABOUT = 0.5, 0.01
-"""A file with a smaller share of the rows that D4RL's file has is an excerpt."""
+SHARE, ABOUT = 0.5, 0.01  # of D4RL's rows: an excerpt has a smaller share; margin where they are not counted
 
 
 def is_original_d4rl_file(path: Path, task: Task) -> bool:

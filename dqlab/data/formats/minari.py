@@ -24,8 +24,7 @@ from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line, nearest
 
-OBSERVATION = "observation"
-"""The entry of Dict observations that is read."""
+OBSERVATION = "observation"  # the entry of Dict observations that is read
 FORMAL = {"total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space"}
 FORMAL |= {"dataset_size", "dqlab"}
 """Metadata that belong to Minari's storage, not to what is stored; earlier versions of dqlab wrote a `dqlab`."""
@@ -45,9 +44,8 @@ class MinariFormat(Format):
         if not (minari_store() / name).exists():
             known = stored_datasets()
             hint = nearest(name, list(known)) if known else "The store is empty."
-            raise DataError(
-                f"There is no Minari dataset '{name}' in {minari_store()}. {hint} `minari download {name}` fetches it."
-            )
+            there = f"There is no Minari dataset '{name}' in {minari_store()}"
+            raise DataError(f"{there}. {hint} `minari download {name}` fetches it.")
         with _minari_errors(name):
             dataset = minari.load_dataset(name)
         key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
@@ -72,9 +70,8 @@ def _minari_package() -> Any:
     try:
         import minari
     except ImportError as error:
-        raise ConfigError(
-            f"Minari's datasets need the package minari ({error}): pip install 'dqlab[minari]' (Python 3.11 or later)."
-        ) from error
+        advice = "pip install 'dqlab[minari]' (Python 3.11 or later)"
+        raise ConfigError(f"Minari's datasets need the package minari ({error}): {advice}.") from error
     if MINARI_STORE in os.environ:
         os.environ[MINARI_STORE] = str(minari_store())  # minari takes ~ for a folder's name
     return minari

@@ -28,10 +28,8 @@ STORED = ("observations", "actions", "terminals", "qpos", "button_states")
 """What is read: `qvel` is in the files, too, and nothing is made of it."""
 KEPT = {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}
 """Arrays of OGBench's files that collected sets have as extras `infos/...`, and their dtypes."""
-SPREAD = 3
-"""Times the memory of its rows that a set takes until transitions are made of it."""
-MAGIC = b"PK"
-"""What every .npz begins with."""
+SPREAD = 3  # times the memory of its rows that a set takes until transitions are made of it
+MAGIC = b"PK"  # what every .npz begins with
 
 
 @data_formats.register(BENCHMARK, source=FACTS["source"], cites=("park2025ogbench",))

@@ -68,10 +68,8 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         wanted = f"{module}.{name}"
         if wanted not in STAND_INS:
-            raise DataError(
-                f"{self._path} wants {printable_name(wanted)}, which a pickle of arrays has no use for. "
-                "It is not read; nothing in it was run."
-            )
+            refused = f"{self._path} wants {printable_name(wanted)}, which a pickle of arrays has no use for"
+            raise DataError(f"{refused}. It is not read; nothing in it was run.")
         return STAND_INS[wanted]
 
 
