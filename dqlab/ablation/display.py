@@ -128,11 +128,9 @@ def show_plan(session: GridSession, console: Console) -> None:
             f"About {sum(sorted((c.memory for c in costs), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
         ]
         if on_gpu := max(cost.gpu_memory for cost in costs):
-            if not torch.cuda.is_available():
-                lines.append(
-                    "The packs are for GPUs, of which there is none here: times are those of this machine's CPU."
-                )
             lines.append(f"About {on_gpu / 2**30:.1f} GiB on a GPU, for the largest pack.")
+        if on_gpu and not torch.cuda.is_available():
+            lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     lines += [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
@@ -145,12 +143,7 @@ class GridDisplay(Progress):
     """
 
     def __init__(
-        self,
-        cells: Mapping[str, CellStatus],
-        packs: Sequence[PlannedPack],
-        console: Console,
-        title: str,
-        note: str = "",
+        self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack], console: Console, title: str, note: str
     ) -> None:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         hidden = not console.is_terminal or console.quiet
@@ -183,15 +176,12 @@ class GridDisplay(Progress):
             changed = [status for status, state in before if status.state not in (state, WAITING)]
         self.update(self._task, completed=self.done())
         for status in changed:  # a terminal that is stopped holds up one pack, not all
-            self._tell(status)
-
-    def _tell(self, status: CellStatus) -> None:
-        cell, states = status.cell, [each.state for each in self.cells.values()]
-        scored = status.last_score is not None and status.state != FAILED
-        score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
-        why = f"  {status.reason}" if status.reason else ""
-        text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
-        self.say(f"{text}  {status.state}{score}{why}")
+            cell, states = status.cell, [each.state for each in self.cells.values()]
+            scored = status.last_score is not None and status.state != FAILED
+            score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
+            why = f"  {status.reason}" if status.reason else ""
+            text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
+            self.say(f"{text}  {status.state}{score}{why}")
 
     def say(self, text: str) -> None:
         """Something that concerns the whole grid."""

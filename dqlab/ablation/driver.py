@@ -112,10 +112,8 @@ class GridSession:
         """Write how the grid has ended, after so many seconds."""
         if self.in_state(FINISHED):
             self.folder.write_facts(seconds=float(self.folder.facts().get("seconds", 0.0)) + seconds)
-        if interrupted and self.pending:
-            self.record_state("interrupted")
-        else:
-            self.record_state("incomplete" if self.pending or self.in_state(FAILED) else "finished")
+        state = "incomplete" if self.pending or self.in_state(FAILED) else "finished"
+        self.record_state("interrupted" if interrupted and self.pending else state)
 
     def record_state(self, state: str) -> None:
         """Write how far the grid is, and which cells have crashed: they have left nothing else behind."""

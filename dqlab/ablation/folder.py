@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from dqlab.ablation.planning import Plan, PlannedPack
 from dqlab.analysis.results import FINISHED, Cell, CellStatus
@@ -34,7 +34,6 @@ class GridFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.packs, self.report = path, path / "packs", path / "report"
-        self._lock: TextIO | None = None
 
     def check(self, name: str = "") -> None:
         """See that a grid of that name can be run here, or raise a RunError that says why not; touches nothing."""

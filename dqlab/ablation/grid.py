@@ -100,8 +100,7 @@ class Grid:
             raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
         seeds = bool(self.seeds) and _different(self.seeds, is_seed)
         check_field(seeds, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
-        tasks = _different(self.tasks, _is_text)
-        check_field(tasks, self, "tasks", "a tuple of different names, such as ('my-task-v0',)")
+        check_field(_different(self.tasks, _is_text), self, "tasks", "a tuple of different names, like ('my-task-v0',)")
         labels = [setting.label for setting in self.settings]
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")

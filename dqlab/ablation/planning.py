@@ -92,9 +92,8 @@ def make_plan(resolver: ConfigResolver) -> Plan:
     for task, base in resolver.bases().items():
         for setting in resolver.grid.settings:
             values, scalars = resolver.values(task, base, setting)
-            data = resolver.data(task, values)
-            # what is read counts, not where from
-            read = {name: value for name, value in canonical(values).items() if name != SOURCES}
+            data, read = resolver.data(task, values), canonical(values)
+            del read[SOURCES]  # what is read counts, not where from
             runs = {name: value for name, value in read.items() if not is_as_before(name, value)}
             runs["data"] = data.digest
             kind = _digest({name: value for name, value in runs.items() if name not in scalars})
@@ -121,8 +120,7 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
             groups.setdefault(cell.kind, {}).setdefault(cell.id, cell)
     packs = []
     for name, group in groups.items():
-        kind = plan.kinds[name]
-        cells = tuple(group.values())
+        kind, cells = plan.kinds[name], tuple(group.values())
         count = math.ceil(len(cells) / max(width(kind), 1))  # of packs, whose sizes are as even as can be
         edges = [round(index * len(cells) / count) for index in range(count + 1)]
         parts = [cells[start:stop] for start, stop in pairwise(edges)]

@@ -106,11 +106,9 @@ def _inspections(finished: Sequence[CellStatus], base: str) -> dict[str, dict[st
     """Task -> label -> what is inside of the policy of the lowest seed that has been looked at; the base first."""
     found: dict[str, dict[str, InspectionRecord]] = {}
     for status in sorted(finished, key=lambda status: (status.cell.label != base, status.cell.seed)):
-        of_task = found.setdefault(status.cell.task, {})
-        if status.folder is None or status.cell.label in of_task:
-            continue
-        if (path := status.folder / INSPECTION).exists():
-            of_task[status.cell.label] = read_record(path, InspectionRecord)
+        of_task, label, folder = found.setdefault(status.cell.task, {}), status.cell.label, status.folder
+        if folder and label not in of_task and (path := folder / INSPECTION).exists():
+            of_task[label] = read_record(path, InspectionRecord)
     return found
 
 

@@ -18,8 +18,7 @@ from dqlab.errors import ConfigError, DataError, nearest_of_few
 Actions = NDArray[np.float32]
 Ends = NDArray[np.float64] | Sequence[float]
 ROUNDING = 1e-5  # actions may be so much larger than 1
-BOUNDS_METADATA = "action_bounds"
-"""Metadata in which a dataset says, as JSON, in which bounds its actions are `stored`: [low, high]."""
+BOUNDS_METADATA = "action_bounds"  # in which a dataset says, as JSON, how its actions are `stored`: [low, high]
 BOUNDS_ADVICE = (
     "load_dataset.action_bounds='env' rescales from the environment's bounds to [-1, 1], 'as_is' takes them as they are"
 )

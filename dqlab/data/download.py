@@ -60,12 +60,9 @@ def refuse_if_planning(address: str) -> None:
 def download_from(
     addresses: Sequence[str],
     path: Path,
-    *,
     own: Sequence[str],
-    magic: bytes,
-    progress: Progress,
-    timeout: float,
     check: Callable[[str, Path], object] = lambda address, part: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Fetch a file, as `download` does, from the first of several addresses that has it, and keep its digest beside it.
 
@@ -86,7 +83,7 @@ def download_from(
                 write_text(_digest_path(path), f"{digest}  {path.name}\n")
 
         try:
-            download(address, path, magic=magic, check=check_and_record, progress=progress, timeout=timeout)
+            download(address, path, check=check_and_record, **options)
         except (UnavailableError, BrokenError) as error:
             failed.append(error)
         else:
@@ -108,7 +105,6 @@ def cache_folder() -> Path:
     return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
 
 
-CHUNK = 1 << 16
 LEAST_RATE = 1024  # bytes a second below which an address is given up
 
 
@@ -132,10 +128,8 @@ def download(
         timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
             `LEAST_RATE` bytes a second came, it is too.
 
-    Raises:
-        UnavailableError: the server cannot be reached, does not have the file, or sends something else.
-        BrokenError: the transfer broke off (what came is kept for a resume), or `check` raises it.
-        DataError: the file cannot be written: the disk is full, or the folder read-only.
+    An UnavailableError where the server cannot be reached, has no such file, or sends something else; a BrokenError
+    where the transfer broke off (what came is kept for a resume); a DataError where the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
     with write_errors(path, "Free some space or set D4RL_DATASET_DIR."):
@@ -209,7 +203,7 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
                     if came < LEAST_RATE * lasted:  # something before every time-out, and that for days
                         raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
                     came, since = 0, time.monotonic()
-                piece = received(response.read1, CHUNK)
+                piece = received(response.read1, 1 << 16)
     return total
 
 

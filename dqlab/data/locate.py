@@ -67,9 +67,8 @@ def tasks_with_data() -> list[Task]:
 def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
     """A dataset that is there; a DqlabError where nothing of that name is.
 
-    Args:
-        dataset: a task's name (its file in D4RL's cache), a path, or `FORMAT:NAME` such as `minari:ID`.
-        task: whose data it holds; by default the task of that name, or the one whose file has this file's name.
+    The name is a task's (its file in D4RL's cache), a path, or `FORMAT:NAME` such as `minari:ID`. `task` says whose
+    data it holds: by default the task of that name, or the one whose file has this file's name.
     """
     found = resolve_dataset(dataset, task)
     if not found.place.exists():

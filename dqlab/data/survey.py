@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from dqlab.envs.tasks import Task
 
 Array = NDArray[Any]
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
-RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
 
 
 class Survey:
@@ -32,7 +30,7 @@ class Survey:
         recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
         self.timeouts = cuts_of(self.terminals, recorded, task.episode_limit if task else None)
         self.both = int((self.terminals & self.timeouts).sum())  # rows
-        self.cuts = RECORDED if recorded is not None else BY_LIMIT if task else UNKNOWN
+        self.cuts = "recorded" if recorded is not None else "step limit" if task else "unknown"
         last = np.flatnonzero(self.terminals | self.timeouts)
         self.lengths, self.returns = np.diff(last, prepend=-1), np.zeros(0)
         if len(last):  # what is not finite stays in its episode
@@ -41,12 +39,7 @@ class Survey:
         self.unfinished = len(columns) - int(self.lengths.sum())  # rows after the last end
         self.transitions = int(transition_rows(columns, self.timeouts).sum())
         self.counts = f"{len(columns):,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
-
-    @cached_property
-    def values(self) -> dict[str, ValueCounts]:
-        """What is counted of each column of numbers that there is."""
-        known = whole_columns(self.columns)
-        return {name: ValueCounts(known[name]) for name in NUMBERS if name in known}
+        self.values = {name: ValueCounts(each) for name, each in whole_columns(columns).items() if name in NUMBERS}
 
 
 class ValueCounts:
@@ -121,7 +114,7 @@ def _odd_episodes(found: Survey) -> Iterator[str]:
             yield f"{long:,} episode(s) are longer than {limit}, up to {lengths.max():,}"
         if most > 1 and (lengths == most).all() and not found.timeouts.any():
             yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
-    if found.cuts == UNKNOWN:
+    if columns.timeouts is None and not task:
         yield "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
     if columns.next_observations is not None:
         inside = ~(found.terminals | found.timeouts)[:-1]

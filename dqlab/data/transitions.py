@@ -143,18 +143,9 @@ def q_learning_view(
         following_action = all_actions[np.minimum(steps + chunk, len(columns) - 1)].reshape(len(first), -1)
         following_action[terminal] = 0.0
         made.append(following_action)
-    provenance = Provenance(
-        **origin,
-        rows=len(columns),
-        episodes=len(returns),
-        transitions=len(first),
-        return_mean=float(returns.mean()),
-        return_std=float(returns.std()),
-        return_min=float(returns.min()),
-        return_max=float(returns.max()),
-        state_mean=mean,
-        state_std=std,
-    )
+    counts: dict[str, Any] = {"rows": len(columns), "episodes": len(returns), "transitions": len(first)}
+    counts |= {f"return_{what}": float(getattr(returns, what)()) for what in ("mean", "std", "min", "max")}
+    provenance = Provenance(**origin, **counts, state_mean=mean, state_std=std)
     return Transitions(**Batch(*map(torch.from_numpy, made))._asdict(), provenance=provenance)
 
 

@@ -27,8 +27,7 @@ from dqlab.machine import GPU_SHARE, QUIET_THREADS
 FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
 """Exit codes of a job: all of its cells have results; some have; none, and it said why; it ended in a way that another
 attempt may mend (so do all other codes say); it was asked to stop."""
-POLL, POLL_REMOTE = 0.1, 0.5
-"""Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
+POLL, POLL_REMOTE = 0.1, 0.5  # seconds between two looks at a process, and at all jobs on other machines
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,12 @@ class Engine(Protocol):
 
 
 engines: Registry[Callable[[], Engine]] = Registry("engine", "Where the packs of a grid are trained.", "Grid.engine")
-ON_A_CLUSTER = 16
 
 
 def slots_of(engine: Engine) -> int:
     """How many packs the engine runs at a time; a guess where it does not know before it runs."""
     slots = getattr(engine, "slots", None)
-    return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER
+    return max(int(slots()), 1) if slots is not None else 16
 
 
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
@@ -119,13 +117,9 @@ def run_attempt(
     all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
     """
     heard, why, pipe = False, "", subprocess.PIPE
+    options: dict[str, Any] = {"stdin": pipe, "stdout": pipe, "env": variables, "start_new_session": True, "bufsize": 0}
     try:
-        with (
-            job.log.open("ab") as log,
-            subprocess.Popen(
-                job.command, stdin=pipe, stdout=pipe, stderr=log, env=variables, start_new_session=True, bufsize=0
-            ) as process,
-        ):
+        with job.log.open("ab") as log, subprocess.Popen(job.command, stderr=log, **options) as process:
             before = log.tell()
             try:
                 for line in _lines(process, stops):

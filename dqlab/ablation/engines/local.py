@@ -15,8 +15,7 @@ from dqlab.config.fields import NonNegativeInt, check_field
 from dqlab.errors import ConfigError
 from dqlab.machine import cores
 
-Slot = tuple[str | None, float]
-"""A place for one pack at a time: the GPU that it sees, and its share of that GPU's memory."""
+Slot = tuple[str | None, float]  # a pack's place: the GPU that it sees, and its share of that GPU's memory
 
 
 @engines.register("local", source="Python's subprocess and concurrent.futures")

@@ -27,8 +27,7 @@ from dqlab.errors import ConfigError, first_line
 from dqlab.tracking.run_folder import claim_folder
 
 REACHED_WITHIN = 10.0  # seconds that a cluster has for taking a connection
-PATIENCE, ANSWER = 10.0, 300.0
-"""Seconds that packs have for their end when they are killed; and nodes for saying what they see."""
+PATIENCE, ANSWER = 10.0, 300.0  # seconds that killed packs have for their end, and nodes for saying what they see
 WHERE_RAY_IS = "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts one here."
 WANTS_A_TOKEN = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token, on every machine."
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

@@ -47,8 +47,7 @@ def reading_error(where: str, what: str, error: BaseException, mend: str = "") -
     if "already open for" in why:  # HDF5 marks files in its latest format until they are closed
         return UnreadError(f"{where} is marked as being written: it is in use, or its writer was killed ({why}).")
     if isinstance(error, OSError) and error.errno in BUSY:
-        said = "is in use: another process has it open, and may be writing it"
-        return UnreadError(f"{where} {said}. Wait until that one has closed it.")
+        return UnreadError(f"{where} is in use: another process has it open, and may write it. Wait until it is done.")
     if isinstance(error, OSError) and error.errno in MACHINES:
         return UnreadError(f"{where} cannot be read: {os.strerror(error.errno)}.")
     if isinstance(error, ImportError):
@@ -202,17 +201,25 @@ def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[
     call the dataset. A DataError where a column is missing, shapes disagree, or a dtype is not of real numbers.
     """
     check_names(where, arrays)
-    known = {name: _shaped(where, name, arrays[name]) for name in COLUMN_NAMES if name in arrays}
-    shape = known["observations"].shape
-    for name, column in known.items():
-        if len(column) != shape[0]:
-            raise DataError(f"{where}: '{name}' has {len(column)} rows, 'observations' has {shape[0]}.")
-    following = known.get("next_observations")
+    known: dict[str, Any] = {}
+    for name in (name for name in COLUMN_NAMES if name in arrays):
+        column, wide = arrays[name], name in MATRIX_COLUMNS
+        if not wide and column.shape[1:] == (1,):
+            column = column.reshape(-1)
+        if column.ndim != (2 if wide else 1) or 0 in column.shape[1:]:
+            expected = "(rows, width)" if wide else "(rows,)"
+            raise DataError(f"{where}: '{name}' has shape {column.shape}, expected {expected}.")
+        if column.dtype.kind not in "biuf":
+            raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
+        known[name] = column
+        if len(column) != (rows := len(known["observations"])):
+            raise DataError(f"{where}: '{name}' has {len(column)} rows, 'observations' has {rows}.")
+    shape, following = known["observations"].shape, known.get("next_observations")
     if following is not None and following.shape != shape:
         raise DataError(f"{where}: 'next_observations' has shape {following.shape}, 'observations' {shape}.")
-    if shape[0] < (2 if following is None else 1):
-        raise DataError(f"{where}: {shape[0]} row(s) make no transition.")
-    return Columns(**known, metadata=metadata or {}, extras={}, where=where)
+    if rows < (2 if following is None else 1):
+        raise DataError(f"{where}: {rows} row(s) make no transition.")
+    return Columns(**known, metadata=metadata or {}, where=where)
 
 
 def check_names(where: str, names: Collection[str]) -> None:
@@ -229,17 +236,6 @@ def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None
         width = getattr(columns, name).shape[1]
         if wanted is not None and width != wanted:
             raise DataError(f"{columns.where}: '{name}' is {width} wide, the task's is {wanted}. Another task's file?")
-
-
-def _shaped(where: str, name: str, column: Column) -> Column:
-    dimensions, expected = (2, "(rows, width)") if name in MATRIX_COLUMNS else (1, "(rows,)")
-    if dimensions == 1 and column.shape[1:] == (1,):
-        column = column.reshape(-1)
-    if column.ndim != dimensions or 0 in column.shape[1:]:
-        raise DataError(f"{where}: '{name}' has shape {column.shape}, expected {expected}.")
-    if column.dtype.kind not in "biuf":
-        raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
-    return column
 
 
 def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:

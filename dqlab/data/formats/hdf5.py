@@ -16,9 +16,7 @@ from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
 from dqlab.machine import memory_limit
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-"""What every HDF5 file begins with."""
-D4RL_COLUMNS = (*base.REQUIRED_COLUMNS, "timeouts", "masks")
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"  # what every HDF5 file begins with
 
 
 @data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))
@@ -58,8 +56,7 @@ class D4RL(Format):
             temporary.write_bytes(made.getbuffer())
 
 
-UNPACKING = 1 << 29
-"""Bytes that reading may take beside those of the rows: the chunks of a damaged file may unpack to more."""
+UNPACKING = 1 << 29  # bytes that reading may take beside the rows: chunks of a damaged file may unpack to more
 
 
 @contextmanager
@@ -70,7 +67,7 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     base.check_readable(path)
     with base.reading_errors(path, "is truncated or not an HDF5 file"), h5py.File(path, "r", locking=False) as file:
         base.check_names(str(path), file)
-        stored = {name: file.get(name) for name in D4RL_COLUMNS if name in file}
+        stored = {name: file.get(name) for name in (*base.REQUIRED_COLUMNS, "timeouts", "masks") if name in file}
         for name, dataset in stored.items():
             here = isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(dataset, h5py.Dataset)
             if not here or not dataset.shape or dataset.external or dataset.is_virtual:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dqlab.data import download
 from dqlab.data.download import Progress, UnavailableError, download_from, no_progress
 from dqlab.data.formats import base
+from dqlab.data.formats.arrays import read_archive, write_archive
 from dqlab.data.formats.base import Columns, Format, data_formats
 from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
-from dqlab.data.formats.npz import read_archive, write_archive
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs import make_env, tasks
 from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
@@ -24,12 +24,9 @@ from dqlab.errors import DataError, nearest
 from dqlab.files import expanded, sha256_of
 
 Arrays = dict[str, NDArray[Any]]
-STORED = ("observations", "actions", "terminals", "qpos", "button_states")
-"""What is read: `qvel` is in the files, too, and nothing is made of it."""
-KEPT = {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}
-"""Arrays of OGBench's files that collected sets have as extras `infos/...`, and their dtypes."""
+STORED = ("observations", "actions", "terminals", "qpos", "button_states")  # what is read: nothing is made of `qvel`
+KEPT = {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}  # of collected sets' extras `infos/...`
 SPREAD = 3  # times the memory of its rows that a set takes until transitions are made of it
-MAGIC = b"PK"  # what every .npz begins with
 
 
 @data_formats.register(BENCHMARK, source=FACTS["source"], cites=("park2025ogbench",))
@@ -166,7 +163,7 @@ def ogbench(
     name = files[0].name
     own = [download.address_of(FACTS["server"], name), download.second_address(FACTS["second_home"], name)]
     addresses = [*own, *download.mirror_addresses(mirrors, name)]
-    fetched = download_from(addresses, files[0], own=own, magic=MAGIC, progress=progress, timeout=timeout)
+    fetched = download_from(addresses, files[0], own=own, magic=b"PK", progress=progress, timeout=timeout)
     return replace(found, **fetched, note="")
 
 
