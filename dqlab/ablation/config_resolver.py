@@ -51,20 +51,17 @@ class ConfigResolver:
         self.loaded = gin_files.load_gin(files, bindings, imports)
         self.grid = Grid()
         self.text = format_bindings(gin_state.abbreviate_names(gin_state.bound_parameters()))
+        # what experiments of the same choices read, with defaults, and which of it may differ within a pack
         self._choices: dict[Any, tuple[Values, frozenset[str]]] = {}
-        """What experiments of the same choices read, with defaults, and which of it may differ within a pack."""
         self.read: set[str] = set()  # complete names of what the cells that were built have read
         self._found: dict[str, ResolvedDataset] = {}
         self.name = cache(gin_state.complete_name)  # of a binding
         self.not_fetched: list[str] | None = None  # addresses of data that only a run fetches; None: they are fetched
-        single = {self.name(name): name for binding in bindings for name in bound_names(binding)}
-        for axis, parameters in self.grid.parameters.items():
-            for parameter in parameters:
-                if self.name(parameter) in single:
-                    raise ConfigError(
-                        f"--set {single[self.name(parameter)]} sets what the grid varies (axis '{axis}'). Leave it "
-                        "off, or change the axis in the grid's file."
-                    )
+        varied = {self.name(each): axis for axis, parameters in self.grid.parameters.items() for each in parameters}
+        for name in (name for binding in bindings for name in bound_names(binding)):
+            if axis := varied.get(self.name(name)):
+                said = f"--set {name} sets what the grid varies (axis '{axis}')"
+                raise ConfigError(f"{said}. Leave it off, or change the axis in the grid's file.")
 
     def bases(self) -> dict[str, Values]:
         """The experiment without its axes, on every task of the grid: all that is bound, by complete name."""
@@ -96,24 +93,21 @@ class ConfigResolver:
         merged = {**base, **own}
         key = frozenset((name, _choice(value)) for name, value in merged.items() if name != TASK)
         if key not in self._choices:
-            self._choices[key] = self._build(task, base, setting)
+            try:
+                device = str(base.get("experiment.Experiment.device", ""))
+                self.load(task, [*setting.as_text(), *for_this_machine(device)])
+                experiment = Experiment()
+                check_experiment(experiment)
+            except DqlabError as error:
+                raise ConfigError(f"Cell '{setting.label}' on {task}: {message_of(error)}") from error
+            algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
+            apart = set(experiment.resolved_algorithm.hyper()) - experiment.probe.shared_hyperparameters
+            self.read |= gin_state.parameters_read()
+            read = {**gin_state.operative_parameters(), **_read_with_the_data()}
+            counting = {name: value for name, value in read.items() if belongs_to_cell(name)}
+            self._choices[key] = counting, frozenset(f"{algorithm}.{name}" for name in apart)
         defaults, scalars = self._choices[key]
         return {**{name: merged.get(name, default) for name, default in defaults.items()}, **own}, scalars
-
-    def _build(self, task: str, base: Values, setting: Setting) -> tuple[Values, frozenset[str]]:
-        try:
-            device = str(base.get("experiment.Experiment.device", ""))
-            self.load(task, [*setting.as_text(), *for_this_machine(device)])
-            experiment = Experiment()
-            check_experiment(experiment)
-        except DqlabError as error:
-            raise ConfigError(f"Cell '{setting.label}' on {task}: {message_of(error)}") from error
-        algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
-        shared = experiment.probe.shared_hyperparameters
-        scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.resolved_algorithm.hyper()) - shared)
-        self.read |= gin_state.parameters_read()
-        read = {**gin_state.operative_parameters(), **_read_with_the_data()}
-        return {name: value for name, value in read.items() if belongs_to_cell(name)}, scalars
 
     def check_read(self) -> None:
         """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read."""
@@ -162,9 +156,8 @@ def _read_with_the_data() -> Values:
 
 def _choice(value: Any) -> Any:
     """A value as far as it decides which parts are built: itself, or a number's sign."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return (value > 0) - (value < 0)
-    return value if isinstance(value, (str, bool, type(None))) else repr(value)
+    known = canonical(value)
+    return (known > 0) - (known < 0) if isinstance(known, float) else repr(known)
 
 
 def canonical(value: Any) -> Any:

@@ -77,21 +77,16 @@ def announce_grid(session: GridSession, console: Console) -> None:
         f"{failed:,} failed before, {cells:,} to train in {counted(len(session.packs), 'pack')}"
     )
     console.print(Text(told), soft_wrap=True)
-    for name, count in _trained_before_changes(session).items():
+    packs = Counter(status.folder.parent for status in session.in_state(FINISHED) if status.folder)
+    changed, now = Counter[str](), plugin_sources()
+    for pack, count in packs.items():
+        with suppress(DqlabError):  # it is told where the pack is read
+            changed.update(dict.fromkeys(changed_sources(RunFolder(pack).facts(), now), count))
+    for name, count in changed.items():  # a cell's id does not show it
         told = f"warning: {counted(count, 'cell')} finished before {name} was changed. --force trains all cells again."
         console.print(Text(told), soft_wrap=True)
     for first, second in session.plan.same[:FEW]:
         console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
-
-
-def _trained_before_changes(session: GridSession) -> Counter[str]:
-    """How many cells have been trained with other code than a plugin's module has now; a cell's id does not show it."""
-    packs = Counter(status.folder.parent for status in session.in_state(FINISHED) if status.folder)
-    changed, now = Counter[str](), plugin_sources()
-    for pack, cells in packs.items():
-        with suppress(DqlabError):  # it is told where the pack is read
-            changed.update(dict.fromkeys(changed_sources(RunFolder(pack).facts(), now), cells))
-    return changed
 
 
 def say_what_is_missing(session: GridSession, console: Console) -> None:
@@ -123,28 +118,22 @@ def show_plan(session: GridSession, console: Console) -> None:
     if len(rows) > SHOWN:
         table.add_row(f"... and {len(rows) - SHOWN:,} more rows")
     console.print(table)
-    for line in _sums(session):
+    lines = ["Nothing is left to train: the same command without --dry-run writes the report."]
+    if costs := [session.costs[pack.id] for pack in session.packs]:
+        slots, work, longest = slots_of(session.engine), sum(c.seconds for c in costs), max(c.seconds for c in costs)
+        lines = [
+            f"About {readable_duration(max(work / slots, longest))} at most with "
+            f"{counted(min(slots, len(costs)), 'pack')} at a time ({readable_duration(work)} of computing; "
+            "episodes are counted at full length, which a bad policy's are not).",
+            f"About {sum(sorted((c.memory for c in costs), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
+        ]
+        if on_gpu := max(cost.gpu_memory for cost in costs):
+            lines.append(f"About {on_gpu / 2**30:.1f} GiB on a GPU, for the largest pack.")
+        if on_gpu and not torch.cuda.is_available():
+            lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
+    lines += [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
+    for line in lines:
         console.print(Text(line), soft_wrap=True)
-
-
-def _sums(session: GridSession) -> list[str]:
-    """How long it takes, what it takes, and what these figures leave out."""
-    unfetched = [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
-    if not session.packs:
-        return [*unfetched, "Nothing is left to train: the same command without --dry-run writes the report."]
-    slots, found = slots_of(session.engine), [session.costs[pack.id] for pack in session.packs]
-    work, longest = sum(cost.seconds for cost in found), max(cost.seconds for cost in found)
-    lines = [
-        f"About {readable_duration(max(work / slots, longest))} at most with "
-        f"{counted(min(slots, len(found)), 'pack')} at a time "
-        f"({readable_duration(work)} of computing; episodes are counted at full length, which a bad policy's are not).",
-        f"About {sum(sorted((cost.memory for cost in found), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
-    ]
-    if any(cost.gpu_memory for cost in found) and not torch.cuda.is_available():
-        lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
-    if on_gpu := max(cost.gpu_memory for cost in found):
-        lines.append(f"About {on_gpu / 2**30:.1f} GiB on a GPU, for the largest pack.")
-    return [*lines, *unfetched]
 
 
 class GridDisplay(Progress):
@@ -154,22 +143,11 @@ class GridDisplay(Progress):
     """
 
     def __init__(
-        self,
-        cells: Mapping[str, CellStatus],
-        packs: Sequence[PlannedPack],
-        console: Console,
-        title: str,
-        note: str = "",
+        self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack], console: Console, title: str, note: str
     ) -> None:
-        super().__init__(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            speed_estimate_period=3600,
-            disable=not console.is_terminal or console.quiet,
-        )
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+        hidden = not console.is_terminal or console.quiet
+        super().__init__(*columns, TimeRemainingColumn(), console=console, speed_estimate_period=3600, disable=hidden)
         self.cells, self._note = cells, f" ({note})" if note else ""
         self._packs = {pack.id: [cells[cell.id] for cell in pack.cells] for pack in packs}
         self._steps: dict[str, float] = {}
@@ -198,15 +176,12 @@ class GridDisplay(Progress):
             changed = [status for status, state in before if status.state not in (state, WAITING)]
         self.update(self._task, completed=self.done())
         for status in changed:  # a terminal that is stopped holds up one pack, not all
-            self._tell(status)
-
-    def _tell(self, status: CellStatus) -> None:
-        cell, states = status.cell, [each.state for each in self.cells.values()]
-        scored = status.last_score is not None and status.state != FAILED
-        score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
-        why = f"  {status.reason}" if status.reason else ""
-        text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
-        self.say(f"{text}  {status.state}{score}{why}")
+            cell, states = status.cell, [each.state for each in self.cells.values()]
+            scored = status.last_score is not None and status.state != FAILED
+            score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
+            why = f"  {status.reason}" if status.reason else ""
+            text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
+            self.say(f"{text}  {status.state}{score}{why}")
 
     def say(self, text: str) -> None:
         """Something that concerns the whole grid."""

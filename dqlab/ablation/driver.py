@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import TIMEOUT_MAX, Event, Timer
 
 from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.display import GridDisplay, announce_grid, say_what_is_missing, show_plan
@@ -37,25 +37,16 @@ EMBEDDED = PACKAGE / "data" / "embedded"
 
 @dataclass(frozen=True)
 class GridRequest:
-    """What the command line asks for.
-
-    Attributes:
-        files, bindings, imports: the grid's configuration, as `gin_files.load_gin` takes it.
-        out: its folder.
-        reuse: folders of other grids, whose finished cells are not trained again.
-        force: train all cells again, and set aside what there is.
-        retry: train those again that have diverged.
-        command: what was typed, for the record.
-    """
+    """What the command line asks for: a grid, by files, bindings and imports as `gin_files.load_gin` takes them."""
 
     files: Sequence[str | Path]
     bindings: Sequence[str]
     imports: Sequence[str]
-    out: Path
-    reuse: Sequence[Path] = ()
-    force: bool = False
-    retry: bool = False
-    command: str = ""
+    out: Path  # the grid's folder
+    reuse: Sequence[Path] = ()  # folders of other grids, whose finished cells are not trained again
+    force: bool = False  # train all cells again, and set aside what there is
+    retry: bool = False  # train those again that have diverged
+    command: str = ""  # what was typed, for the record
 
     @property
     def name(self) -> str:
@@ -64,15 +55,7 @@ class GridRequest:
 
 @dataclass
 class GridSession:
-    """A grid as it stands at the start of a session, and what is left to do.
-
-    Attributes:
-        cells: how far every cell is, by its id.
-        packs: what is to be run.
-        costs: what it takes, by the packs' ids.
-        state: `running`, `finished`, `incomplete` (some have failed) or `interrupted`.
-        recorded: when that was written.
-    """
+    """A grid as it stands at the start of a session, and what is left to do."""
 
     request: GridRequest
     resolver: ConfigResolver
@@ -80,11 +63,11 @@ class GridSession:
     folder: GridFolder
     engine: Engine
     tracking: Tracking
-    cells: dict[str, CellStatus] = field(default_factory=dict)
-    packs: Sequence[PlannedPack] = ()
-    costs: Mapping[str, Cost] = field(default_factory=dict)
-    state: str = RUNNING
-    recorded: float = 0.0
+    cells: dict[str, CellStatus] = field(default_factory=dict)  # how far every cell is, by its id
+    packs: Sequence[PlannedPack] = ()  # what is to be run
+    costs: Mapping[str, Cost] = field(default_factory=dict)  # what it takes, by the packs' ids
+    state: str = RUNNING  # or `finished`, `incomplete` (some have failed), `interrupted`
+    recorded: float = 0.0  # when that was written
 
     def in_state(self, state: str) -> list[CellStatus]:
         """The cells that are in that state."""
@@ -109,7 +92,7 @@ class GridSession:
         found = {cell: status.folder for cell, status in self.cells.items() if status.folder}
         folder.write_facts(
             name=self.request.name,
-            axes=grid.axis_points,
+            axes={axis: list(dict.fromkeys(each.points[axis] for each in grid.settings)) for axis in grid.axes},
             labels=[setting.label for setting in grid.settings],
             base=grid.resolved_base,
             tasks=list(dict.fromkeys(cell.task for cell in self.plan.cells)),
@@ -129,10 +112,8 @@ class GridSession:
         """Write how the grid has ended, after so many seconds."""
         if self.in_state(FINISHED):
             self.folder.write_facts(seconds=float(self.folder.facts().get("seconds", 0.0)) + seconds)
-        if interrupted and self.pending:
-            self.record_state("interrupted")
-        else:
-            self.record_state("incomplete" if self.pending or self.in_state(FAILED) else "finished")
+        state = "incomplete" if self.pending or self.in_state(FAILED) else "finished"
+        self.record_state("interrupted" if interrupted and self.pending else state)
 
     def record_state(self, state: str) -> None:
         """Write how far the grid is, and which cells have crashed: they have left nothing else behind."""
@@ -200,11 +181,18 @@ def ablate(request: GridRequest, console: Console) -> int:
         announce_grid(session, console)
         with console.status("calibrating"):
             session.costs = costs_of_packs(session.packs, SHORT)
-        with recorded(session):
+        session.record_plan()
+        mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
+        try:
             interrupted = run_packs(session, console) if session.packs else False
             session.record_end(interrupted, time.monotonic() - started)
             if session.in_state(FINISHED):
                 report_apart(request, console)
+        finally:
+            if session.state == RUNNING:
+                session.record_state("interrupted")
+            if mirror is not None and not mirror.close(session.tracking.patience):
+                warn_unsent(session.folder.path)
         say_what_is_missing(session, console)
         return EXIT_CODES[session.state]
     finally:
@@ -220,26 +208,16 @@ def dry_run(request: GridRequest, console: Console) -> None:
     show_plan(session, console)
 
 
-@contextmanager
-def recorded(session: GridSession) -> Iterator[None]:
-    """Within this a grid is recorded: in its folder and, unless that is switched off, in MLflow."""
-    session.record_plan()
-    mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
-    try:
-        yield
-    finally:
-        if session.state == RUNNING:
-            session.record_state("interrupted")
-        if mirror is not None and not mirror.close(session.tracking.patience):
-            warn_unsent(session.folder.path)
-
-
 def run_packs(session: GridSession, console: Console) -> bool:
     """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted."""
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
     title = f"{session.request.name} in {session.folder.path}"
     display = GridDisplay(session.cells, session.packs, console, title, caveat)
-    jobs = [job_of(session, pack) for pack in session.packs]
+    jobs = []
+    for pack in session.packs:
+        path = pack.kind.data.path
+        inputs = () if path is None or EMBEDDED in path.resolve().parents else (path,)
+        jobs.append(Job(pack.id, session.folder.packs / pack.id, inputs, **session.costs[pack.id]._asdict()))
     with display, stop_on_signal(session.engine.stop, display.say, session.resolver.grid.hours) as stopped:
         for ended in session.engine.run(jobs, display.on_event):
             display.on_end(ended)
@@ -248,22 +226,13 @@ def run_packs(session: GridSession, console: Console) -> bool:
     return stopped.is_set()
 
 
-def job_of(session: GridSession, pack: PlannedPack) -> Job:
-    """A pack as an engine sees it."""
-    cost, path = session.costs[pack.id], pack.kind.data.path
-    inputs = () if path is None or EMBEDDED in path.resolve().parents else (path,)
-    return Job(pack.id, session.folder.packs / pack.id, inputs, **cost._asdict())
-
-
 @contextmanager
-def stop_on_signal(
-    stop: Callable[[], None], say: Callable[[str], None], hours: float = 0.0
-) -> Iterator[threading.Event]:
+def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None], hours: float = 0.0) -> Iterator[Event]:
     """Within this, a signal calls `stop` instead of ending the process, and `say` with what happens.
 
     After so many hours the same happens by itself; 0: never. Yields an event that is set once it has happened.
     """
-    stopped = threading.Event()
+    stopped = Event()
 
     def heed(reason: str) -> None:
         told = f"{reason}: packs write their checkpoints and end. Ctrl-C ends them at once."
@@ -276,7 +245,7 @@ def stop_on_signal(
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: heed("Stopping")) for number in numbers}
-    timer = threading.Timer(min(3600 * hours, threading.TIMEOUT_MAX), heed, [f"The grid's {hours:g} hours are over"])
+    timer = Timer(min(3600 * hours, TIMEOUT_MAX), heed, [f"The grid's {hours:g} hours are over"])
     timer.daemon = True
     if hours:
         timer.start()

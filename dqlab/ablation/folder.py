@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from dqlab.ablation.planning import Plan, PlannedPack
 from dqlab.analysis.results import FINISHED, Cell, CellStatus
@@ -28,15 +28,12 @@ from dqlab.tracking.folders import reused_cells
 from dqlab.tracking.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read_record
 from dqlab.tracking.run_folder import LOCK, PACK, claim_folder
 
-ENDS = ("summary.json", "failure.json")  # what is there when a cell has ended
-
 
 class GridFolder:
     """The files of one grid, locked while a process runs it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.packs, self.report = path, path / "packs", path / "report"
-        self._lock: TextIO | None = None
 
     def check(self, name: str = "") -> None:
         """See that a grid of that name can be run here, or raise a RunError that says why not; touches nothing."""
@@ -44,18 +41,15 @@ class GridFolder:
             raise RunError(f"{self.path} is a file, not a folder. Choose another --out.")
         if (self.path / "run.json").exists():
             raise RunError(f"{self.path} holds a single run, not a grid. Choose another --out.")
-        names = [item.name for item in self.path.iterdir()] if self.path.exists() else []
-        others = [name for name in names if name != LOCK and not name.startswith(".")]
-        begun = (self.path / "grid.json").exists()
-        if others and not begun and not (self.path / "plan.json").exists():
+        begun, names = (self.path / "grid.json").exists(), {item.name for item in self.path.glob("[!.]*")} - {LOCK}
+        if names and not begun and "plan.json" not in names:
             raise RunError(f"{self.path} is not empty and holds no grid. Choose another --out.")
         if self.packs.is_symlink() and not self.packs.exists():
             raise RunError(f"{self.packs} is a link to {self.packs.readlink()}, which is not here. Mount it again.")
         known = self.facts()["name"] if begun else name  # a damaged one may be deleted: it is written anew
         if name and known != name:
-            raise RunError(
-                f"{self.path} holds the grid '{name_of(known)}', not '{name}'. Choose another --out (and --reuse it)."
-            )
+            held = f"{self.path} holds the grid '{name_of(known)}', not '{name}'"
+            raise RunError(f"{held}. Choose another --out (and --reuse it).")
 
     def lock(self) -> None:
         """Claim the folder for this process; the claim ends with the process, however it ends."""
@@ -68,9 +62,8 @@ class GridFolder:
         place = expanded(storage).resolve()
         if self.packs.exists():
             if self.packs.resolve().parent != place:
-                raise RunError(
-                    f"{self.packs} has packs already, outside of {place}. Leave --storage off, or choose another --out."
-                )
+                there = f"{self.packs} has packs already, outside of {place}"
+                raise RunError(f"{there}. Leave --storage off, or choose another --out.")
             return
         new = place / f"{self.path.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         try:
@@ -122,7 +115,8 @@ class GridFolder:
         found: dict[str, list[str]] = {}
         taken: set[str] = set()
         begun = {name: cells for name, cells in self.listed().items() if (self.packs / name / "run.json").exists()}
-        ended = {(path.parent.parent.name, cell) for file in ENDS for cell, path in self.ended(file)}
+        ends = (*self.ended("summary.json"), *self.ended("failure.json"))
+        ended = {(path.parent.parent.name, cell) for cell, path in ends}
 
         def recorded(pack: str) -> int:
             return max((path.stat().st_size for path in (self.packs / pack).glob("cell-*/metrics.jsonl")), default=0)

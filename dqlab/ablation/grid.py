@@ -100,8 +100,7 @@ class Grid:
             raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
         seeds = bool(self.seeds) and _different(self.seeds, is_seed)
         check_field(seeds, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
-        tasks = _different(self.tasks, _is_text)
-        check_field(tasks, self, "tasks", "a tuple of different names, such as ('my-task-v0',)")
+        check_field(_different(self.tasks, _is_text), self, "tasks", "a tuple of different names, like ('my-task-v0',)")
         labels = [setting.label for setting in self.settings]
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")
@@ -136,11 +135,6 @@ class Grid:
         return kept
 
     @property
-    def axis_points(self) -> dict[str, tuple[str, ...]]:
-        """The texts of every axis' points, in order."""
-        return {name: tuple(dict.fromkeys(s.points[name] for s in self.settings)) for name in self.axes}
-
-    @property
     def resolved_base(self) -> str:
         """Label of the setting that others are compared with."""
         return self.base or self.settings[0].label
@@ -170,14 +164,12 @@ def _twice(texts: Iterable[str]) -> list[str]:
 def _points(name: str, axis: Any, budget: tuple[str, ...]) -> list[Setting]:
     """An axis' points, as settings of their own."""
     place = f"Grid.axes['{name}']"
-    if not _is_text(name):
-        raise ConfigError(f"Grid.axes: an axis' name must be a text, not {name!r}.")
     if not isinstance(axis, Mapping) or not axis:
         raise ConfigError(f"{place} must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
-    if all(isinstance(value, (Mapping, str)) for value in axis.values()):
-        for label in axis:
-            if not _is_text(label):
-                raise ConfigError(f"{place}: a label must be a text, not {label!r}.")
+    labelled = all(isinstance(value, (Mapping, str)) for value in axis.values())
+    if odd := [text for text in (name, *(axis if labelled else ())) if not _is_text(text)]:
+        raise ConfigError(f"{place}: an axis' name, and a label, must be a text, not {odd[0]!r}.")
+    if labelled:
         points = [Setting(label, _bundle(point, budget), {name: label}) for label, point in axis.items()]
     else:
         (parameter, values), *others = axis.items()

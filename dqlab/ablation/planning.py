@@ -29,14 +29,11 @@ from dqlab.envs import make_env
 from dqlab.files import size_of
 from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
-from dqlab.training import Pack as Replicas
 from dqlab.training.execution.modes import Eager, execution_modes
 from dqlab.training.probe import USABLE, flops_of_updates, free_bytes, made_up_update
 from dqlab.training.programs import SamplerCore
 
-DIGITS = 16
-OF_PACKS = {"tracking.Tracking.mlflow": False}
-"""What packs are configured with besides: one process records the whole grid in MLflow, not one for every pack."""
+NOT_RECORDED = {"tracking.Tracking.mlflow": False}  # one process records the whole grid, not one for every pack
 MOST_ON_CPU, MOST_ON_GPU = 8, 64
 MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them
 GPU_ELSEWHERE = 16 * 2**30  # bytes that are counted on where packs go to GPUs that are not here
@@ -95,29 +92,24 @@ def make_plan(resolver: ConfigResolver) -> Plan:
     for task, base in resolver.bases().items():
         for setting in resolver.grid.settings:
             values, scalars = resolver.values(task, base, setting)
-            data = resolver.data(task, values)
-            # what is read counts, not where from
-            read = {name: value for name, value in canonical(values).items() if name != SOURCES}
+            data, read = resolver.data(task, values), canonical(values)
+            del read[SOURCES]  # what is read counts, not where from
             runs = {name: value for name, value in read.items() if not is_as_before(name, value)}
             runs["data"] = data.digest
             kind = _digest({name: value for name, value in runs.items() if name not in scalars})
             bindings = {resolver.name(name): value for name, value in setting.bindings.items()}
             if kind not in kinds:
                 common = {name: value for name, value in bindings.items() if name not in scalars}
-                bound = {**base, **common, SOURCES: (data.source,), **OF_PACKS}
+                bound = {**base, **common, SOURCES: (data.source,), **NOT_RECORDED}
                 kinds[kind] = PackKind(task, resolver.loaded.header() + format_bindings(bound), data)
             apart = {name: value for name, value in bindings.items() if name in scalars}
-            identity = _digest(runs)
-            cells += [
-                Cell(_digest([identity, seed]), setting.label, setting.points, task, seed, apart, kind)
-                for seed in resolver.grid.seeds
-            ]
+            identity, about = _digest(runs), (setting.label, setting.points, task)
+            cells += [Cell(_digest([identity, seed]), *about, seed, apart, kind) for seed in resolver.grid.seeds]
     return Plan(tuple(cells), kinds)
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
@@ -128,8 +120,7 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
             groups.setdefault(cell.kind, {}).setdefault(cell.id, cell)
     packs = []
     for name, group in groups.items():
-        kind = plan.kinds[name]
-        cells = tuple(group.values())
+        kind, cells = plan.kinds[name], tuple(group.values())
         count = math.ceil(len(cells) / max(width(kind), 1))  # of packs, whose sizes are as even as can be
         edges = [round(index * len(cells) / count) for index in range(count + 1)]
         parts = [cells[start:stop] for start, stop in pairwise(edges)]
@@ -138,7 +129,7 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
 
 
 def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
-    """Make a pack the current configuration, on this machine; and whether it is meant for a GPU."""
+    """A pack's experiment, the current configuration from now on, on this machine; and whether it is for a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pack.gin"
         path.write_text(pack.as_gin())
@@ -155,29 +146,22 @@ def pack_sizes(limit: int, cells: int, slots: int) -> Callable[[PackKind], int]:
     On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
     every slot has several packs.
     """
-    fitting: dict[int, int] = {}
+    fitting: dict[int, int] = {}  # on the GPU that they would use, 0 where they use none; by the kind's id
     on_cpu = min(max(math.ceil(cells / (4 * slots)), 1), MOST_ON_CPU)
 
     def width(kind: PackKind) -> int:
         if limit:
             return limit
         if len(fitting) < MEASURED and id(kind) not in fitting:
-            fitting[id(kind)] = _fitting(kind)
+            experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
+            device, fitting[id(kind)] = experiment.resolved_device, 0
+            if on_gpu:
+                free, needed = free_bytes(device) if device.type != "cpu" else GPU_ELSEWHERE, experiment.probe.memory
+                fit = int(USABLE * free / (needed.kept + needed.working))
+                fitting[id(kind)] = min(max(fit, 1), MOST_ON_GPU)
         return fitting.get(id(kind), min(fitting.values())) or on_cpu
 
     return width
-
-
-def _fitting(kind: PackKind) -> int:
-    """How many cells of a kind fit on the GPU that they would use; 0 where they use none."""
-    experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
-    if not on_gpu:
-        return 0
-    here = experiment.resolved_device.type != "cpu"
-    free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
-    needed = experiment.probe.memory
-    fit = int(USABLE * free / (needed.kept + needed.working))
-    return min(max(fit, 1), MOST_ON_GPU)
 
 
 class Cost(NamedTuple):
@@ -222,7 +206,10 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     stretches = replicas.stretches(range(plan.steps))
     updating = factor * sum(len(each) * _seconds(partial(update, each.start), seconds) for each in stretches)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
-    acting = factor * _act_seconds(experiment, replicas, seconds)
+    core = SamplerCore(replicas, plan.eval_episodes, Eager())
+    drawn = core.noise_stream("calibration").at(0)
+    states = torch.zeros(replicas.replicas, plan.eval_episodes, experiment.dims.state)
+    acting = factor * _seconds(lambda: core.sample_actions(states, drawn).cpu(), seconds)
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
     evaluating = evaluations * experiment.resolved_task.episode_limit * acting
     needed = experiment.probe.memory
@@ -235,14 +222,6 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
         training if on_gpu else 0,
         experiment.resolved_threads,
     )
-
-
-def _act_seconds(experiment: Experiment, replicas: Replicas, seconds: float) -> float:
-    """Seconds that actions for one step of all episodes take."""
-    core = SamplerCore(replicas, experiment.plan.eval_episodes, Eager())
-    noise = core.noise_stream("calibration").at(0)
-    states = torch.zeros(replicas.replicas, experiment.plan.eval_episodes, experiment.dims.state)
-    return _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
 
 
 def _seconds(function: Callable[[], object], least: float) -> float:

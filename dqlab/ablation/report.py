@@ -19,7 +19,7 @@ from dqlab.config.gin_syntax import format_bindings, parse_bindings
 from dqlab.config.registry import Registry, RegistryEntry
 from dqlab.errors import RunError
 from dqlab.printing import Console
-from dqlab.tracking.records import DataRecord, GridRecord, InspectionRecord, RunRecord, SummaryRecord, read_record
+from dqlab.tracking.records import GridRecord, InspectionRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import INSPECTION
 
 if TYPE_CHECKING:
@@ -37,18 +37,14 @@ def report_grid(request: GridRequest, console: Console) -> None:
     results = collect_results(folder)
     if not results.results:
         raise RunError(f"No cell of the grid has finished in {request.out}: there is nothing to report yet.")
-    if changed := _changed_since(results.gin):
+    bound = format_bindings(abbreviate_names(bound_parameters()))
+    now, before = parse_bindings(bound), parse_bindings(results.gin)
+    names = [name for name in {**before, **now} if now.get(name) != before.get(name)]
+    apart = ("Report.", "Tracking.", "Grid.engine", "Grid.storage", "Grid.hours", "Grid.pack")
+    if changed := [name for name in names if not name.startswith(apart) and "Engine." not in name]:
         text = f"The report is of the grid as it was planned last; changed since, and left out: {', '.join(changed)}."
         console.print(Text(text), soft_wrap=True)
     report_and_print(results, settings, folder.report, console)
-
-
-def _changed_since(gin: str) -> list[str]:
-    """Parameters that are bound otherwise than in a grid's configuration, but for those of its report and engine."""
-    now, before = (parse_bindings(text) for text in (format_bindings(abbreviate_names(bound_parameters())), gin))
-    names = [name for name in {**before, **now} if now.get(name) != before.get(name)]
-    apart = ("Report.", "Tracking.", "Grid.engine", "Grid.storage", "Grid.hours", "Grid.pack")
-    return [name for name in names if not name.startswith(apart) and "Engine." not in name]
 
 
 def report_apart(request: GridRequest, console: Console) -> None:
@@ -110,32 +106,30 @@ def _inspections(finished: Sequence[CellStatus], base: str) -> dict[str, dict[st
     """Task -> label -> what is inside of the policy of the lowest seed that has been looked at; the base first."""
     found: dict[str, dict[str, InspectionRecord]] = {}
     for status in sorted(finished, key=lambda status: (status.cell.label != base, status.cell.seed)):
-        of_task = found.setdefault(status.cell.task, {})
-        if status.folder is None or status.cell.label in of_task:
-            continue
-        if (path := status.folder / INSPECTION).exists():
-            of_task[status.cell.label] = read_record(path, InspectionRecord)
+        of_task, label, folder = found.setdefault(status.cell.task, {}), status.cell.label, status.folder
+        if folder and label not in of_task and (path := folder / INSPECTION).exists():
+            of_task[label] = read_record(path, InspectionRecord)
     return found
 
 
 def _facts_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Versions, devices and commits of the packs; several of a kind are all named."""
     versions: dict[str, dict[str, None]] = {}
-    for package, version in (item for run in runs for item in run["versions"].items()):
-        versions.setdefault(package, {})[version] = None
+    data_of = {}
+    for run in runs:
+        data, rows = run["data"], ""
+        if "rows" in data and "episodes" in data:
+            rows = f", {data['rows']:,} rows of {data['episodes']:,} episodes"
+        data_of[run["task"]] = f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
+        for package, version in run["versions"].items():
+            versions.setdefault(package, {})[version] = None
     return {
         "versions": {name: next(iter(found)) if len(found) == 1 else [*found] for name, found in versions.items()},
         "device_names": sorted({f"{run['device']} ({run['device_name']})" for run in runs}),
         "git_commits": sorted({run["git_commit"] for run in runs} - {""}),
         "executions": sorted({run.get("execution", "") for run in runs} - {""}),
-        "data": {run["task"]: _about(run["data"]) for run in runs},
+        "data": data_of,
     }
-
-
-def _about(data: DataRecord) -> str:
-    """A dataset in a few words."""
-    rows = f", {data['rows']:,} rows of {data['episodes']:,} episodes" if "rows" in data and "episodes" in data else ""
-    return f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
 
 
 def components_used(runs: Iterable[Mapping[str, Any]]) -> tuple[RegistryEntry[Any], ...]:

@@ -50,11 +50,26 @@ class Events:
 def main(path: Path) -> int:
     """Train a pack; returns the exit code."""
     quiet_threads()
-    tell, stop = Events(), Event()
-    _heed_signals(stop)
-    Thread(target=_heed_stdin, args=(stop,), daemon=True).start()
+    tell, stop = Events(), _stop_event()
+    folder = RunFolder(path)
     try:
-        return _work(path, tell, stop)
+        if folder.in_use():
+            tell({"event": "waiting", "reason": "an earlier process of this pack ends at its next log"})
+        while folder.in_use() and not stop.wait(0.1):
+            pass
+        if stop.is_set():
+            return STOPPED
+        if not folder.finished:
+            from dqlab.runs import train  # torch, once the folder is free
+
+            tell({"event": "starting"})
+            load_plugins()
+            loaded = gin_files.load_gin([path / PACK])
+            train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
+        if not stop.is_set():
+            _inspect(folder)
+        tell({"event": "finished"})
+        return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
     except StoppedError:
         return STOPPED
     except DqlabError as error:
@@ -64,28 +79,6 @@ def main(path: Path) -> int:
         traceback.print_exc()
         tell({"event": "failed", "reason": f"{type(error).__name__}: {message_of(error)} ({error_place(error)})"})
         return DIED
-
-
-def _work(path: Path, tell: Events, stop: Event) -> int:
-    """Train what is left of the pack, from its last checkpoint on; returns the exit code of one with results."""
-    folder = RunFolder(path)
-    if folder.in_use():
-        tell({"event": "waiting", "reason": "an earlier process of this pack ends at its next log"})
-    while folder.in_use() and not stop.wait(0.1):
-        pass
-    if stop.is_set():
-        return STOPPED
-    if not folder.finished:
-        from dqlab.runs import train  # torch, once the folder is free
-
-        tell({"event": "starting"})
-        load_plugins()
-        loaded = gin_files.load_gin([path / PACK])
-        train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
-    if not stop.is_set():
-        _inspect(folder)
-    tell({"event": "finished"})
-    return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
 
 
 def _inspect(folder: RunFolder) -> None:
@@ -101,24 +94,26 @@ def _inspect(folder: RunFolder) -> None:
                 print(f"dqlab: warning: no look inside of {replica.title}: {message_of(error)}", file=sys.stderr)
 
 
-def _heed_stdin(stop: Event) -> None:
-    """Ask training to stop when standard input ends, as it does when whoever started this process dies."""
-    with suppress(OSError):
-        while os.read(0, 4096):  # not sys.stdin: a thread that reads it would hinder the interpreter's end
-            pass
-    stop.set()
+def _stop_event() -> Event:
+    """Set by the first SIGTERM, SIGHUP or SIGINT (a second one ends the process at once), and when standard input ends,
+    as it does when whoever started this process dies."""
+    stop = Event()
 
-
-def _heed_signals(stop: Event) -> None:
-    """Ask training to stop at the first SIGTERM, SIGHUP or SIGINT; a second one ends the process at once."""
-
-    def ask(number: int, frame: Any) -> None:
+    def heed(number: int, frame: Any) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
+    def read() -> None:
+        with suppress(OSError):
+            while os.read(0, 4096):  # not sys.stdin: a thread that reads it would hinder the interpreter's end
+                pass
+        stop.set()
+
     for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask)
+            signal.signal(number, heed)
+    Thread(target=read, daemon=True).start()
+    return stop
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def _download(args: argparse.Namespace) -> int:
 )
 def _verify(args: argparse.Namespace) -> int:
     """Read datasets from end to end and tell what is wrong with them."""
-    from dqlab.data.describe import report_findings
+    from dqlab.data.locate import report_findings
 
     damaged = [report_findings(name, args.task) for name in args.datasets]
     return 2 if any(damaged) else 0
@@ -73,7 +73,7 @@ def _verify(args: argparse.Namespace) -> int:
 @command("info", "dqlab data info mine.npz --json", option("dataset", DATASET, metavar="DATASET"), TASK, JSON, PLUGIN)
 def _info(args: argparse.Namespace) -> None:
     """Describe a dataset: rows, episodes, returns, actions, where it is from."""
-    from dqlab.data.describe import print_info
+    from dqlab.data.locate import print_info
 
     print_info(args.dataset, args.task, args.json)
 
@@ -89,10 +89,10 @@ def _info(args: argparse.Namespace) -> None:
 )
 def _convert(args: argparse.Namespace) -> None:
     """Write a dataset in another format."""
-    from dqlab.data.locate import conversion_target, convert_dataset, locate_dataset, reading_status
+    from dqlab.data.locate import convert_dataset, locate_dataset, reading_status, resolve_dataset
 
     with reading_status(args.source):
-        source, target = locate_dataset(args.source, args.task), conversion_target(args.target, args.task)
+        source, target = locate_dataset(args.source, args.task), resolve_dataset(args.target, args.task)
         lines = convert_dataset(source, target, args.force)
     print(*lines, sep="\n")
 

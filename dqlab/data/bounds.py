@@ -17,10 +17,8 @@ from dqlab.errors import ConfigError, DataError, nearest_of_few
 
 Actions = NDArray[np.float32]
 Ends = NDArray[np.float64] | Sequence[float]
-ROUNDING = 1e-5
-"""Actions may be so much larger than 1."""
-BOUNDS_METADATA = "action_bounds"
-"""Metadata in which a dataset says, as JSON, in which bounds its actions are `stored`: [low, high]."""
+ROUNDING = 1e-5  # actions may be so much larger than 1
+BOUNDS_METADATA = "action_bounds"  # in which a dataset says, as JSON, how its actions are `stored`: [low, high]
 BOUNDS_ADVICE = (
     "load_dataset.action_bounds='env' rescales from the environment's bounds to [-1, 1], 'as_is' takes them as they are"
 )
@@ -62,8 +60,7 @@ class ActionRange:
 class ActionRule:
     """Which actions a dataset may have, and what becomes of them; this one takes them as they are.
 
-    Attributes:
-        low, high: the environment's bounds (A,); empty where they are not needed.
+    `low` and `high` are the environment's bounds (A,); empty where they are not needed.
     """
 
     low: tuple[float, ...] = ()
@@ -93,9 +90,8 @@ class UnitRule(ActionRule):
         own, low, high = bounds_text(self.low, self.high), np.array(self.low), np.array(self.high)
         if said := found.note:
             return f"{said}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
-        if found.stored is not None or not np.any((low > -1.0) | (high < 1.0)):
-            return ""
-        if np.any((found.low < low - ROUNDING) | (found.high > high + ROUNDING)):
+        narrow = found.stored is None and np.any((low > -1.0) | (high < 1.0))
+        if not narrow or np.any((found.low < low - ROUNDING) | (found.high > high + ROUNDING)):
             return ""
         return (
             f"all actions lie within the environment's own bounds, {own}, and it does not say whether they are meant "
@@ -115,18 +111,14 @@ class EnvironmentRule(ActionRule):
         return np.asarray(np.where(np.abs(unit) > 1.0 + ROUNDING, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
 
     def complaint(self, found: ActionRange) -> str:
-        own = bounds_text(self.low, self.high)
+        own, advice = bounds_text(self.low, self.high), "load_dataset.action_bounds='as_is' takes them as they are"
         if found.stored is not None and is_unit(*found.stored) and not is_unit(self.low, self.high):
-            return (
-                f"actions are recorded in [-1, 1], as the dataset says, not in the environment's {own}: "
-                "leave off load_dataset.action_bounds='env'"
-            )
+            said = f"actions are recorded in [-1, 1], as the dataset says, not in the environment's {own}"
+            return f"{said}: leave off load_dataset.action_bounds='env'"
         if not found.rows_outside:
             return ""
-        return (
-            f"actions of {found.rows_outside:,} row(s) lie outside of the environment's bounds, {own}: {found.text}. "
-            "Is it another environment's? load_dataset.action_bounds='as_is' takes them as they are"
-        )
+        said = f"actions of {found.rows_outside:,} row(s) lie outside of the environment's bounds, {own}: {found.text}"
+        return f"{said}. Is it another environment's? {advice}"
 
 
 AS_IS = ActionRule()

@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from http.client import HTTPException
-from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,24 +60,15 @@ def refuse_if_planning(address: str) -> None:
 def download_from(
     addresses: Sequence[str],
     path: Path,
-    *,
     own: Sequence[str],
-    magic: bytes,
-    progress: Progress,
-    timeout: float,
     check: Callable[[str, Path], object] = lambda address, part: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Fetch a file, as `download` does, from the first of several addresses that has it, and keep its digest beside it.
 
-    Args:
-        own: those addresses from which the same file must come as the first time.
-        check: looks at the complete file from an address before it appears.
-
-    Returns:
-        The `address` that had it, and why those before had nothing (`failed`): attributes of a `LocatedDataset`.
-
-    Raises:
-        UnavailableError: none has it; BrokenError, if it broke off or was another file somewhere.
+    From the addresses that are `own` the same file must come as the first time. Returns the `address` that had it, and
+    why those before had nothing (`failed`): attributes of a `LocatedDataset`. An UnavailableError where none has it; a
+    BrokenError, if it broke off or was another file somewhere.
     """
     refuse_if_planning(addresses[0])
     failed: list[UnavailableError | BrokenError] = []
@@ -93,7 +83,7 @@ def download_from(
                 write_text(_digest_path(path), f"{digest}  {path.name}\n")
 
         try:
-            download(address, path, magic=magic, check=check_and_record, progress=progress, timeout=timeout)
+            download(address, path, check=check_and_record, **options)
         except (UnavailableError, BrokenError) as error:
             failed.append(error)
         else:
@@ -115,11 +105,7 @@ def cache_folder() -> Path:
     return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
 
 
-CHUNK = 1 << 16
-LEAST_RATE = 1024
-"""Bytes a second below which an address is given up."""
-CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
-WEB = ("http://", "https://")
+LEAST_RATE = 1024  # bytes a second below which an address is given up
 
 
 def download(
@@ -131,30 +117,26 @@ def download(
     progress: Progress = no_progress,
     timeout: float = 30.0,
 ) -> None:
-    """Fetch `url` to `path`, continuing an earlier attempt's `.part` file where the server still has the same file.
+    """Fetch `url` to `path`, whole or not at all, continuing an earlier attempt's `.part` file where that still fits.
 
     Where another process is fetching the same file, its end is awaited.
 
     Args:
-        url: http or https address.
-        path: where the complete file appears, by an atomic rename.
         magic: what the file must begin with, whatever the server says that it sends.
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
         timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
             `LEAST_RATE` bytes a second came, it is too.
 
-    Raises:
-        UnavailableError: the server cannot be reached, does not have the file, or sends something else.
-        BrokenError: the transfer broke off (what came is kept for a resume), or `check` raises it.
-        DataError: the file cannot be written: the disk is full, or the folder read-only.
+    An UnavailableError where the server cannot be reached, has no such file, or sends something else; a BrokenError
+    where the transfer broke off (what came is kept for a resume); a DataError where the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
-    with write_errors(path, CACHE_ADVICE):
+    with write_errors(path, "Free some space or set D4RL_DATASET_DIR."):
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = _changed_at(path)
+        before = path.stat().st_mtime_ns if path.exists() else 0
         with _locked(path.parent):
-            if _changed_at(path) != before:  # another process has brought it meanwhile
+            if path.exists() and path.stat().st_mtime_ns != before:  # another process has brought it meanwhile
                 return
             expected = _fetch(url, part, magic, progress, timeout)
             if expected is not None and part.stat().st_size < expected:
@@ -166,10 +148,6 @@ def download(
                 raise
             os.replace(part, path)
             _resume_note(part).unlink(missing_ok=True)
-
-
-def _changed_at(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @contextlib.contextmanager
@@ -197,11 +175,18 @@ def _resume_note(part: Path) -> Path:
 
 def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: float) -> int | None:
     """Bring the `.part` file up to date; returns the whole file's length, if the server told it."""
+
+    def received(read: Callable[[int], bytes], most: int) -> bytes:
+        try:
+            return read(most)
+        except (OSError, HTTPException) as error:
+            raise _broken(url, part, type(error).__name__) from error
+
     with _request(url, part, timeout) as response:
         resumed = response.status == 206
         done = part.stat().st_size if resumed else 0
         total = None if response.length is None else done + response.length
-        piece = _read(response, 16, url, part)
+        piece = received(response.read, 16)
         if not resumed and not piece.startswith(magic):
             page = b"<html" in piece.lower() or b"<!doctype" in piece.lower()
             what = "a web page (a login, a proxy's notice?)" if page else "something else" if piece else "nothing"
@@ -218,16 +203,13 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
                     if came < LEAST_RATE * lasted:  # something before every time-out, and that for days
                         raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
                     came, since = 0, time.monotonic()
-                piece = _read(response, CHUNK, url, part)
+                piece = received(response.read1, 1 << 16)
     return total
 
 
-def _read(response: Any, most: int, url: str, part: Path) -> bytes:
-    """What has come."""
-    try:
-        return bytes(response.read(most) if most < CHUNK else response.read1(most))
-    except (OSError, HTTPException) as error:
-        raise _broken(url, part, type(error).__name__) from error
+def _tag(response: Any) -> Any:
+    """What the server knows this version of the file by."""
+    return response.headers.get("ETag") or response.headers.get("Last-Modified")
 
 
 def _request(url: str, part: Path, timeout: float) -> Any:
@@ -236,7 +218,7 @@ def _request(url: str, part: Path, timeout: float) -> Any:
     with contextlib.suppress(OSError, ValueError, KeyError):
         note = json.loads(_resume_note(part).read_text())
         if note["url"] == url and note["tag"] and (size := part.stat().st_size):
-            tag = str(note["tag"])  # what the server knows the file by
+            tag = str(note["tag"])
     headers = {"User-Agent": "dqlab"} | ({"Range": f"bytes={size}-", "If-Range": tag} if tag else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
@@ -257,17 +239,10 @@ def _request(url: str, part: Path, timeout: float) -> Any:
     return _request(url, part, timeout)
 
 
-def _tag(response: Any) -> Any:
-    """What the server knows this version of the file by."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified")
-
-
 def _broken(url: str, part: Path, why: str) -> BrokenError:
     size = part.stat().st_size if part.exists() else 0
-    return BrokenError(
-        f"The download of {url} broke off after {size:,} bytes ({why}). "
-        "What came is kept: the same command continues it."
-    )
+    said = f"The download of {url} broke off after {size:,} bytes ({why})"
+    return BrokenError(f"{said}. What came is kept: the same command continues it.")
 
 
 def _digest_path(path: Path) -> Path:
@@ -277,15 +252,13 @@ def _digest_path(path: Path) -> Path:
 
 def digest_fault(path: Path, digest: str) -> str:
     """What is wrong with a file of this digest that is to be the one that was downloaded; empty if it is."""
-    known = ""
+    kept, known = _digest_path(path), ""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        known = _digest_path(path).read_text()[:64].lower()
+        known = kept.read_text()[:64].lower()
     if len(known.strip()) != 64 or known == digest:
         return ""
-    return (
-        f"SHA-256 is {digest}, and was {known} when {path.name} was first downloaded. Where the new one is meant, "
-        f"delete {_digest_path(path)}."
-    )
+    was = f"was {known} when {path.name} was first downloaded"
+    return f"SHA-256 is {digest}, and {was}. Where the new one is meant, delete {kept}."
 
 
 def dataset_addresses(task: Task) -> list[str]:
@@ -304,7 +277,7 @@ def address_of(mirror: str, file: str) -> str:
     The mirror is a base address with the same folders; or an address with `{file}`, for the path in these folders, or
     `{name}`, for the file's name alone. A ConfigError where it is no address, or has other braces.
     """
-    if not mirror.lower().startswith(WEB):
+    if not mirror.lower().startswith(("http://", "https://")):
         raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
     pattern = mirror if "{" in mirror else mirror.rstrip("/") + "/{file}"
     address = pattern.replace("{file}", file).replace("{name}", PurePosixPath(file).name)
@@ -319,9 +292,8 @@ def hugging_face_address(file: str) -> str:
     Below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
     """
     home = D4RL["second_home"]
-    pairs = product(home["robots"], home["qualities"])
-    known = {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}
-    return second_address(home, file) if file in known else ""
+    names = (f"{robot}_{quality}-v2.hdf5" for robot in home["robots"] for quality in home["qualities"])
+    return second_address(home, file) if file in {f"{home['folder']}/{name}" for name in names} else ""
 
 
 def second_address(home: Mapping[str, Any], file: str) -> str:

@@ -1,8 +1,9 @@
-"""Datasets by name (a task, a path, `FORMAT:NAME`): found, fetched, written in another format, and listed."""
+"""Datasets by name (a task, a path, `FORMAT:NAME`): found, fetched, converted, listed, checked and described."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -10,26 +11,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import to_json
 from rich.table import Table
 from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
-from dqlab.data.download import Progress, cache_folder, dataset_addresses, minari_store, no_progress
-from dqlab.data.formats.base import Columns, Format, format_of
+from dqlab.data.download import Progress, cache_folder, dataset_addresses, digest_fault, minari_store, no_progress
+from dqlab.data.formats.base import Columns, Format, UnreadError, format_of, whole_columns
 from dqlab.data.formats.hdf5 import CONVERTED
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, find_dataset
-from dqlab.data.survey import Survey
+from dqlab.data.survey import Survey, find_faults, repeated_rows
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DataError, nearest
+from dqlab.errors import ConfigError, DataError, message_of, nearest, printable, printable_name
 from dqlab.files import expanded, size_of
 from dqlab.machine import in_words
 from dqlab.printing import Console
 
-MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"
-"""Where Minari has its tasks' datasets."""
+MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"  # where Minari has its tasks' datasets
+MOST_TEXT = 300
+SATURATED = 0.99  # actions of larger size count as saturated
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,6 @@ class Dataset:
     def place(self) -> Path:
         """The file or folder that holds it, or would."""
         return self.format.place(self.path)
-
-    @property
-    def size(self) -> int:
-        return size_of(self.place)
 
     def read(self) -> Columns:
         """All rows; raises as `Format.read` does."""
@@ -66,9 +67,8 @@ def tasks_with_data() -> list[Task]:
 def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
     """A dataset that is there; a DqlabError where nothing of that name is.
 
-    Args:
-        dataset: a task's name (its file in D4RL's cache), a path, or `FORMAT:NAME` such as `minari:ID`.
-        task: whose data it holds; by default the task of that name, or the one whose file has this file's name.
+    The name is a task's (its file in D4RL's cache), a path, or `FORMAT:NAME` such as `minari:ID`. `task` says whose
+    data it holds: by default the task of that name, or the one whose file has this file's name.
     """
     found = resolve_dataset(dataset, task)
     if not found.place.exists():
@@ -83,8 +83,7 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     if dataset in tasks:
         named = tasks.get(dataset)
         by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
-        form, path = format_of(by_task or named.source or str(cache_path(named)))
-        return Dataset(dataset, form, path, known or named)
+        return Dataset(dataset, *format_of(by_task or named.source or str(cache_path(named))), known or named)
     try:
         form, path = format_of(dataset)
     except ConfigError as error:
@@ -92,21 +91,13 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
             raise
         names = [task.name for task in tasks_with_data()]
         raise ConfigError(f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, names)}") from error
-    by_name = [task for task in tasks_with_data() if Path(task.file).name == path.name]
+    by_name = {Path(task.file).name: task for task in reversed(tasks_with_data())}
     if path.name in tasks:  # of formats that know data by their task
-        by_name = [tasks.get(path.name)]
-    return Dataset(dataset, form, path, known or next(iter(by_name), None))
+        by_name[path.name] = tasks.get(path.name)
+    return Dataset(dataset, form, path, known or by_name.get(path.name))
 
 
-def conversion_target(dataset: str, task: str | None = None) -> Dataset:
-    """What is written under that name; a ConfigError where it is a task's, or no format has that suffix or name."""
-    if dataset in tasks:
-        raise ConfigError(f"'{dataset}' is a task: its file is D4RL's own, or OGBench's. Name a path.")
-    return resolve_dataset(dataset, task)
-
-
-CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"
-"""Where a task's data are asked for by default, unless the task names a source of its own."""
+CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"  # sources, unless a task names one of its own
 
 
 def fetch_dataset(
@@ -114,13 +105,11 @@ def fetch_dataset(
 ) -> str:
     """Fetch a task's dataset from the first source that has it, unless it is in D4RL's cache; what to tell of it.
 
-    That is where it lies, its size, which addresses had nothing, and how to use what is not in D4RL's cache; of rows
-    that a source makes itself, the source's name. Sources are as in load_dataset.sources; by default D4RL's server, or
-    that of the task's own benchmark. A DqlabError where none has it.
+    Sources are as in load_dataset.sources; by default D4RL's server, or that of the task's own benchmark. A DqlabError
+    where none has it. Of rows that a source makes itself only the source's name is told.
     """
-    wanted = sources or (task.source or DOWNLOAD,)
     cached = () if force or task.benchmark else (CACHE,)
-    found = find_dataset(task, (*cached, *wanted), progress)
+    found = find_dataset(task, (*cached, *(sources or (task.source or DOWNLOAD,))), progress)
     if (place := found.place) is None:
         return found.source
     known = found.source == CACHE or (found.source == task.benchmark and not found.address)
@@ -135,8 +124,10 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     """Write `source` as `target`, the task of either being that of both; what was written, and what was lost, to tell.
 
     A DataError where the target is there, unless by `force`, or is the source; or something cannot be read or written.
-    A ConfigError where the target's format is one that is only read.
+    A ConfigError where the target is a task's own, or of a format that is only read.
     """
+    if target.named in tasks:
+        raise ConfigError(f"'{target.named}' is a task: its file is D4RL's own, or OGBench's. Name a path.")
     if target.place.exists():
         if not force:
             raise DataError(f"{target.place} exists. --force replaces it.")
@@ -149,20 +140,17 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     timeouts = before.timeouts if columns.timeouts is None and task else columns.timeouts
     target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
     after = Survey(target.read(), task)
-    return [f"{target.place}: {after.counts}", *_conversion_losses(before, after)]
-
-
-def _conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
-    """What a dataset lost by being written in another format, a sentence each."""
+    lines = [f"{target.place}: {after.counts}"]
     gone, terminals = before.transitions - after.transitions, int(after.terminals.sum())
-    forgets = before.columns.next_observations is not None and after.columns.next_observations is None
+    forgets = columns.next_observations is not None and after.columns.next_observations is None
     if gone:
         why = ": it does not say what followed rows at which episodes were cut, or the last row" if forgets else ""
-        yield f"Lost: {gone:,} of {before.transitions:,} transition(s){why}."
+        lines.append(f"Lost: {gone:,} of {before.transitions:,} transition(s){why}.")
     if forgets and terminals:
-        yield f"Not kept: the observations after {terminals:,} terminal row(s); nothing is learnt from them."
+        lines.append(f"Not kept: the observations after {terminals:,} terminal row(s); nothing is learnt from them.")
     if note := ActionRange(after.columns).note:
-        yield f"Note: {note}; for training, {BOUNDS_ADVICE}."
+        lines.append(f"Note: {note}; for training, {BOUNDS_ADVICE}.")
+    return lines
 
 
 def reading_status(name: str) -> AbstractContextManager[object]:
@@ -176,7 +164,7 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
     Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
     the `addresses` where it can be had.
     """
-    embedded = sorted((Path(str(files("dqlab.data"))) / "embedded").glob("*.hdf5"))
+    embedded = sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5"))
     ogbench = {OGBenchFormat().place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
     there = sorted((place, name) for place, name in ogbench.items() if place.exists())  # each by one of its tasks
     return {
@@ -189,12 +177,8 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
 
 def print_datasets(console: Console) -> None:
     """Print `list_datasets` as a table."""
-    table = Table(
-        title="Datasets",
-        title_justify="left",
-        caption=f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}",
-        caption_justify="left",
-    )
+    places = f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}"
+    table = Table(title="Datasets", title_justify="left", caption=places, caption_justify="left")
     for head in ("dataset", "size", "what is there", "can be had from"):
         table.add_column(head, overflow="fold", no_wrap=head in ("dataset", "size"))
     for listed in list_datasets().values():
@@ -229,3 +213,108 @@ def _of_minari() -> list[dict[str, Any]]:
         servers = (MINARI_SERVER,) if name in named else ()
         listed.append(_listing(named.get(name, f"minari:{name}"), minari_store() / name, note, servers))
     return listed
+
+
+def report_findings(name: str, task: str | None = None) -> bool:
+    """Read a dataset of `locate_dataset` and print a line for each finding; returns whether it is damaged.
+
+    A DqlabError where there is no such dataset, or it cannot be read now, or here: it is in use, say.
+    """
+    dataset = locate_dataset(name, task)
+    with reading_status(name):
+        try:
+            digest = dataset.digest()
+            found = Survey(dataset.read(), dataset.task)
+            damage, notes = find_faults(found)
+            damage = [*filter(None, [digest_fault(dataset.place, digest)]), *damage]
+            sound = [] if damage else [f"{found.counts}, SHA-256 {digest}"]
+        except UnreadError:
+            raise
+        except DataError as error:
+            damage, notes, sound = [printable(message_of(error))], [], []
+    for kind, texts in (("damage", damage), ("note", notes), ("sound", sound)):
+        for text in texts:
+            print(f"{name}: {kind}: {text}")
+    return bool(damage)
+
+
+def print_info(name: str, task: str | None = None, as_json: bool = False) -> None:
+    """Read a dataset of `locate_dataset` and print what is known of it, as a table or as JSON; or a DqlabError."""
+    dataset = locate_dataset(name, task)
+    with reading_status(name):
+        found = Survey(dataset.read(), dataset.task)
+        known = describe_dataset(dataset, found, dataset.digest())
+    if as_json:
+        print(to_json(known, indent=1, inf_nan_mode="null").decode())
+        return
+    table = Table("", "", show_header=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for title, value in known.items():
+        parts = value if title in ("columns", "metadata") else {"": value}
+        for part, said in parts.items():
+            row = " ".join(filter(None, (title.replace("_", " "), printable_name(part) if part else "")))
+            table.add_row(Text(row), Text(_as_text(said)))
+    console = Console()
+    console.print(table)
+    if note := known["actions_note"]:
+        console.print(Text(f"{note.capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
+
+
+def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
+    """Everything that is known of a dataset, as plain values; ends of a column without a finite value are None."""
+    columns, task, actions = found.columns, found.task, ActionRange(found.columns)
+    there = whole_columns(columns).items()
+    known: dict[str, Any] = {
+        "dataset": dataset.named,
+        "place": str(dataset.place),
+        "bytes": size_of(dataset.place),
+        "sha256": digest,
+        "task": task.name if task else None,
+        "rows": len(columns),
+        "transitions": found.transitions,
+        "episodes": len(found.lengths),
+        "unfinished_rows": found.unfinished,
+        "terminals": int(found.terminals.sum()),
+        "timeouts": int(found.timeouts.sum()),
+        "timeouts_from": found.cuts,
+        "terminal_and_timeout": found.both,
+        "masked": 0 if columns.masks is None else int((columns.masks == 0).sum()),
+        "duplicate_rows": repeated_rows(columns.observations, columns.actions, columns.rewards),
+        "columns": {name: {"shape": list(column.shape), "dtype": str(column.dtype)} for name, column in there},
+        "action_saturation": (np.abs(columns.actions) > SATURATED).mean(axis=0).tolist(),
+        "actions_outside": actions.rows_outside,
+        "actions_note": actions.note,
+        "episode_length": describe_values(found.lengths),
+        "episode_return": describe_values(found.returns),
+        "metadata": dict(columns.metadata),
+    }
+    for name, values in found.values.items():
+        ends = {"min": float(values.low.min()), "max": float(values.high.max())}
+        finite = {end: value if math.isfinite(value) else None for end, value in ends.items()}
+        known["columns"][name] |= {"nan": values.nans, "infinite": values.infinities, **finite}
+    if task and not task.measures_success:
+        known["normalised_score"] = describe_values(task.score(found.returns))
+    return known
+
+
+def describe_values(values: NDArray[Any]) -> dict[str, float]:
+    """Least, quartiles, greatest, mean and standard deviation of the finite ones; empty where there are none."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not len(values):
+        return {}
+    names = ("min", "quartile_1", "median", "quartile_3", "max")
+    found = dict(zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist(), strict=True))
+    return {**found, "mean": float(values.mean()), "std": float(values.std())}
+
+
+def _as_text(value: Any) -> str:
+    """A value for people: texts are cut, for metadata may be pages long."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_as_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return " | ".join(map(_as_text, value))
+    if isinstance(value, (int, float)):
+        return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+    text = str("unknown" if value is None else value)
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"

@@ -12,27 +12,11 @@ import numpy as np
 
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
+from dqlab.data import download
 from dqlab.data.bounds import action_rule
-from dqlab.data.download import (
-    Progress,
-    UnavailableError,
-    cache_folder,
-    dataset_addresses,
-    digest_fault,
-    download_from,
-    hugging_face_address,
-    mirror_addresses,
-    no_progress,
-)
-from dqlab.data.formats.base import (
-    Columns,
-    DamagedError,
-    Format,
-    check_widths,
-    data_formats,
-    digest_of_columns,
-    format_of,
-)
+from dqlab.data.download import Progress, UnavailableError, download_from, no_progress
+from dqlab.data.formats import base
+from dqlab.data.formats.base import Columns, Format, data_formats
 from dqlab.data.formats.hdf5 import HDF5_MAGIC, check_row_count, is_original_d4rl_file
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
@@ -44,35 +28,20 @@ from dqlab.files import expanded
 
 @dataclass(frozen=True)
 class LocatedDataset:
-    """A dataset: what a format opens, or rows that a source has made.
+    """A dataset: what a format opens, or rows that a source has made."""
 
-    Attributes:
-        path: the file; None where there are `rows`.
-        is_d4rl: whether it is D4RL's own file.
-        rows: the rows, as they would be read from a file.
-        stand_in: whether it stands in for the task's own data, which must be said loudly.
-        format: the file's; None goes by its suffix.
-        address: where it was fetched from just now.
-        failed: addresses that were tried before that, and why they had nothing.
-        mend: what to do where the file is damaged.
-        downloaded: whether it must be what an earlier download has left a digest of, if one has.
-        note: what must stand beside scores that come of it, where it is no data of D4RL's tasks; None elsewhere.
-        source: that has it, as it was named.
-        skipped: why sources that were named before had nothing.
-    """
-
-    path: Path | None
-    is_d4rl: bool
-    rows: Columns | None = None
-    stand_in: bool = False
-    format: Format | None = None
-    address: str = ""
-    failed: tuple[str, ...] = ()
-    mend: str = ""
-    downloaded: bool = False
-    note: str | None = None
-    source: str = ""
-    skipped: tuple[str, ...] = ()
+    path: Path | None  # the file; None where there are `rows`
+    is_d4rl: bool  # whether it is D4RL's own file
+    rows: Columns | None = None  # as they would be read from a file
+    stand_in: bool = False  # whether it stands in for the task's own data, which must be said loudly
+    format: Format | None = None  # the file's; None goes by its suffix
+    address: str = ""  # where it was fetched from just now
+    failed: tuple[str, ...] = ()  # addresses that were tried before that, and why they had nothing
+    mend: str = ""  # what to do where the file is damaged
+    downloaded: bool = False  # whether it must be what an earlier download has left a digest of, if one has
+    note: str | None = None  # what must stand beside scores where it is no data of D4RL's tasks; None elsewhere
+    source: str = ""  # that has it, as it was named
+    skipped: tuple[str, ...] = ()  # why sources that were named before had nothing
 
     @property
     def caveat(self) -> str:
@@ -87,10 +56,10 @@ class LocatedDataset:
     def digest(self) -> str:
         """SHA-256 of the file, or of the rows; a DataError where the file is not the one that was downloaded."""
         if self.rows is not None:
-            return digest_of_columns(self.rows)
+            return base.digest_of_columns(self.rows)
         assert self.path is not None
         digest, place = self._format().digest(self.path), self._format().place(self.path)
-        if self.downloaded and (fault := digest_fault(place, digest)):
+        if self.downloaded and (fault := download.digest_fault(place, digest)):
             raise DataError(f"{place} has changed: its {fault} {self.mend}")
         return digest
 
@@ -115,13 +84,13 @@ class LocatedDataset:
         assert self.path is not None
         try:
             columns = self._format().read(self.path)
-        except DamagedError as error:
+        except base.DamagedError as error:
             raise DataError(f"{error} {self.mend}".strip()) from error
-        check_widths(columns, task.state_dim, task.action_dim)
+        base.check_widths(columns, task.state_dim, task.action_dim)
         return columns
 
     def _format(self) -> Format:
-        return self.format or format_of(str(self.path))[0]
+        return self.format or base.format_of(str(self.path))[0]
 
 
 DataSource = Callable[[Task, str, Progress], LocatedDataset]
@@ -138,7 +107,7 @@ def cache_path(task: Task) -> Path:
     """Where D4RL keeps the task's file; an UnavailableError where it has no such task."""
     if not task.file:
         raise UnavailableError(f"{task.name} is not a task of D4RL's")
-    return cache_folder() / Path(task.file).name
+    return download.cache_folder() / Path(task.file).name
 
 
 @data_sources.register("d4rl_cache", source="D4RL 1.1, offline_env.py")
@@ -178,11 +147,11 @@ def d4rl_download(
         timeout: seconds without a byte after which an address is given up.
     """
     path = cache_path(task)
-    own, others = dataset_addresses(task), mirror_addresses(argument or mirrors, task.file)
+    own, others = download.dataset_addresses(task), download.mirror_addresses(argument or mirrors, task.file)
     addresses = others if argument else [*others, *own] if mirrors_first else [*own, *others]
 
     def check(address: str, part: Path) -> None:
-        if address == hugging_face_address(task.file):
+        if address == download.hugging_face_address(task.file):
             check_row_count(address, part, task)
 
     found = download_from(addresses, path, own=own, magic=HDF5_MAGIC, progress=progress, timeout=timeout, check=check)
@@ -204,7 +173,7 @@ def file(task: Task, argument: str = "", progress: Progress = no_progress, is_d4
     """A file of your own, as `file:PATH`, in the format of its suffix; set `file.is_d4rl` for a copy of D4RL's own."""
     if not argument:
         raise DataError("load_dataset.sources = 'file:PATH' names no path.")
-    chosen, path = format_of(argument)
+    chosen, path = base.format_of(argument)
     if chosen.suffixes and not path.exists():
         raise DataError(f"There is no dataset at '{path}' (load_dataset.sources = 'file:PATH').")
     return LocatedDataset(path, is_d4rl, format=chosen)
@@ -223,18 +192,15 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
             return replace(found, source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    asked = {source.partition(":")[0] for source in sources}
+    advice, source = "Name a file", "file:PATH"
     if task.benchmark:
         advice, source = "Name its own source, with a folder of yours or without one", f"{task.benchmark}:FOLDER"
-    elif task.source and task.source.partition(":")[0] not in asked:
+    elif task.source and task.source.partition(":")[0] not in {asked.partition(":")[0] for asked in sources}:
         advice, source = "It has one of its own", task.source
-    else:
-        copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
-        advice, source = copy, "file:PATH"
-    raise DataError(
-        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {advice}: "
-        f"--set \"load_dataset.sources=('{source}',)\"."
-    )
+    elif task.file:
+        advice = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it"
+    none = f"No dataset for {task.name}. {'; '.join(reasons)}"
+    raise DataError(f"{none}. {advice}: --set \"load_dataset.sources=('{source}',)\".")
 
 
 @configurable("data")
@@ -282,9 +248,6 @@ def absolute_source(source: str) -> str:
     return f"{name}:{path.resolve()}" if colon and path.exists() else source
 
 
-ACTION_STD = 0.05
-
-
 @data_sources.register("bandit", source="Wang, Hunt, Zhou 2022 (2D bandit)", cites=("wang2023diffusion",))
 def bandit(
     task: Task, argument: str = "", progress: Progress = no_progress, seed: int = 0, transitions: int = 10_000
@@ -312,14 +275,13 @@ def make_rows(seed: int, transitions: int) -> Columns:
     the Q-learning view of a file takes nothing but an observation from its last row.
     """
     rng = np.random.default_rng(seed)
-    mode = np.arange(transitions) % len(MODES)
-    actions = np.clip(rng.normal(CENTRES[mode], ACTION_STD), -1.0, 1.0)
+    mode, rows = np.arange(transitions) % len(MODES), transitions + 1
+    actions = np.clip(rng.normal(CENTRES[mode], 0.05), -1.0, 1.0)
     rewards = rng.normal(REWARDS[mode], REWARD_STD)
-    ends = np.ones(transitions, dtype=bool)
     return Columns(
-        np.zeros((transitions + 1, BANDIT.state_dim), dtype=np.float32),
+        np.zeros((rows, BANDIT.state_dim), dtype=np.float32),
         np.append(actions, np.zeros((1, BANDIT.action_dim)), axis=0).astype(np.float32),
         np.append(rewards, 0.0).astype(np.float32),
-        terminals=np.append(ends, False),
-        timeouts=np.zeros(transitions + 1, dtype=bool),
+        terminals=np.arange(rows) < transitions,
+        timeouts=np.zeros(rows, dtype=bool),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,52 +16,30 @@ from dqlab.envs.tasks import Task
 
 Array = NDArray[Any]
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
-FLAGS = ("terminals", "timeouts", "masks")
-RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
 
 
 class Survey:
-    """A dataset, cut into episodes.
+    """A dataset, cut into episodes: by its task's step limit, where that is known and no cuts are recorded.
 
-    Args:
-        columns: its rows.
-        task: whose it is, where that is known; its step limit holds where it is not recorded where episodes were cut.
-
-    Attributes:
-        terminals, timeouts: at which rows (n,) an episode ended, and at which it was cut.
-        both: how many rows are both.
-        cuts: where the cuts of episodes are known from.
-        lengths, returns: of every episode that ends.
-        unfinished: rows after the last end.
-        transitions: how many of the rows become transitions.
-        counts: rows, transitions and episodes that end, as text.
+    `terminals` and `timeouts` are rows (n,) at which an episode ended, and at which it was cut; `cuts` says where the
+    latter are known from. `lengths` and `returns` are of every episode that ends.
     """
 
     def __init__(self, columns: Columns, task: Task | None = None) -> None:
         self.columns, self.task, self.terminals = columns, task, columns.terminals.astype(bool)
         recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
         self.timeouts = cuts_of(self.terminals, recorded, task.episode_limit if task else None)
-        self.both = int((self.terminals & self.timeouts).sum())
-        self.cuts = RECORDED if recorded is not None else BY_LIMIT if task else UNKNOWN
+        self.both = int((self.terminals & self.timeouts).sum())  # rows
+        self.cuts = "recorded" if recorded is not None else "step limit" if task else "unknown"
         last = np.flatnonzero(self.terminals | self.timeouts)
         self.lengths, self.returns = np.diff(last, prepend=-1), np.zeros(0)
         if len(last):  # what is not finite stays in its episode
             rewards, starts = columns.rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1)
             self.returns = np.add.reduceat(rewards, starts)
-        self.unfinished = len(columns) - int(self.lengths.sum())
+        self.unfinished = len(columns) - int(self.lengths.sum())  # rows after the last end
         self.transitions = int(transition_rows(columns, self.timeouts).sum())
         self.counts = f"{len(columns):,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
-
-    @cached_property
-    def values(self) -> dict[str, ValueCounts]:
-        """What is counted of each column of numbers that there is."""
-        known = whole_columns(self.columns)
-        return {name: ValueCounts(known[name]) for name in NUMBERS if name in known}
-
-    @property
-    def duplicates(self) -> int:
-        """Rows whose observation, action and reward an earlier row has."""
-        return repeated_rows(self.columns.observations, self.columns.actions, self.columns.rewards)
+        self.values = {name: ValueCounts(each) for name, each in whole_columns(columns).items() if name in NUMBERS}
 
 
 class ValueCounts:
@@ -100,7 +77,7 @@ def _damage(found: Survey) -> Iterator[str]:
         if rows := len(values.bad_rows):
             count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
             yield f"'{name}' has {count} in {rows:,} row(s), first in row {values.bad_rows[0]:,}"
-    for name in (name for name in FLAGS if name in known):
+    for name in (name for name in known if name not in NUMBERS):
         if odd := int(((known[name] != 0) & (known[name] != 1)).sum()):
             yield f"'{name}' is neither 0 nor 1 in {odd:,} row(s)"
 
@@ -121,25 +98,23 @@ def _odd_columns(found: Survey) -> Iterator[str]:
         yield f"all rewards are {rewards[0]:g}"
     if rewards == [0.0, 1.0] and unrewarded:
         yield f"rewards are 0 or 1, and {unrewarded:,} of {terminals:,} terminal row(s) have reward 0"
-    if repeated := found.duplicates:
+    if repeated := repeated_rows(columns.observations, columns.actions, columns.rewards):
         yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
 
 
 def _odd_episodes(found: Survey) -> Iterator[str]:
-    columns, task = found.columns, found.task
-    if not len(found.lengths):
+    columns, task, lengths = found.columns, found.task, found.lengths
+    if not len(lengths):
         yield f"no episode ends within the {len(columns):,} rows"
     elif found.unfinished:
         yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"
-    if task and len(found.lengths) and found.lengths.max() > task.episode_limit:
-        long = int((found.lengths > task.episode_limit).sum())
-        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
-        yield f"{long:,} episode(s) are longer than {limit}, up to {found.lengths.max():,}"
-    at_limit = task and task.episode_limit > 1 and (found.lengths == task.episode_limit).all()
-    if task and at_limit and len(found.lengths) and not found.timeouts.any():
-        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
-        yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
-    if found.cuts == UNKNOWN:
+    if task and len(lengths):
+        limit, most = f"{task.name}'s limit of {task.episode_limit:,} steps", task.episode_limit
+        if long := int((lengths > most).sum()):
+            yield f"{long:,} episode(s) are longer than {limit}, up to {lengths.max():,}"
+        if most > 1 and (lengths == most).all() and not found.timeouts.any():
+            yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
+    if columns.timeouts is None and not task:
         yield "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
     if columns.next_observations is not None:
         inside = ~(found.terminals | found.timeouts)[:-1]

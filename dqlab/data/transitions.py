@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +22,9 @@ Flags = NDArray[np.bool_]
 
 
 class Batch(NamedTuple):
-    """Transitions.
+    """Transitions: state (B, S), action (B, A), next_state (B, S), and these.
 
     Attributes:
-        state (B, S), action (B, A), next_state (B, S).
         reward: (B,); with action chunks of h > 1 the rewards of the h steps, (B, h), 0 after a terminal one.
         terminal: (B,), 1.0 where no value follows and 0.0 elsewhere: the mask of bootstrapping is 1 - terminal.
         next_action: (B, A), what the data did in next_state; where an algorithm asks for it (`reads_next_action`).
@@ -41,12 +40,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Transitions:
-    """A dataset of n transitions, float tensors on one device.
-
-    Attributes:
-        state, action, reward, next_state, terminal, next_action: as in `Batch`, of all n.
-        provenance: where they come from.
-    """
+    """A dataset of n transitions, float tensors on one device: fields as in `Batch`, and where they come from."""
 
     state: Tensor
     action: Tensor
@@ -74,10 +68,8 @@ class Transitions:
         moves = (self.state.device.type, self.state.dtype) != (device.type, dtype)
         needed = sum(field.numel() for field in self.fields if field is not None) * dtype.itemsize
         if moves and device.type != "meta" and needed > (free := free_memory(device)):
-            raise DataError(
-                f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "
-                "where networks are computed. Use a smaller dataset, or the CPU."
-            )
+            room = f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free"
+            raise DataError(f"{room}; it must lie where networks are computed. Use a smaller dataset, or the CPU.")
         fields = map_fields(lambda field: field.to(device, dtype), self.fields)
         return Transitions(**fields._asdict(), provenance=self.provenance)
 
@@ -125,9 +117,9 @@ def q_learning_view(
     solved = False if columns.masks is None else ~boolean_column(where, "masks", columns.masks)
     rewards = float_column(where, "rewards", columns.rewards)
     cuts = cuts_of(terminals, timeouts, episode_limit)
-    keep, valueless = transition_rows(columns, cuts), terminals | solved
+    keep, ends, valueless = transition_rows(columns, cuts), terminals | cuts, terminals | solved
     plain = chunk == 1 and not next_action
-    first = np.flatnonzero(keep) if plain else _first_rows(keep, terminals | cuts, valueless, chunk, next_action)
+    first = np.flatnonzero(keep) if plain else _first_rows(keep, ends, valueless, chunk, next_action)
     if not len(first):
         why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
         raise DataError(f"{where} has no transition: {why}.")
@@ -140,33 +132,21 @@ def q_learning_view(
     mean, std = _standardise(state, next_state) if standardise else ((), ())
     steps = first[:, None] + np.arange(chunk)
     all_actions, stops = unit_actions(columns, actions), valueless[steps]
-    terminal, returns = stops.any(axis=1), _episode_returns(rewards, terminals, cuts)
+    terminal, returns = stops.any(axis=1), _episode_returns(rewards, ends)
     reward = np.ascontiguousarray(transform(rewards[keep], returns), dtype=np.float32)
     if not plain:
         before_the_end = np.cumsum(stops, axis=1) - stops == 0
         reward = reward[np.cumsum(keep)[steps] - 1] * before_the_end
-    made = (
-        state,
-        all_actions[steps].reshape(len(first), -1),
-        reward[:, 0] if reward.shape[1:] == (1,) else reward,
-        next_state,
-        terminal.astype(np.float32),
-        _next_actions(all_actions, steps + chunk, terminal) if next_action else None,
-    )
-    provenance = Provenance(
-        **origin,
-        rows=len(columns),
-        episodes=len(returns),
-        transitions=len(first),
-        return_mean=float(returns.mean()),
-        return_std=float(returns.std()),
-        return_min=float(returns.min()),
-        return_max=float(returns.max()),
-        state_mean=mean,
-        state_std=std,
-    )
-    fields = Batch(*(None if field is None else torch.from_numpy(field) for field in made))  # type: ignore[arg-type]
-    return Transitions(**fields._asdict(), provenance=provenance)
+        reward = reward[:, 0] if chunk == 1 else reward
+    made = [state, all_actions[steps].reshape(len(first), -1), reward, next_state, terminal.astype(np.float32)]
+    if next_action:
+        following_action = all_actions[np.minimum(steps + chunk, len(columns) - 1)].reshape(len(first), -1)
+        following_action[terminal] = 0.0
+        made.append(following_action)
+    counts: dict[str, Any] = {"rows": len(columns), "episodes": len(returns), "transitions": len(first)}
+    counts |= {f"return_{what}": float(getattr(returns, what)()) for what in ("mean", "std", "min", "max")}
+    provenance = Provenance(**origin, **counts, state_mean=mean, state_std=std)
+    return Transitions(**Batch(*map(torch.from_numpy, made))._asdict(), provenance=provenance)
 
 
 def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> Flags:
@@ -221,26 +201,14 @@ def _leads_to(flags: Flags, steps: int) -> Flags:
     return np.asarray((last > len(flags)) | (count[np.minimum(last, len(flags))] > count[:-1]))
 
 
-def _episode_returns(rewards: FloatArray, terminals: Flags, cuts: Flags) -> NDArray[np.float64]:
+def _episode_returns(rewards: FloatArray, ends: Flags) -> NDArray[np.float64]:
     """Undiscounted return of every episode that ends within the rows (of the only one, if none does)."""
-    ends = np.flatnonzero(terminals | cuts)
-    if len(ends) == 0:
-        ends = np.array([len(rewards) - 1])
-    totals = np.cumsum(rewards, dtype=np.float64)[ends]
-    return np.diff(totals, prepend=0.0)
+    totals = np.cumsum(rewards, dtype=np.float64)
+    return np.diff(totals[ends] if ends.any() else totals[-1:], prepend=0.0)
 
 
-def _next_actions(actions: FloatArray, steps: NDArray[np.intp], terminal: Flags) -> FloatArray:
-    """The actions (n, h * A) of rows (n, h); zeros where a terminal step came before."""
-    chosen = actions[np.minimum(steps, len(actions) - 1)].reshape(len(steps), -1)
-    chosen[terminal] = 0.0
-    return chosen
-
-
-STD_FLOOR = 1e-3
-"""Added to the deviation that states are divided by (Fujimoto & Gu 2021, section 5)."""
-AT_ONCE = 1 << 16
-"""Rows of which sums are added up; another number changes them in their last bits."""
+STD_FLOOR = 1e-3  # added to the deviation that states are divided by (Fujimoto & Gu 2021, section 5)
+AT_ONCE = 1 << 16  # rows of which sums are added up; another number changes them in their last bits
 
 
 def _standardise(state: FloatArray, following: FloatArray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -261,53 +229,33 @@ def caveat_of(is_d4rl: bool, synthetic: bool, note: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a dataset comes from and what is in it.
+    """Where a dataset comes from and what is in it."""
 
-    Attributes:
-        source: which data source gave it, such as `d4rl_cache`.
-        path: the file; empty where there is none.
-        digest: SHA-256 of the file, or of the rows.
-        is_d4rl: whether it is D4RL's own file, so that its scores may stand beside published ones.
-        rows, episodes, transitions: of the file, and of the Q-learning view of it.
-        return_mean, return_std, return_min, return_max: of its episodes.
-        skipped: why the sources that were to be asked first had nothing.
-        state_mean, state_std: what states were standardised by, (S,) each; empty where they are as recorded.
-        stand_in: whether it is a small set in place of the task's own data.
-        synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
-        address: where it was fetched from just now; empty where it lay there already.
-        action_rule: how actions were taken, as `load_dataset.action_bounds` says.
-        action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
-        note: what must stand beside scores where the task is not D4RL's; None where it is.
-    """
-
-    source: str
-    path: str
-    digest: str
-    is_d4rl: bool
+    source: str  # which data source gave it, such as `d4rl_cache`
+    path: str  # the file; empty where there is none
+    digest: str  # SHA-256 of the file, or of the rows
+    is_d4rl: bool  # whether it is D4RL's own file, so that its scores may stand beside published ones
     rows: int
     episodes: int
-    transitions: int
-    return_mean: float
+    transitions: int  # of the Q-learning view of its rows
+    return_mean: float  # of its episodes, undiscounted
     return_std: float
     return_min: float
     return_max: float
-    skipped: tuple[str, ...] = ()
-    state_mean: tuple[float, ...] = ()
+    skipped: tuple[str, ...] = ()  # why the sources that were to be asked first had nothing
+    state_mean: tuple[float, ...] = ()  # by which states were standardised (S,); empty where they are as recorded
     state_std: tuple[float, ...] = ()
-    stand_in: bool = False
-    synthetic: bool = False
-    address: str = ""
-    action_rule: str = "unit"
-    action_low: tuple[float, ...] = ()
+    stand_in: bool = False  # whether it is a small set in place of the task's own data
+    synthetic: bool = False  # whether the rows are made from a formula and a seed, as the task itself is defined
+    address: str = ""  # where it was fetched from just now; empty where it lay there already
+    action_rule: str = "unit"  # how actions were taken, as `load_dataset.action_bounds` says
+    action_low: tuple[float, ...] = ()  # what -1 and 1 stand for in the environment (A,); empty for -1 and 1
     action_high: tuple[float, ...] = ()
-    note: str | None = None
+    note: str | None = None  # what must stand beside scores where the task is not D4RL's; None where it is
 
     @property
     def caveat(self) -> str:
-        """What must stand beside every score obtained with this data; empty for D4RL's own.
-
-        Synthetic rows stand in for nothing: they are the task's own data, and are only named.
-        """
+        """What must stand beside every score obtained with this data; empty for D4RL's own."""
         return caveat_of(self.is_d4rl, self.synthetic, self.note)
 
     @property
@@ -317,6 +265,3 @@ class Provenance:
             return "actions as they are"
         how = {"env": "rescaled from", "unit": "taken as shares of"}[self.action_rule]
         return f"actions {how} {bounds_text(self.action_low, self.action_high)}" if self.action_low else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -79,7 +79,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
         "threads": experiment.resolved_threads,
         "device_name": name if device.type == "cpu" else torch.cuda.get_device_name(device),
         "variants": {"lr_schedule": schedule, "offline_rule": plan.offline_rule, "early_stop": plan.early_stop},
-        "data": {**provenance.as_dict(), "score_mean": score},
+        "data": {**asdict(provenance), "score_mean": score},
         "caveat": "; ".join(filter(None, (provenance.caveat, task.caveat, task.condition))),
         "scored": task.scored,
         "versions": {name: package_version(name) for name in packages if name} | {"python": platform.python_version()},

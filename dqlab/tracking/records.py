@@ -37,7 +37,7 @@ class ReplicaRecord(TypedDict):
 
 
 class DataRecord(TypedDict):
-    """A run's dataset, as run.json has it: `Provenance.as_dict`."""
+    """A run's dataset, as run.json has it: the fields of `Provenance`."""
 
     source: str
     digest: str

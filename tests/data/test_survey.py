@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqlab.data.bounds import ActionRange
-from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
+from dqlab.data.locate import describe_values
 from dqlab.data.survey import Survey, ValueCounts, find_faults, repeated_rows
 from dqlab.envs import tasks
 
@@ -43,7 +43,8 @@ def test_counts_by_hand() -> None:
     )
     found = Survey(rows)
     assert found.counts == "6 rows, 4 transitions, 2 episodes"
-    assert (found.unfinished, found.cuts, found.duplicates) == (1, "recorded", 1)  # rows 1 and 3
+    assert (found.unfinished, found.cuts) == (1, "recorded")
+    assert repeated_rows(rows.observations, rows.actions, rows.rewards) == 1  # rows 1 and 3
     assert found.lengths.tolist() == [3, 2]
     assert found.returns.tolist() == [6.0, 20.0]
     assert ActionRange(rows).rows_outside == 1
@@ -85,7 +86,7 @@ def test_loops_agree(ends: list[str], seed: int) -> None:
     assert found.lengths.tolist() == lengths
     assert found.unfinished == length
     seen = {(int(o[0]), int(a[0]), r) for o, a, r in zip(columns.observations, columns.actions, rewards, strict=True)}  # type: ignore[call-overload]
-    assert found.duplicates == n - len(seen)
+    assert repeated_rows(columns.observations, columns.actions, columns.rewards) == n - len(seen)
     assert found.both == ends.count("both")
 
 

@@ -23,7 +23,7 @@ from torch.nn.functional import dropout
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config.registry import Registry
-from dqlab.data.formats.npz import Npz
+from dqlab.data.formats.arrays import Npz
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.diffusion import noise_schedules
 from dqlab.envs.backend import GymnasiumEnvironments

@@ -27,8 +27,7 @@ from dqlab.machine import GPU_SHARE, QUIET_THREADS
 FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
 """Exit codes of a job: all of its cells have results; some have; none, and it said why; it ended in a way that another
 attempt may mend (so do all other codes say); it was asked to stop."""
-POLL, POLL_REMOTE = 0.1, 0.5
-"""Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
+POLL, POLL_REMOTE = 0.1, 0.5  # seconds between two looks at a process, and at all jobs on other machines
 
 
 @dataclass(frozen=True)
@@ -39,24 +38,16 @@ class Job:
     continues; while an earlier process has the folder's lock, it waits. It tells events as JSON objects, one a line, on
     standard output: each has an `event`; whatever ends a job or a cell early has a `reason`. A job that ends without
     any event died: its interpreter failed. When its standard input ends, it writes its checkpoint and ends (STOPPED).
-
-    Attributes:
-        id, folder: of the pack.
-        inputs: datasets that it reads, files or folders, where they are not part of dqlab.
-        threads: CPU threads that it computes with.
-        memory, gpu_memory: bytes that it is expected to take on the host, and on a GPU; 0 for a job without one.
-        seconds: that it is expected to take; 0 where nothing is known.
-        worker: the module that is run.
     """
 
     id: str
-    folder: Path
-    inputs: Sequence[Path] = ()
-    threads: int = 1
-    memory: int = 0
-    gpu_memory: int = 0
-    seconds: float = 0.0
-    worker: str = "dqlab.ablation.worker"
+    folder: Path  # of the pack
+    inputs: Sequence[Path] = ()  # datasets that it reads, files or folders, where they are not part of dqlab
+    threads: int = 1  # of the CPU, that it computes with
+    memory: int = 0  # bytes that it is expected to take
+    gpu_memory: int = 0  # the same on a GPU; 0 for a job without one
+    seconds: float = 0.0  # that it is expected to take; 0 where nothing is known
+    worker: str = "dqlab.ablation.worker"  # the module that is run
 
     @property
     def command(self) -> list[str]:
@@ -81,9 +72,9 @@ class Ended:
         """Whether another attempt may end otherwise."""
         return self.code not in (FINISHED, SOME_FAILED, FAILED, STOPPED)
 
-    def when_stopping(self, stops: int) -> Ended:
+    def when_stopping(self, stopping: bool) -> Ended:
         """The same; but what died while all jobs were being stopped was stopped."""
-        return replace(self, code=STOPPED) if stops and self.retryable else self
+        return replace(self, code=STOPPED) if stopping and self.retryable else self
 
 
 Event = Mapping[str, Any]
@@ -102,13 +93,12 @@ class Engine(Protocol):
 
 
 engines: Registry[Callable[[], Engine]] = Registry("engine", "Where the packs of a grid are trained.", "Grid.engine")
-ON_A_CLUSTER = 16
 
 
 def slots_of(engine: Engine) -> int:
     """How many packs the engine runs at a time; a guess where it does not know before it runs."""
     slots = getattr(engine, "slots", None)
-    return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER
+    return max(int(slots()), 1) if slots is not None else 16
 
 
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
@@ -127,13 +117,9 @@ def run_attempt(
     all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
     """
     heard, why, pipe = False, "", subprocess.PIPE
+    options: dict[str, Any] = {"stdin": pipe, "stdout": pipe, "env": variables, "start_new_session": True, "bufsize": 0}
     try:
-        with (
-            job.log.open("ab") as log,
-            subprocess.Popen(
-                job.command, stdin=pipe, stdout=pipe, stderr=log, env=variables, start_new_session=True, bufsize=0
-            ) as process,
-        ):
+        with job.log.open("ab") as log, subprocess.Popen(job.command, stderr=log, **options) as process:
             before = log.tell()
             try:
                 for line in _lines(process, stops):
@@ -198,10 +184,9 @@ def _judged(job: Job, code: int, heard: bool, why: str, stops: int) -> Ended:
         return Ended(job, STOPPED, "stopped on request; it continues from its checkpoint")
     if heard and code in (FINISHED, SOME_FAILED, FAILED):
         return Ended(job, code, "" if code == FINISHED else why)
+    what = f"ended with exit code {code}"
     if code < 0:
         what = f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
-    else:
-        what = f"ended with exit code {code}"
     return Ended(job, code if code < 0 else DIED, f"{what}{why and ': ' + why}")
 
 
@@ -209,9 +194,8 @@ class Mailbox:
     """What the driver and a job write for each other, in a folder of this driver's beside the pack's."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.begun = folder, folder / "begun"  # which is there once the job has had a machine
         self._stop, self._events, self._read = folder / "stop", folder / "events.jsonl", 0
-        self.begun = folder / "begun"  # is there once the job has had a machine
 
     @classmethod
     def new(cls, pack: Path, engine: str) -> Mailbox:
@@ -219,9 +203,8 @@ class Mailbox:
         every = pack.resolve().with_name(f".{pack.name}.{engine}")
         for earlier in every.glob("*/"):
             cls(earlier).ask(1)
-        mailbox = cls(every / str(time.time_ns()))
-        mailbox.folder.mkdir(parents=True)
-        return mailbox
+        (new := every / str(time.time_ns())).mkdir(parents=True)
+        return cls(new)
 
     def ask(self, times: int) -> None:
         """Have the job asked to stop (1), or killed (2)."""
@@ -261,28 +244,19 @@ class RemoteJob(Protocol):
         """Have it stopped (1) or killed (2), and taken out of the queue if it still waits there."""
 
 
-class StopCounter:
-    """How often jobs have been asked to stop: once, to save; twice, to be killed. Safe in a signal's handler."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self) -> int:
-        return self.count
-
-
 @dataclass(frozen=True, kw_only=True)
 class RetryingEngine(Engine):
     """What dqlab's own engines have in common."""
 
     retries: NonNegativeInt = 2
-    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
+    stops: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
+    """When jobs were asked to stop: once, to save; twice, to be killed."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def stop(self) -> None:
-        self.stops.count += 1
+        self.stops.append(time.time())
 
     def follow(self, remote: Sequence[RemoteJob], on_event: OnEvent) -> Iterator[Ended]:
         """Pass on the events of jobs, and requests to stop; yields each job as it ends."""
@@ -290,8 +264,8 @@ class RetryingEngine(Engine):
         try:
             while left:
                 time.sleep(POLL_REMOTE)
-                if told < self.stops():
-                    told = self.stops()
+                if told < len(self.stops):
+                    told = len(self.stops)
                     for each in left:
                         each.stop(told)
                 for each in list(left):
@@ -300,8 +274,8 @@ class RetryingEngine(Engine):
                         on_event(each.job, event)
                     if outcome is not None:
                         left.remove(each)
-                        yield outcome.when_stopping(self.stops())
+                        yield outcome.when_stopping(bool(self.stops))
         finally:  # whoever listens may leave early: the jobs save what they have
             for each in left:
                 each.stop(1)
-            self.stops.count = 0
+            self.stops.clear()

@@ -15,8 +15,7 @@ from dqlab.config.fields import NonNegativeInt, check_field
 from dqlab.errors import ConfigError
 from dqlab.machine import cores
 
-Slot = tuple[str | None, float]
-"""A place for one pack at a time: the GPU that it sees, and its share of that GPU's memory."""
+Slot = tuple[str | None, float]  # a pack's place: the GPU that it sees, and its share of that GPU's memory
 
 
 @engines.register("local", source="Python's subprocess and concurrent.futures")
@@ -56,9 +55,10 @@ class LocalEngine(base.RetryingEngine):
             for future in as_completed(futures):
                 yield future.result()
         finally:  # whoever listens may leave early: the jobs save what they have
-            self.stops.count = max(self.stops.count, 1)
+            if not self.stops:
+                self.stop()
             pool.shutdown()
-            self.stops.count = 0
+            self.stops.clear()
 
     def slots(self) -> int:
         """Packs at a time, at most."""
@@ -66,16 +66,16 @@ class LocalEngine(base.RetryingEngine):
 
     def _run_one(self, job: base.Job, on_event: base.OnEvent, slots: SimpleQueue[Slot]) -> base.Ended:
         """As many attempts as it takes, in a place that is free."""
-        if self.stops():
+        if self.stops:
             return base.Ended(job, base.STOPPED, "not started")
         slot = slots.get()
         variables = base.job_environment(job.threads, *(slot if job.gpu_memory else ("",)))
         try:
             for _ in range(self.retries + 1):
-                outcome = base.run_attempt(job, variables, partial(on_event, job), self.stops)
-                if self.stops() or not outcome.retryable:
+                outcome = base.run_attempt(job, variables, partial(on_event, job), self.stops.__len__)
+                if self.stops or not outcome.retryable:
                     break
-            return outcome.when_stopping(self.stops())
+            return outcome.when_stopping(bool(self.stops))
         finally:
             slots.put(slot)
 

@@ -27,13 +27,9 @@ from dqlab.errors import ConfigError, first_line
 from dqlab.tracking.run_folder import claim_folder
 
 REACHED_WITHIN = 10.0  # seconds that a cluster has for taking a connection
-PATIENCE, ANSWER = 10.0, 300.0
-"""Seconds that packs have for their end when they are killed; and nodes for saying what they see."""
+PATIENCE, ANSWER = 10.0, 300.0  # seconds that killed packs have for their end, and nodes for saying what they see
 WHERE_RAY_IS = "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts one here."
-WANTS_A_TOKEN = (
-    "The cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token that it was "
-    "started with, on every machine."
-)
+WANTS_A_TOKEN = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token, on every machine."
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
 """Modules that a pack's configuration imports, or that register its environment."""
@@ -69,26 +65,29 @@ class RayEngine(RetryingEngine):
     def _connected(self, jobs: Sequence[Job]) -> Iterator[None]:
         try:
             import ray
+            from ray._private.services import canonicalize_bootstrap_address
         except ImportError as error:
             raise ConfigError("The ray engine needs Ray: pip install 'dqlab[ray]'.") from error
         if ray.is_initialized():
             raise ConfigError("This process is connected to Ray already. Call ray.shutdown(); set RayEngine.address.")
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        runtime = {"py_modules": modules_of(jobs), "excludes": ["__pycache__"], "env_vars": driver_variables()}
+        # on every node this machine's places of datasets, and dqlab's own variables
+        seen = {"D4RL_DATASET_DIR": str(cache_folder().resolve()), MINARI_STORE: str(minari_store().resolve())}
+        seen |= {name: value for name, value in os.environ.items() if name.startswith("DQLAB_")}
+        runtime = {"py_modules": modules_of(jobs), "excludes": ["__pycache__"], "env_vars": seen}
         own = {} if self.address else {"include_dashboard": False}
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         before = signal.getsignal(signal.SIGTERM)
         try:
-            if self.address:
-                _check_reachable(self.address)
+            if self.address:  # Ray itself would wait for minutes where nobody listens
+                host, _, port = (canonicalize_bootstrap_address(self.address) or "").rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN).close()
             ray.init(self.address or "local", runtime_env=runtime, **quiet, **own)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = first_line(error).rstrip(".")
+            said = f"(RayEngine.address='{self.address}'): {first_line(error).rstrip('.')}"
             advice = WANTS_A_TOKEN if "AuthToken" in str(error.__cause__) else WHERE_RAY_IS
-            raise ConfigError(
-                f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason}. {advice}"
-            ) from error
+            raise ConfigError(f"No connection to a Ray cluster {said}. {advice}") from error
         finally:
             if current_thread() is main_thread():  # Ray sets a handler when it connects; the driver keeps its own
                 signal.signal(signal.SIGTERM, before)
@@ -108,21 +107,6 @@ def modules_of(jobs: Iterable[Job]) -> list[str]:
             source = folder or spec.origin or ""
             found += [source] if folder or source.endswith(".py") else []
     return found
-
-
-def driver_variables() -> dict[str, str]:
-    """Environment variables that packs have on every node: this machine's places of datasets, and dqlab's own."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("DQLAB_")}
-    return {"D4RL_DATASET_DIR": str(cache_folder().resolve()), MINARI_STORE: str(minari_store().resolve()), **own}
-
-
-def _check_reachable(address: str) -> None:
-    """See that somebody listens there: Ray itself waits for minutes."""
-    from ray._private.services import canonicalize_bootstrap_address
-
-    host, _, port = (canonicalize_bootstrap_address(address) or "").rpartition(":")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_WITHIN):
-        pass
 
 
 class RayJob:

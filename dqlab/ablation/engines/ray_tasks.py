@@ -32,10 +32,7 @@ def run_pack(job: Job, mailbox: Mailbox, gpus: float) -> Ended:
     return outcome
 
 
-ADVICE = (
-    "All nodes must see what packs write, at the same path: name a folder of a file system that they share with "
-    "--storage DIR."
-)
+ADVICE = "All nodes must see what packs write, at the same path: name a folder that they share with --storage DIR."
 
 
 def storage_fault(token: Path, inputs: Mapping[Path, str]) -> str:

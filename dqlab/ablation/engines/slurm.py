@@ -78,9 +78,9 @@ class SlurmEngine(base.RetryingEngine):
             raise ConfigError("The slurm engine needs submitit: pip install 'dqlab[slurm]'.") from error
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"SlurmEngine: {str(error).rstrip('.?')}. Run this where sbatch and srun are.") from error
-        wants = {"cpus_per_task": job.threads, "gpus_per_node": int(bool(job.gpu_memory))}
+        wants = {"name": f"dqlab-{job.id}", "cpus_per_task": job.threads, "gpus_per_node": int(bool(job.gpu_memory))}
         memory = {"mem_gb": max(1.0, job.memory / 1e9)} if job.memory else {}
-        executor.update_parameters(**{"name": f"dqlab-{job.id}", **wants, **memory, **self.parameters})
+        executor.update_parameters(**{**wants, **memory, **self.parameters})
         return executor.submit(SlurmPack(replace(job, folder=job.folder.resolve()), mailbox))
 
 
@@ -99,7 +99,7 @@ class SlurmJob:
             outcome: base.Ended = self._submitted.result()
         except Exception as error:  # submitit's, for a job that left no result; or whatever the job raised
             outcome = base.Ended(self.job, base.DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
-        if outcome.retryable and self._retries and not self._engine.stops():
+        if outcome.retryable and self._retries and not self._engine.stops:
             self._retries -= 1
             self._submitted = self._engine.submit(self.job, self.mailbox)
             return None

@@ -31,7 +31,6 @@ class DamagedError(DataError):
     """The bytes of a dataset are not what their format prescribes; a fresh copy may be."""
 
 
-IN_USE = "is in use: another process has it open, and may be writing it. Wait until that one has closed it."
 BUSY = {errno.EAGAIN, errno.EBUSY, errno.ETXTBSY}
 MACHINES = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
 """Errors of the machine, its disks and its permissions, which say nothing of a file."""
@@ -48,7 +47,7 @@ def reading_error(where: str, what: str, error: BaseException, mend: str = "") -
     if "already open for" in why:  # HDF5 marks files in its latest format until they are closed
         return UnreadError(f"{where} is marked as being written: it is in use, or its writer was killed ({why}).")
     if isinstance(error, OSError) and error.errno in BUSY:
-        return UnreadError(f"{where} {IN_USE}")
+        return UnreadError(f"{where} is in use: another process has it open, and may write it. Wait until it is done.")
     if isinstance(error, OSError) and error.errno in MACHINES:
         return UnreadError(f"{where} cannot be read: {os.strerror(error.errno)}.")
     if isinstance(error, ImportError):
@@ -84,17 +83,12 @@ def check_readable(path: Path) -> None:
 def check_room(where: object, needed: int) -> None:
     """See that there is memory for that many bytes; an UnreadError where there is not."""
     if needed > (free := available_memory()):
-        raise UnreadError(
-            f"{where} cannot be read: there is not enough memory for what it claims to hold "
-            f"({in_words(needed)}, {in_words(free)} are free)."
-        )
-
-
-DISK_ADVICE = "Free some space or choose another place."
+        room = f"({in_words(needed)}, {in_words(free)} are free)"
+        raise UnreadError(f"{where} cannot be read: there is not enough memory for what it claims to hold {room}.")
 
 
 @contextmanager
-def write_errors(where: object, advice: str = DISK_ADVICE) -> Iterator[None]:
+def write_errors(where: object, advice: str = "Free some space or choose another place.") -> Iterator[None]:
     """Within this, what the system cannot write becomes one message, with what to do about it."""
     try:
         yield
@@ -108,31 +102,21 @@ Column = NDArray[Any]
 
 @dataclass(frozen=True)
 class Columns:
-    """The rows of a dataset, in order, episode after episode. Shapes and dtypes are checked, values are not.
+    """The rows of a dataset, in order, episode after episode. Shapes and dtypes are checked, values are not."""
 
-    Attributes:
-        observations (n, S), actions (n, A), rewards (n,): numbers.
-        terminals (n,): the environment ended the episode here.
-        timeouts (n,): the episode was cut here; None where that is not recorded.
-        next_observations (n, S): what followed each row, known also where an episode was cut; None where what follows
-            is the next row's observation, as in D4RL's files.
-        metadata: what is said of the set, by name.
-        extras: further columns (n, ...) by name, such as D4RL's `infos/qpos`, which formats write that have a place for
-            them.
-        where: what messages call the set, usually its path.
-        masks (n,): 0 where the value of what follows a row is not bootstrapped although the episode may go on, as in a
-            state in which the task is solved, else 1; None where terminals alone say so.
-    """
-
-    observations: Column
-    actions: Column
-    rewards: Column
-    terminals: Column
-    timeouts: Column | None = None
+    observations: Column  # (n, S)
+    actions: Column  # (n, A)
+    rewards: Column  # (n,)
+    terminals: Column  # (n,): the environment ended the episode here
+    timeouts: Column | None = None  # (n,): the episode was cut here; None where that is not recorded
+    # (n, S): what followed each row, also where an episode was cut; None where it is the next row's, as in D4RL's files
     next_observations: Column | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)  # what is said of the set, by name
+    # further columns (n, ...), such as D4RL's `infos/qpos`, which formats write that have a place for them
     extras: Mapping[str, Column] = field(default_factory=dict)
-    where: str = "the dataset"
+    where: str = "the dataset"  # what messages call it, usually its path
+    # (n,): 0 where the value of what follows is not bootstrapped although the episode may go on, as in a state in which
+    # the task is solved, else 1; None where terminals alone say so
     masks: Column | None = None
 
     def __len__(self) -> int:
@@ -150,16 +134,10 @@ class Format(ABC):
 
     @abstractmethod
     def read(self, path: Path) -> Columns:
-        """All rows.
-
-        A DataError where they are missing, damaged, not of this format, or of wrong shapes or dtypes.
-        """
+        """All rows; a DataError where they are missing, damaged, of another format, or of wrong shapes or dtypes."""
 
     def place(self, path: Path) -> Path:
-        """The file or folder that holds the dataset, or would hold it.
-
-        A DataError where no dataset of this format can have that name.
-        """
+        """The file or folder that holds the dataset, or would; a DataError where the format has none of that name."""
         return path
 
     def digest(self, path: Path) -> str:
@@ -171,10 +149,7 @@ class Format(ABC):
         return f"file:{path}"
 
     def write(self, path: Path, columns: Columns) -> None:
-        """Write a dataset, whole or not at all.
-
-        A DataError where that cannot be, or not in this format; a ConfigError where the format is only read.
-        """
+        """Write a dataset, whole or not at all; a DataError where it cannot, a ConfigError where it is only read."""
         raise ConfigError(f"{path}: {type(self).__name__} is a format that is only read. Choose another one.")
 
 
@@ -210,9 +185,8 @@ def format_of(dataset: str) -> tuple[Format, Path]:
         if path.suffix.lower() in entry.item.suffixes:
             return entry.item(), path
     known = [f"{entry.name} ({', '.join(entry.item.suffixes) or entry.name + ':...'})" for entry in data_formats]
-    raise ConfigError(
-        f"No format of datasets has the suffix of '{dataset}'. Known: {', '.join(known)}, or FORMAT:PATH."
-    )
+    wanted = f"{', '.join(known)}, or FORMAT:PATH"
+    raise ConfigError(f"No format of datasets has the suffix of '{dataset}'. Known: {wanted}.")
 
 
 MATRIX_COLUMNS = ("observations", "actions", "next_observations")
@@ -223,28 +197,29 @@ COLUMN_NAMES = (*REQUIRED_COLUMNS, "timeouts", "next_observations", "masks")
 def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str] | None = None) -> Columns:
     """Columns by D4RL's names, their shapes and dtypes checked; values are not looked at.
 
-    Args:
-        where: what messages call the dataset, such as its path.
-        arrays: by name; `timeouts`, `next_observations` and `masks` may be absent, others are ignored.
-        metadata: what is said of the set.
-
-    Raises:
-        DataError: a column is missing, shapes disagree with each other, or a dtype is not of real numbers.
+    Of `arrays`, `timeouts`, `next_observations` and `masks` may be absent; others are ignored. `where` is what messages
+    call the dataset. A DataError where a column is missing, shapes disagree, or a dtype is not of real numbers.
     """
     check_names(where, arrays)
-    known = {name: _shaped(where, name, arrays[name]) for name in COLUMN_NAMES if name in arrays}
-    rows = known["observations"].shape[0]
-    for name, column in known.items():
-        if column.shape[0] != rows:
-            raise DataError(f"{where}: '{name}' has {column.shape[0]} rows, 'observations' has {rows}.")
-    following = known.get("next_observations")
-    if following is not None and following.shape != known["observations"].shape:
-        raise DataError(
-            f"{where}: 'next_observations' has shape {following.shape}, 'observations' {known['observations'].shape}."
-        )
+    known: dict[str, Any] = {}
+    for name in (name for name in COLUMN_NAMES if name in arrays):
+        column, wide = arrays[name], name in MATRIX_COLUMNS
+        if not wide and column.shape[1:] == (1,):
+            column = column.reshape(-1)
+        if column.ndim != (2 if wide else 1) or 0 in column.shape[1:]:
+            expected = "(rows, width)" if wide else "(rows,)"
+            raise DataError(f"{where}: '{name}' has shape {column.shape}, expected {expected}.")
+        if column.dtype.kind not in "biuf":
+            raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
+        known[name] = column
+        if len(column) != (rows := len(known["observations"])):
+            raise DataError(f"{where}: '{name}' has {len(column)} rows, 'observations' has {rows}.")
+    shape, following = known["observations"].shape, known.get("next_observations")
+    if following is not None and following.shape != shape:
+        raise DataError(f"{where}: 'next_observations' has shape {following.shape}, 'observations' {shape}.")
     if rows < (2 if following is None else 1):
         raise DataError(f"{where}: {rows} row(s) make no transition.")
-    return Columns(**known, metadata=metadata or {}, extras={}, where=where)
+    return Columns(**known, metadata=metadata or {}, where=where)
 
 
 def check_names(where: str, names: Collection[str]) -> None:
@@ -263,36 +238,22 @@ def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None
             raise DataError(f"{columns.where}: '{name}' is {width} wide, the task's is {wanted}. Another task's file?")
 
 
-def _shaped(where: str, name: str, column: Column) -> Column:
-    expected, shape = 2 if name in MATRIX_COLUMNS else 1, tuple(column.shape)
-    flat = expected == 1 and len(shape) == 2 and shape[1] == 1
-    if len(shape) != expected and not flat:
-        raise DataError(f"{where}: '{name}' has shape {shape}, expected {expected} dimension(s).")
-    if column.dtype.kind not in "biuf":
-        raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
-    if expected == 2 and shape[1] == 0:
-        raise DataError(f"{where}: '{name}' has shape {shape}: rows of nothing.")
-    return column.reshape(-1) if flat else column
-
-
 def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
     """A column (n, ...) of real numbers as float32, all finite; a DataError names the first row where one is not."""
     with np.errstate(over="ignore"):
-        values = column.astype(np.float32, copy=False)
-    _check_finite(where, name, values)
-    return values
+        return _finite(where, name, column.astype(np.float32, copy=False))
 
 
 def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
     """A column (n,) as booleans, whether a number is other than 0; a DataError names a row that is not finite."""
-    _check_finite(where, name, column)
-    return column.astype(bool, copy=False)
+    return _finite(where, name, column).astype(bool, copy=False)
 
 
-def _check_finite(where: str, name: str, column: Column) -> None:
+def _finite(where: str, name: str, column: Column) -> Column:
     if not (finite := np.isfinite(column)).all():
         row = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
         raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
+    return column
 
 
 def digest_of_columns(columns: Columns) -> str:

@@ -17,29 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_METADATA
-from dqlab.data.download import (
-    MINARI_STORE,
-    Progress,
-    UnavailableError,
-    minari_store,
-    no_progress,
-    refuse_if_planning,
-)
-from dqlab.data.formats.base import (
-    Columns,
-    Format,
-    UnreadError,
-    check_room,
-    checked_columns,
-    data_formats,
-    reading_error,
-)
+from dqlab.data.download import MINARI_STORE, Progress, UnavailableError, minari_store, no_progress, refuse_if_planning
+from dqlab.data.formats import base
+from dqlab.data.formats.base import Columns, Format, data_formats
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line, nearest
 
-OBSERVATION = "observation"
-"""The entry of Dict observations that is read."""
+OBSERVATION = "observation"  # the entry of Dict observations that is read
 FORMAL = {"total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space"}
 FORMAL |= {"dataset_size", "dqlab"}
 """Metadata that belong to Minari's storage, not to what is stored; earlier versions of dqlab wrote a `dqlab`."""
@@ -59,22 +44,21 @@ class MinariFormat(Format):
         if not (minari_store() / name).exists():
             known = stored_datasets()
             hint = nearest(name, list(known)) if known else "The store is empty."
-            raise DataError(
-                f"There is no Minari dataset '{name}' in {minari_store()}. {hint} `minari download {name}` fetches it."
-            )
+            there = f"There is no Minari dataset '{name}' in {minari_store()}"
+            raise DataError(f"{there}. {hint} `minari download {name}` fetches it.")
         with _minari_errors(name):
             dataset = minari.load_dataset(name)
         key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
         observed = dataset.observation_space[key] if key else dataset.observation_space
         _check_flat(dataset, observed)
         width = sum(math.prod(space.shape) for space in (observed, dataset.action_space)) + 3
-        check_room(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
+        base.check_room(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
         with _minari_errors(dataset.id):
             parts = [_steps(episode, key) for episode in dataset.storage.get_episodes(dataset.episode_indices)]
         if not parts:
             raise DataError(f"The Minari dataset '{dataset.id}' has no step.")
         arrays: dict[str, NDArray[Any]] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return checked_columns(f"minari:{dataset.id}", arrays, _metadata(dataset, key))
+        return base.checked_columns(f"minari:{dataset.id}", arrays, _metadata(dataset, key))
 
     def place(self, path: Path) -> Path:
         _minari_package()
@@ -86,9 +70,8 @@ def _minari_package() -> Any:
     try:
         import minari
     except ImportError as error:
-        raise ConfigError(
-            f"Minari's datasets need the package minari ({error}): pip install 'dqlab[minari]' (Python 3.11 or later)."
-        ) from error
+        advice = "pip install 'dqlab[minari]' (Python 3.11 or later)"
+        raise ConfigError(f"Minari's datasets need the package minari ({error}): {advice}.") from error
     if MINARI_STORE in os.environ:
         os.environ[MINARI_STORE] = str(minari_store())  # minari takes ~ for a folder's name
     return minari
@@ -99,10 +82,9 @@ def stored_datasets() -> Mapping[str, Mapping[str, Any]]:
     found = {}
     for path in sorted(minari_store().rglob("data/metadata.json")):
         with contextlib.suppress(OSError, ValueError):
-            name = path.parent.parent.relative_to(minari_store()).as_posix()
             known = json.loads(path.read_text())
             if isinstance(known, dict) and "total_steps" in known:  # not another program's
-                found[name] = known
+                found[path.parents[1].relative_to(minari_store()).as_posix()] = known
     return found
 
 
@@ -118,13 +100,11 @@ def _minari_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # of storages, spaces and environments
         if "does not support the dataset" in str(error):
-            raise UnreadError(f"{where} is of another version: {first_line(error)}") from error
+            raise base.UnreadError(f"{where} is of another version: {first_line(error)}") from error
         if type(error).__module__.startswith("gymnasium."):
-            raise UnreadError(
-                f"{where} names an environment that is not known here ({first_line(error)}). Import the module that "
-                "registers it: --plugin MODULE."
-            ) from error
-        raise reading_error(where, "cannot be read: it is damaged, or not Minari's", error) from error
+            why = f"names an environment that is not known here ({first_line(error)})"
+            raise base.UnreadError(f"{where} {why}. Import the module that registers it: --plugin MODULE.") from error
+        raise base.reading_error(where, "cannot be read: it is damaged, or not Minari's", error) from error
 
 
 def _check_flat(dataset: Any, observed: Any) -> None:
@@ -136,9 +116,8 @@ def _check_flat(dataset: Any, observed: Any) -> None:
             inner = getattr(space, "spaces", None)  # a space's bounds may be pages long
             shape = ", ".join(sorted(inner)) if isinstance(inner, Mapping) else f"shape {space.shape}"
             raise DataError(
-                f"The Minari dataset '{dataset.id}' has {what} of {type(space).__name__}({shape}): dqlab reads flat "
-                f"Box observations (or Dict observations whose entry '{OBSERVATION}' is a flat Box) and flat Box "
-                "actions only."
+                f"The Minari dataset '{dataset.id}' has {what} of {type(space).__name__}({shape}): dqlab reads "
+                f"observations of a flat Box (or a Dict whose entry '{OBSERVATION}' is one) and actions of one only."
             )
 
 
@@ -162,8 +141,14 @@ def _steps(episode: Mapping[str, Any], key: str) -> dict[str, NDArray[Any]]:
 
 def _metadata(dataset: Any, key: str) -> dict[str, str]:
     """What is said of a dataset, as text; what dqlab wrote under its own name is back under the names it had."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, (set, list, tuple)):
+            return ", ".join(sorted(map(str, value)))
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+
     known = {name: value for name, value in dataset.storage.metadata.items() if value is not None}
-    told = {name: _text(value) for name, value in known.items() if name not in FORMAL}
+    told = {name: text(value) for name, value in known.items() if name not in FORMAL}
     if key:
         left_out = sorted(set(dataset.observation_space.spaces) - {key})
         told["observations"] = f"the entry '{key}'; left out: {', '.join(left_out) or 'nothing'}"
@@ -173,23 +158,15 @@ def _metadata(dataset: Any, key: str) -> dict[str, str]:
     return {**told, **known.get("dqlab", {})}
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, (set, list, tuple)):
-        return ", ".join(sorted(map(str, value)))
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 @data_sources.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
 def minari(task: Task, argument: str = "", progress: Progress = no_progress) -> LocatedDataset:
     """A dataset of Minari's, as `minari:ID`: from the local store, else fetched into it by Minari's own download.
-
-    A task of Minari's has its own id: `minari` alone means that.
 
     Steps at which episodes were truncated are kept, with the observations that followed them.
 
     Args:
         task: whose states and actions the dataset has.
-        argument: the dataset's id, such as `mujoco/walker2d/medium-v0`; by default the task's.
+        argument: the dataset's id, such as `mujoco/walker2d/medium-v0`; by default the task's own.
         progress: not used; Minari shows its own.
     """
     name = argument or task.minari

@@ -10,26 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.download import (
-    Progress,
-    UnavailableError,
-    address_of,
-    download_from,
-    mirror_addresses,
-    no_progress,
-    second_address,
-)
-from dqlab.data.formats.base import (
-    Columns,
-    Format,
-    check_readable,
-    check_room,
-    checked_columns,
-    data_formats,
-    file_digest,
-)
+from dqlab.data import download
+from dqlab.data.download import Progress, UnavailableError, download_from, no_progress
+from dqlab.data.formats import base
+from dqlab.data.formats.arrays import read_archive, write_archive
+from dqlab.data.formats.base import Columns, Format, data_formats
 from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
-from dqlab.data.formats.npz import read_archive, write_archive
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs import make_env, tasks
 from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
@@ -38,18 +24,9 @@ from dqlab.errors import DataError, nearest
 from dqlab.files import expanded, sha256_of
 
 Arrays = dict[str, NDArray[Any]]
-STORED = ("observations", "actions", "terminals", "qpos", "button_states")
-"""What is read: `qvel` is in the files, too, and nothing is made of it."""
-KEPT = {
-    "infos/qpos": ("qpos", np.float32),
-    "infos/qvel": ("qvel", np.float32),
-    "infos/button_states": ("button_states", np.int64),
-}
-"""Extras of collected sets -> their names and dtypes in OGBench's files."""
-SPREAD = 3
-"""Times the memory of its rows that a set takes until transitions are made of it."""
-MAGIC = b"PK"
-"""What every .npz begins with."""
+STORED = ("observations", "actions", "terminals", "qpos", "button_states")  # what is read: nothing is made of `qvel`
+KEPT = {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}  # of collected sets' extras `infos/...`
+SPREAD = 3  # times the memory of its rows that a set takes until transitions are made of it
 
 
 @data_formats.register(BENCHMARK, source=FACTS["source"], cites=("park2025ogbench",))
@@ -63,14 +40,12 @@ class OGBenchFormat(Format):
 
     def read(self, path: Path) -> Columns:
         task, files = task_named(path), self.files(path)
-        for file in files:
-            check_readable(file)
         parts, notes = list[Arrays](), dict[str, str]()
         for file in files:
             arrays, notes = read_archive(file, STORED)
             parts.append(_checked(file, arrays))
             size = sum(array.nbytes for array in parts[0].values())
-            check_room(self.place(path), size * (SPREAD * len(files) - len(parts)))
+            base.check_room(self.place(path), size * (SPREAD * len(files) - len(parts)))
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return _columns(str(self.place(path)), task, joined, notes)
 
@@ -89,7 +64,7 @@ class OGBenchFormat(Format):
     def digest(self, path: Path) -> str:
         files = self.files(path)
         if len(files) == 1:
-            return file_digest(files[0])
+            return base.file_digest(files[0])
         return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
     def source(self, path: Path) -> str:
@@ -102,14 +77,14 @@ class OGBenchFormat(Format):
         ends = columns.terminals.astype(bool)
         ends |= False if columns.timeouts is None else columns.timeouts.astype(bool)
         arrays = {name: getattr(columns, name).astype(np.float32) for name in ("observations", "actions")}
-        kept = {new: columns.extras[old].astype(dtype) for old, (new, dtype) in KEPT.items() if old in columns.extras}
+        own = {name: columns.extras.get(f"infos/{name}") for name in KEPT}
+        kept = {name: extra.astype(KEPT[name]) for name, extra in own.items() if extra is not None}
         write_archive(self.place(path), {**arrays, "terminals": ends, **kept}, columns.metadata)
 
 
 def task_named(path: Path) -> Task:
     """The task that a path of this format ends with; a DataError where OGBench has no such task."""
-    own = ogbench_names()
-    if path.name not in own:
+    if path.name not in (own := ogbench_names()):
         hint = nearest(path.name, own)
         raise DataError(f"'{path.name}' is no task of OGBench's: its data are named FOLDER/TASK. {hint}")
     return tasks.get(path.name)
@@ -127,11 +102,9 @@ def _folder(path: Path) -> Path:
 
 def _checked(file: Path, arrays: Arrays) -> Arrays:
     """A file's arrays, all of one length; its last row ends an episode."""
-    missing = [name for name in STORED[:4] if name not in arrays]
-    if missing:
-        raise DataError(
-            f"{file} has no '{missing[0]}' (it has: {', '.join(arrays) or 'nothing'}); not a file of OGBench's."
-        )
+    if missing := [name for name in STORED[:4] if name not in arrays]:
+        there = ", ".join(arrays) or "nothing"
+        raise DataError(f"{file} has no '{missing[0]}' (it has: {there}); not a file of OGBench's.")
     rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(rows.values())) > 1 or not rows["observations"]:
         raise DataError(f"{file}: its arrays have {', '.join(f'{count} {name}' for name, count in rows.items())}.")
@@ -149,14 +122,12 @@ def _columns(where: str, task: Task, arrays: Arrays, notes: dict[str, str]) -> C
     try:
         relabel_dataset(environment_of(task.name), env, made)
     except (IndexError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{where}: ogbench cannot make rewards of it for {task.name} ({error}). Another task's file?"
-        ) from error
+        why = f"ogbench cannot make rewards of it for {task.name} ({error})"
+        raise DataError(f"{where}: {why}. Another task's file?") from error
     finally:
         env.close()
-    known = {name: arrays[name] for name in ("observations", "actions")}
     ends = {"terminals": np.zeros(len(arrays["terminals"]), bool), "timeouts": arrays["terminals"]}
-    return checked_columns(where, {**known, **ends, "rewards": made["rewards"], "masks": made["masks"]}, notes)
+    return base.checked_columns(where, {**arrays, **ends, "rewards": made["rewards"], "masks": made["masks"]}, notes)
 
 
 @data_sources.register(BENCHMARK, source=FACTS["source"], cites=("park2025ogbench",))
@@ -183,21 +154,16 @@ def ogbench(
         raise UnavailableError(f"{task.name} is not a task of OGBench's")
     chosen, path = OGBenchFormat(), expanded(argument).absolute() / task.name if argument else Path(task.name)
     files = chosen.files(path)
-    found = LocatedDataset(
-        path,
-        is_d4rl=False,
-        format=chosen,
-        downloaded=len(files) == 1,
-        mend=f"Delete it; then `dqlab data download {task.name}` fetches it.",
-    )
+    mend = f"Delete it; then `dqlab data download {task.name}` fetches it."
+    found = LocatedDataset(path, is_d4rl=False, format=chosen, downloaded=len(files) == 1, mend=mend)
     if all(file.exists() for file in files):
         return replace(found, note=_note(files, task))
     if argument:
         raise UnavailableError(f"{files[0]} does not exist")
     name = files[0].name
-    own = [address_of(FACTS["server"], name), second_address(FACTS["second_home"], name)]
-    addresses = [*own, *mirror_addresses(mirrors, name)]
-    fetched = download_from(addresses, files[0], own=own, magic=MAGIC, progress=progress, timeout=timeout)
+    own = [download.address_of(FACTS["server"], name), download.second_address(FACTS["second_home"], name)]
+    addresses = [*own, *download.mirror_addresses(mirrors, name)]
+    fetched = download_from(addresses, files[0], own=own, magic=b"PK", progress=progress, timeout=timeout)
     return replace(found, **fetched, note="")
 
 

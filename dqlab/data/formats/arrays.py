@@ -1,0 +1,159 @@
+"""Arrays by D4RL's names: in numpy's `.npz`, and in Decision Transformer's pickles, a dict of them a trajectory."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import read_array
+from numpy.typing import NDArray
+
+from dqlab.data.formats import base
+from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, data_formats
+from dqlab.errors import DataError, printable_name
+from dqlab.files import atomic_path
+from dqlab.machine import memory_limit
+
+NOTES = "metadata"  # the name under which an archive has them
+Arrays = dict[str, NDArray[Any]]
+
+
+@data_formats.register("npz", source="numpy.savez; D4RL's names")
+class Npz(Format):
+    """numpy's archive with D4RL's names; with `next_observations` every row is kept, without them as D4RL does."""
+
+    suffixes = (".npz",)
+
+    def read(self, path: Path) -> Columns:
+        arrays, notes = read_archive(path, COLUMN_NAMES, partial(base.check_names, str(path)))
+        return base.checked_columns(str(path), arrays, notes)
+
+    def write(self, path: Path, columns: Columns) -> None:
+        """Write all columns compressed."""
+        write_archive(path, base.whole_columns(columns), columns.metadata)
+
+
+def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
+    """Write arrays by name, compressed, and what is said of them, whole or not at all; a DataError where it cannot."""
+    said = {NOTES: np.array([json.dumps(dict(notes))])} if notes else {}
+    with base.write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays, **said)  # type: ignore[arg-type]
+
+
+def read_archive(
+    path: Path, names: Sequence[str], check: Callable[[Collection[str]], object] = len
+) -> tuple[Arrays, dict[str, str]]:
+    """Those of the named arrays that an archive has, and what is said of them; a DataError where it cannot be read.
+
+    `check` is called with the names of all that there are, before anything is read.
+    """
+    base.check_readable(path)
+    with base.reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        check(members)
+        wanted = {name: members[name] for name in names if name in members}
+        base.check_room(path, sum(info.file_size for info in wanted.values()))
+        arrays = {name: _member(path, archive, info) for name, info in wanted.items()}
+        return arrays, _notes(path, archive, members[NOTES]) if NOTES in members else {}
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """An array; all of its bytes are read, so that its checksum is compared."""
+    with archive.open(info) as stream:
+        array: NDArray[Any] = read_array(stream, allow_pickle=False)
+        if stream.read(1):
+            raise base.DamagedError(f"{path}: '{info.filename}' has more bytes than its shape {array.shape} says.")
+    return array
+
+
+def _notes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, str]:
+    """A JSON object in an array of one text, as `Npz.write` leaves it; anything else is somebody else's."""
+    try:
+        found = json.loads(_member(path, archive, info).item())
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
+
+
+@data_formats.register(
+    "trajectories", source="Chen et al. 2021 (Decision Transformer), its data files", cites=("chen2021decision",)
+)
+class Trajectories(Format):
+    """A pickled list of dicts of arrays, one a trajectory; read without running anything that the pickle names.
+
+    A trajectory that does not end in a terminal state was cut. With `next_observations` every row is kept.
+    """
+
+    suffixes = (".pkl", ".pickle")
+
+    def read(self, path: Path) -> Columns:
+        base.check_readable(path)
+        size = path.stat().st_size
+        base.check_room(path, size)
+        with base.reading_errors(path, "is truncated or no pickle of arrays"):
+            with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes may ask for all memory
+                found = ArrayUnpickler(file, encoding="latin1").load()
+            if not isinstance(found, (list, tuple)) or not found:
+                raise DataError(f"{path} holds no list of trajectories.")
+            trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
+            joined: Arrays = {}
+            for name in (name for name in COLUMN_NAMES if any(name in each for each in trajectories)):
+                if lacking := [place for place, each in enumerate(trajectories) if name not in each]:
+                    raise DataError(f"{path}: trajectory {lacking[0]} has no '{name}', others have.")
+                parts = [each[name] for each in trajectories]
+                if len(widths := {part.shape[1:] for part in parts}) > 1:
+                    shapes = ", ".join(map(str, sorted(widths)))
+                    raise DataError(f"{path}: '{name}' has rows of different shapes: {shapes}.")
+                joined[name] = np.concatenate(parts)
+            return base.checked_columns(str(path), joined)
+
+
+STAND_INS: dict[str, Any] = {
+    "collections.OrderedDict": dict,
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes, in protocols that know none
+    "numpy.ndarray": object,  # which takes no argument: numpy's own would take any bytes for objects
+    "numpy.dtype": np.dtype,
+}
+for _core in ("numpy.core", "numpy._core"):
+    STAND_INS |= {
+        f"{_core}.multiarray._reconstruct": lambda *_: np.empty(0, "u1"),  # before its values are set
+        f"{_core}.multiarray.scalar": lambda dtype, data: np.frombuffer(data, dtype)[0],
+        f"{_core}.numeric._frombuffer": lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(
+            shape, order=order
+        ),
+    }
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads lists, dicts, texts, numbers and numpy arrays. A pickle is a program: what it names beyond is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (wanted := f"{module}.{name}") not in STAND_INS:
+            raise pickle.UnpicklingError(f"it wants {printable_name(wanted)}: it is not read, nothing in it was run")
+        return STAND_INS[wanted]
+
+
+def _trajectory(where: str, found: Any) -> Arrays:
+    """The arrays of one trajectory, all of one length; marked as cut at its last row, where that is not terminal."""
+    if not isinstance(found, dict):
+        raise DataError(f"{where} is no dict of arrays.")
+    base.check_names(where, found)
+    arrays: Arrays = {}
+    for name in (name for name in COLUMN_NAMES if name in found):  # observations are the first
+        given = found[name]
+        array = np.asarray(given) if isinstance(given, (list, np.ndarray)) else np.empty(0, object)
+        if array.ndim == 0 or array.dtype.kind not in "biuf":
+            raise DataError(f"{where}: '{name}' is no array of numbers.")
+        arrays[name] = array
+        if len(array) != (rows := len(arrays["observations"])):
+            raise DataError(f"{where}: '{name}' has {len(array)} rows, 'observations' has {rows}.")
+    terminals = arrays["terminals"].astype(bool).reshape(rows)
+    timeouts = np.array(arrays.get("timeouts", np.zeros(rows)), dtype=bool).reshape(rows)
+    timeouts[-1:] |= ~terminals[-1:]
+    return {**arrays, "timeouts": timeouts}
