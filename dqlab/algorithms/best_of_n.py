@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, algorithms
+from dqlab.policies.base import add_prefix, strip_prefix
 
 
 @algorithms.register(

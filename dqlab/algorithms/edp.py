@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec, integers
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.noise import integers
+from dqlab.policies.base import strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
 
 
@@ -22,9 +21,8 @@ from dqlab.policies.diffusion import DiffusionPolicy
 class EDP(ActorCritic):
     """Efficient diffusion policy: the Q term ascends a one-step reconstruction of the data's own noised actions.
 
-    The denoiser is called once for both terms of the actor's loss: its output gives the denoising loss, and the action
-    that it stands for. Chains are sampled for the TD target and for acting alone. The critic that the actor ascends
-    also scales the term; candidates are ranked by the online critics.
+    The denoiser is called once for both terms of the actor's loss; chains are sampled for the TD target and for acting
+    alone. The critic that the actor ascends also scales the term; candidates are ranked by the online critics.
 
     Attributes:
         policy: a diffusion policy; its sampler draws the next actions.
@@ -67,4 +65,4 @@ class EDP(ActorCritic):
         losses, action = policy.reconstruct(nets["actor"], dims, batch.state, batch.action, own)
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
         loss = bc_loss + hyper["alpha"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss}

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dqlab.algorithms.actor_critic import SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import NonNegativeFloat, UnitFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims
 
 
 @algorithms.register(
@@ -47,5 +44,5 @@ class IDQL(ImplicitQ):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
-        loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
-        return dims.action * loss, detach_info({"actor/bc_loss": loss})
+        loss, info = self.bc_loss(dims, nets, batch, noise)
+        return dims.action * loss, info

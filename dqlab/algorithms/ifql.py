@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dqlab.algorithms.actor_critic import CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, algorithms
 from dqlab.algorithms.iql import ImplicitQ
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims
 
 
 @algorithms.register(

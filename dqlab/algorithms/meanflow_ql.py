@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, Target, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.base import strip_prefix
 from dqlab.policies.flow import MeanFlowPolicy
 
 
@@ -29,8 +27,7 @@ class MeanFlowQL(BestNextAction):
         range_weight: of the mean distance of one-step actions from the action range.
         backup_candidates: next actions in the TD target, of which the best one counts.
         joint_update: as in the authors' code: the actor sees the critics as they were before the update.
-        targets_lag: whether the critics' targets follow them as they were before the update, as in FQL; in the authors'
-            code they follow those just updated.
+        targets_lag: the critics' targets follow them as they were before the update: in FQL, not in the authors' code.
     """
 
     policy: str | PolicyFactory = "mean_flow"
@@ -60,5 +57,4 @@ class MeanFlowQL(BestNextAction):
         q_loss = -q.mean() / (q.abs().mean().detach() if self.normalise_q else 1)
         bc_loss, outside = losses.mean(), (action.abs() - bound).relu().mean()
         loss = hyper["alpha"] * bc_loss + q_loss + hyper["range_weight"] * outside
-        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss, "actor/outside": outside}
-        return loss, detach_info(info)
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss, "actor/outside": outside}

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory, clone_loss
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.config.registry import Registry
-from dqlab.data import Batch
 from dqlab.networks.mlp import Multiplier
-from dqlab.noise import Noise, NoiseSpec, clipped, integers
+from dqlab.noise import clipped, integers
 from dqlab.policies import Policy, policies
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import add_prefix, strip_prefix
 
 Kernel = Callable[[Tensor], Tensor]
 kernels: Registry[Kernel] = Registry(
@@ -39,11 +38,9 @@ def gaussian_kernel(difference: Tensor, sigma: float = 20.0) -> Tensor:
 
 def mmd(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
     """Square root of the biased MMD^2 (B,) of samples (B, n, A) and (B, m, A), as BEAR uses it."""
-
-    def mean(left: Tensor, right: Tensor) -> Tensor:
-        return kernel(left.unsqueeze(2) - right.unsqueeze(1)).mean(dim=(1, 2))
-
-    return (mean(one, one) + mean(other, other) - 2.0 * mean(one, other) + 1e-6).sqrt()
+    pairs = ((one, one), (other, other), (one, other))
+    ours, theirs, both = (kernel(x.unsqueeze(2) - y.unsqueeze(1)).mean(dim=(1, 2)) for x, y in pairs)
+    return (ours + theirs - 2.0 * both + 1e-6).sqrt()
 
 
 class GeneratorActor(BestNextAction):
@@ -115,7 +112,6 @@ class MMDQL(GeneratorActor):
         return policies.choose(self.generator)()
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """The generative model, the critics, the actor, and the constraint's multiplier."""
         generator = self.resolved_generator.build(dims)
         return {"generator": generator, **super().build(dims), "multiplier": Multiplier(self.multiplier_spread)}
 
@@ -143,14 +139,13 @@ class MMDQL(GeneratorActor):
         action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = nets["multiplier"]().detach() * distance + hyper["eta"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss}
 
     def multiplier_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Dual ascent: the multiplier rises while the MMD is above the threshold."""
         with torch.no_grad():
             excess = self._distance(dims, nets, batch.state, noise) - hyper["threshold"]
-        loss = nets["multiplier"].call("ascent", excess)
-        return loss, {"multiplier/value": nets["multiplier"]().detach()}
+        return nets["multiplier"].call("ascent", excess), {"multiplier/value": nets["multiplier"]()}
 
     def _distance(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """Mean over states of the MMD between samples of the actor and of the generative model, before the tanh."""

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import PolicyFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, TrainedNetwork, algorithms
 from dqlab.algorithms.qam import QAM
 from dqlab.config.fields import UnitFloat
-from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.mlp import Multiplier
-from dqlab.noise import Noise, NoiseSpec, normal
+from dqlab.noise import normal
 from dqlab.policies import policies
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.gaussian import TanhGaussianPolicy
 
 
@@ -82,8 +81,7 @@ class QAMEdit(QAM):
         q_loss, log_prob = -nets["critic"](batch.state, action).mean(), log_prob.mean()
         ascent = multiplier.call("ascent", hyper["target_entropy"] * dims.action + log_prob.detach())
         loss = q_loss + multiplier().detach() * log_prob + ascent
-        info = {"edit/q_loss": q_loss, "edit/entropy": -log_prob, "edit/multiplier": multiplier()}
-        return loss, detach_info(info)
+        return loss, {"edit/q_loss": q_loss, "edit/entropy": -log_prob, "edit/multiplier": multiplier()}
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """Edited actions (B, A) of the actor for states (B, S)."""

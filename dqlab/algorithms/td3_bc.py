@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, PolicyFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec, normal
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.noise import normal
+from dqlab.policies.base import strip_prefix
 
 
 @dataclass(frozen=True)
@@ -79,4 +78,4 @@ class TD3BC(TD3):
         """The policy's BC loss (squared error) - alpha * mean Q_1(s, pi(s)) / mean |Q_1(s, pi(s))|."""
         bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
         loss = bc_loss + hyper["alpha"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss}

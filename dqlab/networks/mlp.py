@@ -28,9 +28,8 @@ def mlp(
         widths: of the input, of every hidden layer and of the output.
         end_active: the output is activated as the hidden layers are.
         activation: a name from the `activation` registry, or a factory.
-        layer_norm: normalise (Ba et al. 2016) what goes into each activation: linear, LayerNorm, activation, as in
-            RLPD (Ball et al. 2023, section 4.2).
-        norm_after: normalise what comes out of each activation instead, as in the code of FQL (Park et al. 2025).
+        layer_norm: normalise (Ba et al. 2016) what goes into each activation (RLPD: Ball et al. 2023, section 4.2).
+        norm_after: normalise what comes out of each activation instead (the code of FQL, Park et al. 2025).
         norm_eps: added to LayerNorm's variance.
     """
     make = activations.choose(activation)
@@ -46,7 +45,7 @@ class Multiplier(nn.Module):
     """exp(log_value), its logarithm between -5 and 10 (Kumar et al. 2019).
 
     Args:
-        spread: standard deviation of its logarithm at first, whose mean is 0; where it is 0 the multiplier is 1.
+        spread: standard deviation of its logarithm at first, whose mean is 0.
         bounded: whether its logarithm has bounds.
     """
 
@@ -69,11 +68,7 @@ class Multiplier(nn.Module):
 
 
 class LinearMultiplier(nn.Module):
-    """A multiplier that is its own parameter, 1 at first, for steps of plain gradient descent.
-
-    Args:
-        low, high: its bounds.
-    """
+    """A multiplier that is its own parameter, 1 at first, between bounds, for steps of plain gradient descent."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
