@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,7 @@ class ActorCritic(Algorithm):
         policy, critic, selection: names from their registries, or factories; selection is how it acts.
         discount: gamma.
         tau: rate of the targets (moving averages), every step.
-        learning_rate: Adam's, of the actor.
-        critic_learning_rate: Adam's, of the critics.
+        learning_rate, critic_learning_rate: Adam's, of the actor; of the critics.
         lr_schedule: a name from the `lr_schedule` registry.
         grad_norm: bound of the global gradient norm of any network; 0 for none.
     """
@@ -66,12 +65,11 @@ class ActorCritic(Algorithm):
     def resolved_selection(self) -> Selection:
         return selections.choose(self.selection)()
 
-    def policy_as(self, kind: type[P], does: str, wanted: str, fits: Callable[[P], bool] = lambda _: True) -> P:
-        """The policy, or a ConfigError unless it is of the one kind that this algorithm, for what it `does`, needs."""
-        policy, name = self.resolved_policy, type(self).__name__
+    def policy_as(self, kind: type[P], wanted: str, fits: Callable[[P], bool] = lambda _: True) -> P:
+        """The policy, or a ConfigError that says what is wanted, unless it is of the one kind that fits."""
+        policy = self.resolved_policy
         if not isinstance(policy, kind) or not fits(policy):
-            given = repr(self.policy) if isinstance(self.policy, str) else policy
-            raise ConfigError(f"{name} {does}: {name}.policy must be {wanted}, not {given}.")
+            raise ConfigError(f"{type(self).__name__}.policy must be {wanted}, not {policy}.")
         return policy
 
     def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
@@ -126,8 +124,7 @@ class ActorCritic(Algorithm):
         count = self.next_candidates
         state = next_state.repeat_interleave(count, dim=0) if count > 1 else next_state
         action = self.next_action(dims, nets, state, noise, hyper)
-        backup = self.backup_of_candidates if count > 1 else self.backup
-        return backup(nets, state, action, noise)
+        return (self.backup_of_candidates if count > 1 else self.backup)(nets, state, action, noise)
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
         """Of critics' outputs (M, B * C, Z) for next actions those that count, before they are aggregated: all."""
@@ -242,13 +239,14 @@ class BestNextAction(ActorCritic):
         return reduce_candidates(values.unsqueeze(0), self.backup_candidates, best=True).squeeze(0)
 
 
-def clone_loss(
-    policy: Policy, network: str, prefix: str, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-) -> Loss:
-    """The loss of a network of that name that clones the data by a policy's own losses, from noise `prefix_*`."""
-    own = strip_prefix(prefix, noise)
-    loss = policy.losses(nets[network], dims, batch.state, batch.action, own).mean()
-    return loss, {f"{network}/bc_loss": loss}
+def cloning(policy: Policy, network: str, prefix: str, dims: Dims, **options: Any) -> TrainedNetwork:
+    """A network of that name that clones the data by a policy's own losses, from noise `prefix_*`."""
+
+    def loss(nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        bc_loss = policy.losses(nets[network], dims, batch.state, batch.action, strip_prefix(prefix, noise)).mean()
+        return bc_loss, {f"{network}/bc_loss": bc_loss}
+
+    return replace(TrainedNetwork(loss, "learning_rate", "grad_norm"), **options)
 
 
 def reduce_candidates(outputs: Tensor, candidates: int, best: bool) -> Tensor:

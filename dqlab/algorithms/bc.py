@@ -21,9 +21,8 @@ class BehaviourCloning(Algorithm):
     """L_bc alone, Adam, no moving average, no clipping, one sample to act.
 
     Attributes:
-        policy: a name from the `policy` registry, or a factory.
+        policy, lr_schedule: names from their registries; or a policy's factory.
         learning_rate: Adam's.
-        lr_schedule: a name from the `lr_schedule` registry.
     """
 
     policy: str | Callable[[], Policy] = "diffusion"

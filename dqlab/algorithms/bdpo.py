@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, clone_loss, reduce_candidates
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, cloning, reduce_candidates
 from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
@@ -63,7 +63,6 @@ class BDPO(ActorCritic):
     behaviour_learning_rate: NonNegativeFloat = 3e-4
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
-
     acting_actor = "actor_ema"
     ranks_by_mean = True
     averages_critics = True
@@ -78,8 +77,8 @@ class BDPO(ActorCritic):
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The behaviour model; then critics and V; then the actor beside these."""
         trained, second, third = super().trained(dims), self.pretrain_steps, self.pretrain_steps + self.warmup_steps
-        clone = partial(clone_loss, self.resolved_policy, "behaviour", "bc", dims)
-        behaviour = TrainedNetwork(clone, "behaviour_learning_rate", "grad_norm", decays=False, last=second)
+        own = {"learning_rate": "behaviour_learning_rate", "decays": False, "last": second}
+        behaviour = cloning(self.resolved_policy, "behaviour", "bc", dims, **own)
         actor = replace(trained["actor"], every=self.actor_every, decays=False, first=third, starts_as="behaviour_ema")
         critic = replace(trained["critic"], first=second)
         value = replace(critic, loss=partial(self.chain_value_loss, dims))
@@ -107,7 +106,6 @@ class BDPO(ActorCritic):
         return value - hyper["eta"] * kl.view(-1, self.candidates).mean(dim=1, keepdim=True)
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
-        """Each critic's mean over candidates, or its best one."""
         return reduce_candidates(outputs, self.candidates, self.max_q_backup)
 
     def chain(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:

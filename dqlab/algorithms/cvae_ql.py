@@ -33,7 +33,6 @@ class CVAEQL(GeneratorActor):
     """
 
     selection_loss = "generator/bc_loss"
-
     policy: str | PolicyFactory = "cvae"
     critic: str | CriticFactory = "soft_clipped"
     selection: str | SelectionFactory = "argmax"
@@ -61,7 +60,6 @@ class CVAEQL(GeneratorActor):
         return (action + bound * nets[actor](state, action)).clamp(-bound, bound)
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """A perturbed action (B, A) for each state (B, S)."""
         return self._perturbed(dims, nets, "actor", state, noise)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:

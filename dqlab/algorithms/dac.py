@@ -38,9 +38,7 @@ class DAC(ActorCritic):
             +-1 and eta between 0.001 and 100, as in flow-rl's rendering.
         threshold: the denoising loss that is allowed.
         backup_candidates: next actions in the TD target, whose mean counts; or the best, with `max_q_backup`.
-        ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
-        ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
-        eta_learning_rate: of eta.
+        ema_rate: 1 - decay of the actor's moving average (next actions), moved every `ema_every` from `ema_start` on.
     """
 
     critic: str | CriticFactory = "ensemble_lcb"
@@ -57,14 +55,12 @@ class DAC(ActorCritic):
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
     eta_learning_rate: NonNegativeFloat = 1e-3
-
     next_actor = "actor_ema"
     samples_actions = False
     ranks_by_mean = True
     averages_critics = True
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """Actor and critics, and eta's multiplier where it is learned."""
         eta = LinearMultiplier(1e-3, 100.0) if self.linear_eta else Multiplier()
         return {**super().build(dims), **({"eta": eta} if self.learns_eta else {})}
 
@@ -82,7 +78,6 @@ class DAC(ActorCritic):
         return self.backup_candidates
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
-        """Each critic's mean over candidates, or its best one."""
         return reduce_candidates(outputs, self.backup_candidates, self.max_q_backup)
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
@@ -110,6 +105,4 @@ class DAC(ActorCritic):
 def noise_predicting(algorithm: ActorCritic) -> DiffusionPolicy:
     """The policy of an algorithm that fits noise."""
     wanted = "a diffusion that predicts eps"
-    return algorithm.policy_as(
-        DiffusionPolicy, "fits noise", wanted, lambda p: isinstance(p.resolved_prediction, Epsilon)
-    )
+    return algorithm.policy_as(DiffusionPolicy, wanted, lambda p: isinstance(p.resolved_prediction, Epsilon))

@@ -24,7 +24,6 @@ class ClonedAscent(ActorCritic):
     eta: NonNegativeFloat = 1.0
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """As in `ActorCritic`, and the coin of `q_loss`."""
         return {**super().update_noise(dims, batch), "coin": integers(2)}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
@@ -44,7 +43,6 @@ class DiffusionQL(ClonedAscent):
     """Behaviour cloning with a diffusion policy plus ascent of a learned Q: L = L_bc + eta * L_q.
 
     Attributes:
-        critic_learning_rate: Adam's, of the critics; 3e-4 whatever the actor's.
         ema_rate: 1 - decay of the actor's moving average, moved every `ema_every` steps from `ema_start` on.
         max_q_backup: take the best of `backup_candidates` next actions in the TD target.
     """
@@ -57,11 +55,9 @@ class DiffusionQL(ClonedAscent):
     grad_norm: float = 1.0
     max_q_backup: bool = False
     backup_candidates: PositiveInt = 10
-
     next_actor = "actor_ema"
 
     def targets(self) -> dict[str, Target]:
-        """The actor's moving average, which gives the next action, and the critics' targets."""
         return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
     @property

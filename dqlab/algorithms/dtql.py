@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 from torch import nn
 
-from dqlab.algorithms.actor_critic import PolicyFactory, SelectionFactory, clone_loss
+from dqlab.algorithms.actor_critic import PolicyFactory, SelectionFactory, cloning
 from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt
@@ -45,7 +45,6 @@ class DTQL(ImplicitQ):
     pretrain_decays: bool = True
     joint_values: bool = False
     lr_schedule: str = "cosine"
-
     selection_loss = "actor/trust_loss"
     valuing_critic = "critic"
 
@@ -59,9 +58,8 @@ class DTQL(ImplicitQ):
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The behaviour model, V, the critics, which see the new V or step with it; after pre-training the actor."""
         trained, start = super().trained(dims), 0 if self.pretrain_decays else self.pretrain_steps
-        clone = partial(clone_loss, self.resolved_behaviour, "behaviour", "behaviour", dims)
         return {
-            "behaviour": TrainedNetwork(clone, "learning_rate", "grad_norm", decays_from=start),
+            "behaviour": cloning(self.resolved_behaviour, "behaviour", "behaviour", dims, decays_from=start),
             "value": replace(trained["value"], decays=True, decays_from=start),
             "critic": replace(trained["critic"], decays=True, decays_from=start, with_previous=self.joint_values),
             "actor": replace(trained["actor"], first=self.pretrain_steps),

@@ -13,7 +13,7 @@ from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSp
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.networks.mlp import Temperature
+from dqlab.networks.mlp import Multiplier
 from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.gaussian import TanhGaussianPolicy
 
@@ -35,12 +35,10 @@ class EDAC(ActorCritic):
         eta: weight of the diversification.
         slope_floor: added to 1 - tanh(u)^2 in log pi, as in SAC's codes: at the edge of the range (|u| > 7) actions are
             then no less likely the farther u lies out.
-        temperature_learning_rate: Adam's, of the temperature.
     """
 
     selection_loss = "actor/loss"
     structural = ("eta", "slope_floor")
-
     policy: str | PolicyFactory = "gaussian"
     critic: str | CriticFactory = "ensemble_min"
     eta: NonNegativeFloat = 1.0
@@ -49,12 +47,10 @@ class EDAC(ActorCritic):
 
     @property
     def resolved_gaussian(self) -> TanhGaussianPolicy:
-        """The policy; a ConfigError where it is of another kind, or has no density."""
-        wanted = "a Gaussian squashed by tanh"
-        return self.policy_as(TanhGaussianPolicy, "has an entropy", wanted, lambda policy: policy.squashed)
+        return self.policy_as(TanhGaussianPolicy, "a Gaussian squashed by tanh", lambda policy: policy.squashed)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        return {**super().build(dims), "temperature": Temperature()}
+        return {**super().build(dims), "temperature": Multiplier(bounded=False)}
 
     def build_critic(self, dims: Dims) -> CriticEnsemble:
         critic = super().build_critic(dims)
@@ -69,7 +65,6 @@ class EDAC(ActorCritic):
         return {"temperature": temperature, "actor": trained["actor"], "critic": trained["critic"]}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs; of the actor's own actions (`actor_*`), and of the temperature's (`entropy_*`)."""
         own = self.resolved_gaussian.sample_noise(dims, batch)
         return {**self.next_value_noise(dims, batch), **add_prefix("actor", own), **add_prefix("entropy", own)}
 
@@ -98,11 +93,11 @@ class EDAC(ActorCritic):
         return loss, {"actor/loss": loss, "actor/entropy": -log_prob.mean(), "actor/q": q.mean()}
 
     def temperature_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """Dual ascent: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
+        """Dual ascent as in SAC's codes: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
         with torch.no_grad():
             log_prob = self.soft_action(dims, nets, batch.state, strip_prefix("entropy", noise))[1]
-        temperature = nets["temperature"]
-        return temperature.call("ascent", log_prob.mean() - dims.action), {"temperature/value": temperature()}
+        loss = -nets["temperature"].parameters["log_value"] * (log_prob.mean() - dims.action)
+        return loss, {"temperature/value": nets["temperature"]()}
 
 
 def alignment(gradients: Tensor) -> Tensor:

@@ -13,9 +13,7 @@ from dqlab.policies.diffusion import DiffusionPolicy
 
 
 @algorithms.register(
-    "edp",
-    source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code",
-    cites=("kang2023efficient",),
+    "edp", source="Kang et al. 2023, section 4 (TD3 form); its official code", cites=("kang2023efficient",)
 )
 @dataclass(frozen=True)
 class EDP(ActorCritic):
@@ -27,8 +25,7 @@ class EDP(ActorCritic):
     Attributes:
         policy: a diffusion policy; its sampler draws the next actions.
         alpha: weight of the Q term.
-        ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
-        ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
+        ema_rate: 1 - decay of the actor's moving average (next actions), moved every `ema_every` from `ema_start` on.
         joint_update: the actor sees the critics as they were before the update, not those just updated.
         clips_members: critics are clipped by their own norms, each of them, where they are alike; else by all of them.
     """
@@ -40,7 +37,6 @@ class EDP(ActorCritic):
     ema_start: NonNegativeInt = 1000
     joint_update: bool = True
     clips_members: bool = True
-
     next_actor = "actor_ema"
     samples_actions = False
     ranking_critic = "critic"
@@ -50,7 +46,6 @@ class EDP(ActorCritic):
         return {"actor_ema": average, "critic_target": Target("critic", "tau")}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """Critics, clipped one by one if `clips_members`, then the actor."""
         trained = super().trained(dims)
         return {**trained, "critic": replace(trained["critic"], clips_members=self.clips_members)}
 
@@ -60,7 +55,7 @@ class EDP(ActorCritic):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
-        policy = self.policy_as(DiffusionPolicy, "reconstructs noised actions", "a diffusion")
+        policy = self.policy_as(DiffusionPolicy, "a diffusion")
         own = strip_prefix("bc", noise)
         losses, action = policy.reconstruct(nets["actor"], dims, batch.state, batch.action, own)
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)

@@ -13,9 +13,7 @@ from dqlab.policies.flow import OneStepFlowPolicy
 
 
 @algorithms.register(
-    "fql",
-    source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; details of its official code",
-    cites=("park2025flow",),
+    "fql", source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; its official code", cites=("park2025flow",)
 )
 @dataclass(frozen=True)
 class FQL(ActorCritic):
@@ -34,16 +32,13 @@ class FQL(ActorCritic):
     alpha: NonNegativeFloat = 10.0
     normalise_q: bool = False
     joint_update: bool = True
-
     averages_critics = True
 
     @property
     def resolved_flow(self) -> OneStepFlowPolicy:
-        """The policy; a ConfigError where it is of another kind."""
-        return self.policy_as(OneStepFlowPolicy, "distils a flow", "a one-step flow")
+        return self.policy_as(OneStepFlowPolicy, "a one-step flow")
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""
         return {
             **self.next_value_noise(dims, batch),
             **add_prefix("flow", self.resolved_flow.flow_noise(dims, batch)),

@@ -11,9 +11,7 @@ from dqlab.config.fields import NonNegativeFloat, UnitFloat
 
 
 @algorithms.register(
-    "idql",
-    source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code",
-    cites=("hansenestruch2023idql",),
+    "idql", source="Hansen-Estruch et al. 2023, algorithms 1 and 2; its official code", cites=("hansenestruch2023idql",)
 )
 @dataclass(frozen=True)
 class IDQL(ImplicitQ):
@@ -30,12 +28,10 @@ class IDQL(ImplicitQ):
     ema_rate: UnitFloat = 0.001
     weight_decay: NonNegativeFloat = 1e-4
     lr_schedule: str = "cosine"
-
     acting_actor = "actor_ema"
     averages_critics = True
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """V, then the actor, whose weights decay, and the critics."""
         trained = super().trained(dims)
         return {**trained, "actor": replace(trained["actor"], weight_decay="weight_decay")}
 

@@ -26,7 +26,6 @@ class ImplicitQ(ActorCritic):
     """
 
     valuing_critic: ClassVar[str] = "critic_target"  # the critics, or targets, whose Q is compared with V
-
     value_loss: str | ValueLoss = "expectile"
     value_learning_rate: NonNegativeFloat = 3e-4
 

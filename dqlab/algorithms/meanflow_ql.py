@@ -41,7 +41,6 @@ class MeanFlowQL(BestNextAction):
     grad_norm: float = 1.0
     joint_update: bool = True
     targets_lag: bool = False
-
     averages_critics = True
 
     def targets(self) -> dict[str, Target]:
@@ -49,7 +48,7 @@ class MeanFlowQL(BestNextAction):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """alpha * L_bc + L_q + range_weight * the mean distance from the action range."""
-        policy = self.policy_as(MeanFlowPolicy, "wants an average velocity", "'mean_flow'")
+        policy = self.policy_as(MeanFlowPolicy, "'mean_flow'")
         actor, bound = nets["actor"], dims.max_action
         losses = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise))
         action = policy.unbounded_action(actor, batch.state, strip_prefix("actor", noise))

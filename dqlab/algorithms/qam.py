@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, clone_loss
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, cloning
 from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.noise import normal
@@ -35,7 +34,6 @@ class QAM(ActorCritic):
         inverse_temperature: of the tilt by Q; tuned for each task.
         joint_update: all losses, and targets, see the networks as they were before the update (the authors' code).
         joint_grad_norm: `grad_norm` bounds the norm of all networks' gradients together (the authors' code).
-        tau: rate of the targets, of the critics and of the behaviour flow.
         learning_rate: Adam's, of both flows.
     """
 
@@ -45,7 +43,6 @@ class QAM(ActorCritic):
     grad_norm: float = 1.0
     joint_update: bool = True
     joint_grad_norm: bool = False
-
     samples_actions = False
     ranking_critic = "critic"
     ranks_by_mean = True
@@ -54,19 +51,13 @@ class QAM(ActorCritic):
 
     @property
     def resolved_flow(self) -> RectifiedFlowPolicy:
-        """The policy; a ConfigError where it is no flow, or one of a single step."""
-        wanted = "a rectified flow"
-        return self.policy_as(
-            RectifiedFlowPolicy, "bends a flow", wanted, lambda p: not isinstance(p, OneStepFlowPolicy)
-        )
+        return self.policy_as(RectifiedFlowPolicy, "a rectified flow", lambda p: not isinstance(p, OneStepFlowPolicy))
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         return {"behaviour": self.resolved_flow.build(dims), **super().build(dims)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """The behaviour flow, the critics, then the actor."""
-        behaviour = partial(clone_loss, self.resolved_flow, "behaviour", "bc", dims)
-        return {"behaviour": TrainedNetwork(behaviour, "learning_rate", "grad_norm"), **super().trained(dims)}
+        return {"behaviour": cloning(self.resolved_flow, "behaviour", "bc", dims), **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
         return {"behaviour_target": Target("behaviour", "tau", lags=self.joint_update), **super().targets()}

@@ -42,7 +42,6 @@ class QAMEdit(QAM):
     edit_scale: UnitFloat = 0.1
     target_entropy: float = -0.5
     bounded_multiplier: bool = True
-
     structural = ("edit_scale",)
 
     @property
@@ -59,7 +58,6 @@ class QAMEdit(QAM):
         return {**super().build(dims), "edit": nn.ModuleDict({"gaussian": gaussian, "multiplier": multiplier})}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """QAM's networks, then the edit."""
         edit = TrainedNetwork(partial(self.edit_loss, dims), "learning_rate", "grad_norm")
         return {**super().trained(dims), "edit": edit}
 
@@ -68,7 +66,6 @@ class QAMEdit(QAM):
         return {**super().update_noise(dims, batch), **add_prefix("edit", self.sample_action_noise(dims, batch))}
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """Of that many edited next actions (`target_*`), and of the ensemble's backup (`backup_*`)."""
         return {**add_prefix("target", self.sample_action_noise(dims, rows)), **self.backup_noise(dims)}
 
     def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
@@ -84,7 +81,6 @@ class QAMEdit(QAM):
         return loss, {"edit/q_loss": q_loss, "edit/entropy": -log_prob, "edit/multiplier": multiplier()}
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """Edited actions (B, A) of the actor for states (B, S)."""
         return self._edited(dims, nets, state, noise)[0]
 
     def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:

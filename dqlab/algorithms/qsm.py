@@ -36,7 +36,6 @@ class QSM(ActorCritic):
     raw_score: bool = False
     joint_update: bool = False
     joint_grad_norm: bool = False
-
     samples_actions = False
     averages_critics = True
 

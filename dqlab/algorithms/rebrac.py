@@ -25,9 +25,8 @@ class ReBRAC(TD3):
     Attributes:
         critic: the minimum of two counts, whose layers are normalised in the paper.
         actor_bc, critic_bc: weights of the two behaviour terms; the paper tunes both, a task.
-        joint_update: as in FQL's code, where one optimiser has all networks: the actor and both averages see networks
-            as they were before the update, the critics descend the mean of their losses, and at updates that do not
-            train the actor Adam's momentum moves it.
+        joint_update: as in FQL's code: the actor and both averages see networks as before the update, critics descend
+            the mean of their losses, and at updates that do not train the actor Adam's momentum moves it.
     """
 
     critic: str | CriticFactory = "ensemble_min"
@@ -36,7 +35,6 @@ class ReBRAC(TD3):
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
     joint_update: bool = False
-
     reads_next_action = True
 
     @property

@@ -28,7 +28,6 @@ class TD3(ActorCritic):
     smoothing: NonNegativeFloat = 0.2
     smoothing_clip: NonNegativeFloat = 0.5
     policy_every: PositiveInt = 2
-
     next_actor = "actor_target"
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
@@ -41,7 +40,6 @@ class TD3(ActorCritic):
         return {f"{source}_target": Target(source, "tau", every, offset=every - 1) for source in ("actor", "critic")}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """As in `ActorCritic`, and `smoothing` of the next actions."""
         return {"smoothing": normal(batch, dims.action), **super().update_noise(dims, batch)}
 
     def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:

@@ -1,7 +1,6 @@
-"""Activations; Mish, x * tanh(softplus(x)), with one exponential instead of two, a logarithm and a tanh.
+"""Activations; Mish, x * tanh(softplus(x)), as x * n / (n + 2) with n = e * (e + 2), e = exp(x): one exponential.
 
-With e = exp(x), tanh(log(1 + e)) = n / (n + 2) where n = e * (e + 2). From x = 20 on the ratio is 1 in float64 too, so
-e is taken of min(x, 20), which keeps its square finite.
+From x = 20 on the ratio is 1 in float64 too, so e is taken of min(x, 20), which keeps its square finite.
 """
 
 from __future__ import annotations
@@ -87,11 +86,7 @@ def tanh() -> nn.Module:
 
 @activations.register("elu", source="Clevert et al. 2016", cites=("clevert2016fast",))
 def elu(alpha: float = 1.0) -> nn.Module:
-    """x where x > 0, else alpha * (exp(x) - 1).
-
-    Args:
-        alpha: minus the value that large negative x approach.
-    """
+    """x where x > 0, else alpha * (exp(x) - 1)."""
     return nn.ELU(alpha)
 
 
@@ -143,12 +138,8 @@ def _decomposed(x: Tensor) -> Tensor:
     return (wide * (n / (n + 2))).to(x.dtype)
 
 
-def _decomposed_backward(gradient: Tensor, x: Tensor) -> Tensor:
-    return (gradient * _slope(_widened(x))).to(x.dtype)
-
-
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.mish.default: _decomposed,
-    torch.ops.aten.mish_backward.default: _decomposed_backward,
+    torch.ops.aten.mish_backward.default: lambda gradient, x: (gradient * _slope(_widened(x))).to(x.dtype),
 }
 """What a compiled program makes of PyTorch's Mish, a plugin's `nn.Mish` included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,7 @@ from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, uniform
 
 denoisers: Registry[Callable[..., nn.Module]] = Registry(
-    "denoiser",
-    "The network that reads a noisy action, its timestep and the state, and gives what `prediction` says.",
-    "DiffusionPolicy.denoiser",
+    "denoiser", "Reads noisy action, timestep and state; gives what `prediction` says.", "DiffusionPolicy.denoiser"
 )
 
 
@@ -53,7 +52,6 @@ class SinusoidalEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(10000.0) * exponents), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Embed timesteps, 0..N-1 (or a flow's times), given in the network's floating dtype."""
         angles = t.unsqueeze(-1) * self.frequencies.to(t.dtype)  # type: ignore[operator]
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -64,10 +62,12 @@ class ConcatDenoiser(nn.Module, ABC):
     What of that layer does not depend on the noisy action is computed once a chain.
     """
 
+    first_name: ClassVar[str] = "first_layer"
+
     @property
-    @abstractmethod
     def first(self) -> nn.Linear:
         """The first layer."""
+        return self.get_submodule(self.first_name)  # type: ignore[return-value]
 
     @abstractmethod
     def embed(self, t: Tensor) -> Tensor:
@@ -106,15 +106,14 @@ class MLPDenoiser(ConcatDenoiser):
     """The paper's denoiser: [noisy action, time embedding, state] through three hidden layers with Mish.
 
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of the hidden layers.
+        hidden_dim, depth: width and number of the hidden layers.
         time_dim: width of the time embedding, whose own layers are 2 * time_dim and time_dim wide; 1: the time itself.
-        depth: number of the hidden layers.
-        activation: a name from the `activation` registry, or a factory.
         layer_norm: LayerNorm before each hidden layer's activation.
         time_endpoint: frequencies end at 1 / 10000 (Diffusion-QL's code), or would in one more (guided diffusion, EDP).
         time_active: the second of the time embedding's layers is activated, too, as in flow-rl's networks.
     """
+
+    first_name = "mid_layer.0"
 
     def __init__(
         self,
@@ -138,14 +137,7 @@ class MLPDenoiser(ConcatDenoiser):
         self.mid_layer = mlp(widths, end_active=True, activation=activation, layer_norm=layer_norm)
         self.final_layer = nn.Linear(hidden_dim, action_dim)
 
-    @property
-    def first(self) -> nn.Linear:
-        layer = self.mid_layer[0]
-        assert isinstance(layer, nn.Linear)
-        return layer
-
     def embed(self, t: Tensor) -> Tensor:
-        """Sines and cosines through two layers, (B, time_dim); or the time itself."""
         return t.unsqueeze(-1) if self.time_mlp is None else self.time_mlp(self.time_embedding(t))
 
     def rest(self, hidden: Tensor) -> Tensor:
@@ -162,7 +154,6 @@ class FourierFeatures(nn.Module):
         self.frequencies = nn.Parameter(0.2 * torch.randn(width // 2))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Features of times, given in the network's floating dtype."""
         angles = 2 * math.pi * t.unsqueeze(-1) * self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -185,9 +176,7 @@ def dropout_mask(noise: Tensor, rate: float) -> Tensor:
 
 
 @denoisers.register(
-    "ln_resnet",
-    source="Hansen-Estruch et al. 2023 (IDQL), LN_Resnet; details of its official code",
-    cites=("hansenestruch2023idql",),
+    "ln_resnet", source="Hansen-Estruch et al. 2023 (IDQL), LN_Resnet; its code", cites=("hansenestruch2023idql",)
 )
 class LNResnet(ConcatDenoiser):
     """IDQL's residual MLP: blocks of dropout, LayerNorm, a layer four times as wide, and back.
@@ -195,12 +184,9 @@ class LNResnet(ConcatDenoiser):
     Time is embedded by learned Fourier features and two layers, 2 * time_dim wide. `forward` has no dropout.
 
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of the residual stream.
-        n_blocks: residual blocks.
+        hidden_dim, n_blocks: width of the residual stream, and its blocks.
         time_dim: Fourier features.
         dropout: rate of the dropout at the start of each block, in [0, 1).
-        activation: a name from the `activation` registry, or a factory.
         norm_eps: added to LayerNorm's variance; IDQL's code has 1e-6.
     """
 
@@ -229,12 +215,7 @@ class LNResnet(ConcatDenoiser):
         self.final_layer = nn.Linear(hidden_dim, action_dim)
         self.activation = activations.choose(activation)()
 
-    @property
-    def first(self) -> nn.Linear:
-        return self.first_layer
-
     def embed(self, t: Tensor) -> Tensor:
-        """Fourier features through two layers, (B, 2 * time_dim)."""
         return self.time_mlp(self.features(t))
 
     def rest(self, hidden: Tensor, masks: Tensor | None = None) -> Tensor:
@@ -245,8 +226,7 @@ class LNResnet(ConcatDenoiser):
 
     def training_noise(self, batch: int) -> dict[str, NoiseSpec]:
         """Uniform numbers `dropout` (n_blocks, B, hidden); nothing where the rate is 0."""
-        shape = (len(self.blocks), batch, self.first_layer.out_features)
-        return {"dropout": uniform(*shape)} if self.dropout else {}
+        return {"dropout": uniform(len(self.blocks), batch, self.first.out_features)} if self.dropout else {}
 
     def train_forward(self, noisy_action: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
         """Predicted noise (B, A) with dropout by the noise that `training_noise` asks for."""
@@ -290,12 +270,9 @@ class FiLMDenoiser(nn.Module):
     Every block is the identity at first and the output is 0.
 
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of the residual stream and of the condition.
-        n_blocks: residual blocks.
+        hidden_dim, n_blocks: width of the residual stream and of the condition; residual blocks.
         time_dim: width of the sinusoidal time embedding.
         expansion: how many times as wide as the residual stream a block's hidden layer is.
-        activation: a name from the `activation` registry, or a factory.
     """
 
     def __init__(

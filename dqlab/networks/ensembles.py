@@ -22,7 +22,6 @@ class QNetwork(nn.Module):
     """[state, action] -> hidden layers -> Q (B,), or Z numbers (B, Z) where `n_outputs` is more than one.
 
     Args:
-        state_dim, action_dim: S and A.
         hidden_dim, depth: width and number of the hidden layers.
         n_outputs: Z.
         options: of `mlp`, such as `activation` and `layer_norm`.
@@ -35,7 +34,6 @@ class QNetwork(nn.Module):
         self.layers = mlp([state_dim + action_dim, *depth * [hidden_dim], n_outputs], **options)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q (B,), or (B, Z), of states (B, S) and actions (B, A)."""
         return self.layers(torch.cat([state, action], dim=-1)).squeeze(-1)
 
 
@@ -103,10 +101,8 @@ class QEnsemble(CriticEnsemble):
     """An ensemble of multilayer perceptrons of one shape; subclasses are dataclasses whose fields gin can set.
 
     Attributes:
-        state_dim, action_dim: S and A.
         n_critics: M.
         hidden_dim, depth: width and number of each member's hidden layers.
-        activation: a name from the `activation` registry, or a factory.
         layer_norm: LayerNorm before each activation.
         norm_after, norm_eps: LayerNorm after each activation instead; added to its variance. FQL's code: True, 1e-6.
     """
@@ -120,7 +116,6 @@ class QEnsemble(CriticEnsemble):
     layer_norm: bool = False
     norm_after: bool = False
     norm_eps: PositiveFloat = 1e-5
-
     least: ClassVar[int] = 1  # critics below which there is no such ensemble
 
     def __post_init__(self) -> None:
@@ -187,9 +182,7 @@ class MeanEnsemble(AggregatedEnsemble):
 
 
 @critics.register(
-    "ensemble_lcb",
-    source="Ghasemipour et al. 2022 (MSG), but with one target for all members",
-    cites=("ghasemipour2022why",),
+    "ensemble_lcb", source="Ghasemipour et al. 2022 (MSG); one target for all members", cites=("ghasemipour2022why",)
 )
 @dataclass(eq=False, repr=False)
 class LowerBoundEnsemble(AggregatedEnsemble):
@@ -203,7 +196,6 @@ class LowerBoundEnsemble(AggregatedEnsemble):
     """
 
     beta: NonNegativeFloat = 4.0
-
     least = 2
 
     def aggregate(self, values: Tensor) -> Tensor:
@@ -219,16 +211,13 @@ class LowerBoundEnsemble(AggregatedEnsemble):
 class SoftClippedEnsemble(QEnsemble):
     """Soft clipped double Q: weight * minimum + (1 - weight) * maximum over the critics.
 
-    The actor ascends one of the first two critics, as with `twin`.
-
     Attributes:
-        n_critics: M, at least 2.
+        n_critics: M, at least 2; the actor ascends one of the first two.
         weight: lambda, of the minimum; 1 is clipped double Q.
     """
 
     n_critics: int = 2
     weight: UnitFloat = 0.75
-
     least = 2
 
     def aggregate(self, values: Tensor) -> Tensor:
@@ -237,7 +226,7 @@ class SoftClippedEnsemble(QEnsemble):
 
 @critics.register("redq", source="Chen et al. 2021 (REDQ), algorithm 1", cites=("chen2021randomized",))
 @dataclass(eq=False, repr=False)
-class REDQ(AggregatedEnsemble):
+class REDQ(MeanEnsemble):
     """The target uses the minimum over a random subset of the critics, drawn anew at every update.
 
     The actor ascends the mean over all critics, and candidates are ranked by it.
@@ -246,6 +235,7 @@ class REDQ(AggregatedEnsemble):
         n_subset: m, critics in the subset.
     """
 
+    n_critics: PositiveInt = 10
     n_subset: int = 2
 
     def __post_init__(self) -> None:
@@ -257,13 +247,9 @@ class REDQ(AggregatedEnsemble):
         """Uniform numbers (M,), the highest m of which are the subset."""
         return {"subset": uniform(self.n_critics)}
 
-    def aggregate(self, values: Tensor) -> Tensor:
-        return values.mean(dim=0)
-
     def backup(self, outputs: Tensor, noise: Noise) -> Tensor:
         """The minimum (B, 1) over the subset, of outputs (M, B, 1)."""
-        chosen = noise["subset"].topk(self.n_subset).indices
-        return outputs.index_select(0, chosen).amin(dim=0)
+        return outputs.index_select(0, noise["subset"].topk(self.n_subset).indices).amin(dim=0)
 
 
 @critics.register("tqc", source="Kuznetsov et al. 2020 (TQC), section 3", cites=("kuznetsov2020controlling",))
@@ -293,11 +279,9 @@ class TQC(MeanEnsemble):
         return super().member(n_outputs * self.n_quantiles)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Each critic's mean over its quantiles, (M, B)."""
         return self.outputs(state, action).mean(dim=-1)
 
     def outputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """Quantiles (M, B, Z) of states (B, S) and actions (B, A)."""
         return self.members.each(state, action)
 
     def backup(self, outputs: Tensor, noise: Noise) -> Tensor:

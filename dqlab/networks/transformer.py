@@ -50,21 +50,16 @@ class EncoderBlock(nn.Module):
 
 
 @denoisers.register(
-    "transformer",
-    source="Vaswani et al. 2017, normalised before as in Xiong et al. 2020",
-    cites=("vaswani2017attention", "xiong2020layer"),
+    "transformer", source="Vaswani et al. 2017; Xiong et al. 2020", cites=("vaswani2017attention", "xiong2020layer")
 )
 class TransformerDenoiser(nn.Module):
     """An encoder over tokens of the noisy action, chunk by chunk, with a token of the time and one of the state.
 
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of a token.
-        n_blocks: encoder blocks.
+        hidden_dim, n_blocks: width of a token; encoder blocks.
         n_heads: heads of the attention; must divide hidden_dim.
         chunk: neighbouring action dimensions in one token; zeros fill up the last where A leaves a rest.
         time_dim: width of the sinusoidal time embedding.
-        activation: a name from the `activation` registry, or a factory.
     """
 
     def __init__(
@@ -82,8 +77,7 @@ class TransformerDenoiser(nn.Module):
         sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads, "time_dim": time_dim}
         check_counts("TransformerDenoiser", **sizes, chunk=chunk)
         if hidden_dim % n_heads:
-            what = f"TransformerDenoiser.hidden_dim ({hidden_dim})"
-            raise ConfigError(f"{what} must be a multiple of n_heads ({n_heads}).")
+            raise ConfigError(f"TransformerDenoiser.hidden_dim={hidden_dim} must be a multiple of n_heads={n_heads}.")
         self.action_dim, self.chunk = action_dim, chunk
         self.time_embedding = SinusoidalEmbedding(time_dim)
         self.time_token = mlp([time_dim, hidden_dim, hidden_dim], activation=activation)
@@ -107,8 +101,7 @@ class TransformerDenoiser(nn.Module):
 
     def chunks(self, action: Tensor) -> Tensor:
         """Actions (B, A) -> (B, ceil(A / chunk), chunk), zeros behind the last dimension."""
-        missing = -self.action_dim % self.chunk
-        return pad(action, (0, missing)).reshape(action.shape[0], -1, self.chunk)
+        return pad(action, (0, -self.action_dim % self.chunk)).reshape(action.shape[0], -1, self.chunk)
 
     def _time(self, t: Tensor, state: Tensor) -> Tensor:
         return self.time_token(self.time_embedding(t.to(state.dtype)))

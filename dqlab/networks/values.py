@@ -18,20 +18,16 @@ from dqlab.networks.stacking import Members
 
 ValueLoss = Callable[[Tensor], Tensor]
 value_losses: Registry[ValueLoss] = Registry(
-    "value_loss",
-    "The loss of V by u = Q - V: which statistic of Q under the data's actions V becomes.",
-    "IQL.value_loss",
+    "value_loss", "The loss of V by u = Q - V: which statistic of the data's Q V becomes.", "IQL.value_loss"
 )
 
 
 @configurable("networks")
 class ValueNetwork(nn.Module):
-    """State -> hidden layers -> V (B,).
+    """State (B, S) -> hidden layers -> V (B,).
 
     Args:
-        state_dim: S.
         hidden_dim, depth: width and number of the hidden layers.
-        activation: a name from the `activation` registry, or a factory.
         layer_norm, norm_after, norm_eps: as in `mlp`.
     """
 
@@ -51,7 +47,6 @@ class ValueNetwork(nn.Module):
         self.layers = mlp(widths, False, activation, layer_norm, norm_after, norm_eps)
 
     def forward(self, state: Tensor) -> Tensor:
-        """V (B,) of states (B, S)."""
         return self.layers(state).squeeze(-1)
 
 
@@ -71,11 +66,9 @@ class ChainValueNetwork(nn.Module):
     """M values V(s, x_t, t) of what a chain of denoising will make of x_t (Gao et al. 2025, BDPO).
 
     Args:
-        state_dim, action_dim: S and A.
         n_members: M.
         hidden_dim, depth: width and number of each member's hidden layers.
         time_dim: width of the time embedding; each member's own two layers are 2 * time_dim and time_dim wide.
-        activation: a name from the `activation` registry, or a factory.
         layer_norm, norm_eps: as in `mlp`.
         time_active: the second of the time embedding's layers is activated, too.
     """
@@ -94,8 +87,7 @@ class ChainValueNetwork(nn.Module):
         time_active: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"n_members": n_members, "hidden_dim": hidden_dim, "depth": depth, "time_dim": time_dim}
-        check_counts("ChainValueNetwork", **sizes)
+        check_counts("ChainValueNetwork", n_members=n_members, hidden_dim=hidden_dim, depth=depth, time_dim=time_dim)
         self.time_embedding = SinusoidalEmbedding(time_dim)
         widths = [state_dim + action_dim + time_dim, *depth * [hidden_dim], 1]
         time = partial(mlp, [time_dim, 2 * time_dim, time_dim], end_active=time_active, activation=activation)
@@ -112,7 +104,6 @@ def expectile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     """|tau - 1(u < 0)| * u^2: V becomes the tau-expectile of Q.
 
     Args:
-        u: Q - V, any shape.
         tau: 0.5 gives the mean, towards 1 the maximum; the paper has 0.7, and 0.9 for AntMaze.
     """
     return _level(u, tau) * u.square()
@@ -127,7 +118,6 @@ def quantile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     """|tau - 1(u < 0)| * |u|: V becomes the tau-quantile of Q.
 
     Args:
-        u: Q - V, any shape.
         tau: 0.5 gives the median, towards 1 the maximum.
     """
     return _level(u, tau) * u.abs()
@@ -142,7 +132,6 @@ def exponential_loss(u: Tensor, alpha: float = 1.0, largest: float = 5.0) -> Ten
     """exp(alpha * u) - alpha * u: V becomes log(mean(exp(alpha * Q))) / alpha.
 
     Args:
-        u: Q - V, any shape.
         alpha: inverse temperature: towards 0 gives the mean, large alpha the maximum; in units of one over value.
         largest: exponent from which on the exponential is its tangent, so that outliers neither overflow nor lose their
             gradient. The paper has no bound; its code bounds exp(alpha * u) in the slope by 6: `largest` = 1.79.
