@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, Target, TrainedNetwork
+from dqlab.algorithms.base import Algorithm, Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork
 from dqlab.config.fields import NonNegativeFloat, UnitFloat
-from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import probe_module
-from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies, selections
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.selection import Selection, take_candidates
 
 P = TypeVar("P", bound=Policy)
@@ -37,8 +35,7 @@ class ActorCritic(Algorithm):
         policy, critic, selection: names from their registries, or factories; selection is how it acts.
         discount: gamma.
         tau: rate of the targets (moving averages), every step.
-        learning_rate: Adam's, of the actor.
-        critic_learning_rate: Adam's, of the critics.
+        learning_rate, critic_learning_rate: Adam's, of the actor; of the critics.
         lr_schedule: a name from the `lr_schedule` registry.
         grad_norm: bound of the global gradient norm of any network; 0 for none.
     """
@@ -53,23 +50,12 @@ class ActorCritic(Algorithm):
     lr_schedule: str = "constant"
     grad_norm: NonNegativeFloat = 0.0
 
-    next_actor: ClassVar[str] = "actor"
-    """The network, or target, whose samples are the next actions in the TD target."""
-
-    samples_actions: ClassVar[bool] = True
-    """Whether the actor's loss samples actions of its own, from noise `actor_*`."""
-
-    ranking_critic: ClassVar[str] = "critic_target"
-    """The network, or target, by whose values candidates are ranked."""
-
-    ranks_by_mean: ClassVar[bool] = False
-    """Whether it is the mean of the critics that ranks, whatever the ensemble says."""
-
-    acting_actor: ClassVar[str] = "actor"
-    """The network, or target, that acts; the one that is trained by default."""
-
-    averages_critics: ClassVar[bool] = False
-    """Whether the critics descend the mean of their losses, not the sum, which is what is reported."""
+    next_actor: ClassVar[str] = "actor"  # the network, or target, whose samples are the TD target's next actions
+    samples_actions: ClassVar[bool] = True  # whether the actor's loss samples actions of its own, from noise `actor_*`
+    ranking_critic: ClassVar[str] = "critic_target"  # the network, or target, by whose values candidates are ranked
+    ranks_by_mean: ClassVar[bool] = False  # whether the mean of the critics ranks, whatever the ensemble says
+    acting_actor: ClassVar[str] = "actor"  # the network, or target, that acts
+    averages_critics: ClassVar[bool] = False  # whether critics descend the mean of their losses, not the reported sum
 
     @cached_property
     def resolved_policy(self) -> Policy:
@@ -79,16 +65,11 @@ class ActorCritic(Algorithm):
     def resolved_selection(self) -> Selection:
         return selections.choose(self.selection)()
 
-    def policy_as(self, kind: type[P], does: str, wanted: str, fits: Callable[[P], bool] = lambda _: True) -> P:
-        """The policy, of the only kind that this algorithm can do with, which `does` and `wanted` say in words.
-
-        Raises:
-            ConfigError: it is of another kind.
-        """
-        policy, name = self.resolved_policy, type(self).__name__
+    def policy_as(self, kind: type[P], wanted: str, fits: Callable[[P], bool] = lambda _: True) -> P:
+        """The policy, or a ConfigError that says what is wanted, unless it is of the one kind that fits."""
+        policy = self.resolved_policy
         if not isinstance(policy, kind) or not fits(policy):
-            given = repr(self.policy) if isinstance(self.policy, str) else policy
-            raise ConfigError(f"{name} {does}: {name}.policy must be {wanted}, not {given}.")
+            raise ConfigError(f"{type(self).__name__}.policy must be {wanted}, not {policy}.")
         return policy
 
     def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
@@ -143,8 +124,7 @@ class ActorCritic(Algorithm):
         count = self.next_candidates
         state = next_state.repeat_interleave(count, dim=0) if count > 1 else next_state
         action = self.next_action(dims, nets, state, noise, hyper)
-        backup = self.backup_of_candidates if count > 1 else self.backup
-        return backup(nets, state, action, noise)
+        return (self.backup_of_candidates if count > 1 else self.backup)(nets, state, action, noise)
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
         """Of critics' outputs (M, B * C, Z) for next actions those that count, before they are aggregated: all."""
@@ -155,16 +135,10 @@ class ActorCritic(Algorithm):
         return add_prefix("backup", probe_module(partial(self.build_critic, dims)).noise())
 
     def td_loss(self, nets: Nets, batch: Batch, next_value: Tensor, discount: Tensor) -> Loss:
-        """The critics' loss against r + discount * (1 - terminal) * next_value.
+        """The critics' loss against r + discount * (1 - terminal) * next_value, which is (B, Z) and gets no gradient.
 
         With action chunks of h steps r is the sum of discount^i * r_i, and discount^h stands before the next value
         (Li, Zhou, Levine 2025, eq. 7).
-
-        Args:
-            nets: `critic` among them.
-            batch: transitions.
-            next_value: the next states' values (B, Z), as `CriticEnsemble.backup` makes them; no gradient flows there.
-            discount: a scalar.
         """
         reward = batch.reward
         if reward.ndim == 2:
@@ -174,13 +148,13 @@ class ActorCritic(Algorithm):
         target = reward.unsqueeze(-1) + going * next_value.detach()
         outputs = nets["critic"].call("outputs", batch.state, batch.action)
         loss = ensemble_of(nets["critic"]).loss(outputs, target)
-        info = {"critic/loss": loss.detach(), "critic/target_q": target.mean()}
+        info = {"critic/loss": loss, "critic/target_q": target.mean()}
         return (loss / len(outputs) if self.averages_critics else loss), info
 
     def bc_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> Loss:
         """The loss of an actor that is cloned only; `noise` is that of the policy's losses."""
         loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
-        return loss, {"actor/bc_loss": loss.detach()}
+        return loss, {"actor/bc_loss": loss}
 
     def backup(self, nets: Nets, next_state: Tensor, next_action: Tensor, noise: Noise) -> Tensor:
         """The target critics' values (B, Z) of next actions, as the ensemble aggregates them."""
@@ -209,12 +183,8 @@ class ActorCritic(Algorithm):
 
     def action_gradient(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """The gradient (B, A) of the target critics' mean with respect to actions (B, A); nothing else gets one."""
-
-        def total(action: Tensor) -> Tensor:
-            return nets["critic_target"](state, action).mean(dim=0).sum()
-
-        gradient: Tensor = torch.func.grad(total)(action)
-        return gradient.detach()
+        gradient = torch.func.grad(lambda action: nets["critic_target"](state, action).mean(dim=0).sum())
+        return gradient(action).detach()
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """Values (B,) by which candidate actions are ranked: those of `ranking_critic`, as the ensemble ranks."""
@@ -266,25 +236,23 @@ class BestNextAction(ActorCritic):
     def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
         """The aggregated value (B, Z) of the best candidate."""
         values = super().next_value(dims, nets, next_state, noise, hyper)
-        return best_of(values.unsqueeze(0), self.backup_candidates).squeeze(0)
+        return reduce_candidates(values.unsqueeze(0), self.backup_candidates, best=True).squeeze(0)
 
 
-def clone_loss(
-    policy: Policy, network: str, prefix: str, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-) -> Loss:
-    """The loss of a network of that name that clones the data by a policy's own losses, from noise `prefix_*`."""
-    own = strip_prefix(prefix, noise)
-    loss = policy.losses(nets[network], dims, batch.state, batch.action, own).mean()
-    return loss, {f"{network}/bc_loss": loss.detach()}
+def cloning(policy: Policy, network: str, prefix: str, dims: Dims, **options: Any) -> TrainedNetwork:
+    """A network of that name that clones the data by a policy's own losses, from noise `prefix_*`."""
+
+    def loss(nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        bc_loss = policy.losses(nets[network], dims, batch.state, batch.action, strip_prefix(prefix, noise)).mean()
+        return bc_loss, {f"{network}/bc_loss": bc_loss}
+
+    return replace(TrainedNetwork(loss, "learning_rate", "grad_norm"), **options)
 
 
-def mean_of(outputs: Tensor, candidates: int) -> Tensor:
-    """Of outputs (M, B * C, Z), a state's candidates side by side, each critic's mean, (M, B, Z)."""
-    return outputs.view(len(outputs), -1, candidates, outputs.shape[-1]).mean(dim=2)
-
-
-def best_of(outputs: Tensor, candidates: int) -> Tensor:
-    """Of outputs (M, B * C, Z), a state's candidates side by side, each critic's best one, (M, B, Z)."""
+def reduce_candidates(outputs: Tensor, candidates: int, best: bool) -> Tensor:
+    """Of outputs (M, B * C, Z), a state's candidates side by side, each critic's best one, or their mean, (M, B, Z)."""
     by_candidate = outputs.view(len(outputs), -1, candidates, outputs.shape[-1])
+    if not best:
+        return by_candidate.mean(dim=2)
     index = by_candidate.mean(dim=-1, keepdim=True).argmax(dim=2, keepdim=True)
     return by_candidate.gather(2, index.expand(-1, -1, -1, outputs.shape[-1])).squeeze(2)

@@ -16,10 +16,13 @@ from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies.base import Dims
 
+__all__ = ["Algorithm", "Batch", "Dims", "Hyper", "Loss", "LossFn", "Nets", "Noise", "NoiseSpec", "Target"]
+__all__ += ["TrainedNetwork", "algorithms"]  # what the algorithms' files speak of, the types of a loss among it
+
 Nets = dict[str, Network]
 Hyper = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]
-"""A scalar to descend, and scalars to report, whose names start with the network's."""
+"""A scalar to descend, and scalars to report, whose names start with the network's; these get no gradient."""
 LossFn = Callable[[Nets, Batch, Noise, Hyper], Loss]
 
 
@@ -29,17 +32,14 @@ class TrainedNetwork:
 
     Attributes:
         loss: `(nets, batch, noise, hyper) -> (loss, info)`, pure; info's keys start with the network's name.
-        learning_rate: name of the hyper-parameter that is Adam's learning rate.
-        grad_norm: name of the hyper-parameter that bounds the global gradient norm (0: no clipping), or None.
+        learning_rate, grad_norm: names of Adam's learning rate, of the global gradient norm's bound (0: none) or None.
         every: it is trained at every so many steps only, at the last of them (TD3's delayed actor).
         coasts: at the steps between, its optimiser steps all the same, with a gradient of 0: Adam's momentum moves it.
-        first, last: its phase: it is trained, and its targets move, at steps first <= step < last only (None: to the
-            end of the run). Its loss is not computed at others.
-        starts_as: name of a network, or target, of the same layout: until its phase begins, it and its targets are
-            copies of that one.
+        first, last: its phase: at steps first <= step < last only (None: to the run's end) it is trained, its loss
+            computed, and its targets move.
+        starts_as: a network, or target, of the same layout, whose copies it and its targets are until its phase begins.
         decays: whether the run's learning-rate schedule applies to it, over its phase.
-        weight_decay: name of the hyper-parameter that is the decoupled weight decay (AdamW: Loshchilov & Hutter 2019),
-            a rate per learning rate, or None.
+        weight_decay: name of the decoupled one (AdamW: Loshchilov & Hutter 2019), a rate per learning rate, or None.
         clips_members: an ensemble's members, where they are alike, are clipped by their own norms, not by all of them.
         with_previous: its loss sees the networks as that of the one before it does: both take their steps together.
         decays_from: the schedule runs over its phase from this step on; before, the learning rate is constant.
@@ -98,11 +98,6 @@ class Target:
         return step >= self.start and step % self.every == self.offset
 
 
-def detach_info(info: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Scalars to report, cut off from the graph."""
-    return {name: value.detach() for name, value in info.items()}
-
-
 class Algorithm(ABC):
     """One algorithm, written for a single replica. Subclasses are frozen dataclasses; `dims` come with each call.
 
@@ -111,27 +106,18 @@ class Algorithm(ABC):
     `self`, for building or acting say, is the same in all replicas of a pack; a float among it must be `structural`.
     """
 
-    selection_loss = "actor/bc_loss"
-    """The metric that offline model selection ranks by."""
-
-    structural: ClassVar[tuple[str, ...]] = ()
-    """Names of float fields that are read from `self`, and not from a loss's `hyper`: equal in all of a pack."""
-
+    selection_loss = "actor/bc_loss"  # the metric that offline model selection ranks by
+    structural: ClassVar[tuple[str, ...]] = ()  # float fields that `self`, not `hyper`, is asked for: equal in a pack
     lr_schedule: str = "constant"
-
-    reads_next_action: ClassVar[bool] = False
-    """Whether batches have `next_action`, what the data did in the next state."""
-
-    joint_update: bool = False
-    """Whether all losses see the networks as they were before the update; else each sees those trained before it."""
-
-    joint_grad_norm: bool = False
-    """Whether `grad_norm` bounds the norm of all networks' gradients together, as where one optimiser has them all."""
+    reads_next_action: ClassVar[bool] = False  # whether batches have what the data did in the next state
+    joint_update: bool = False  # all losses see the networks as before the update, not those trained before them
+    joint_grad_norm: bool = False  # `grad_norm` bounds the norm of all networks' gradients together, as if one's
 
     def __post_init__(self) -> None:
         check_fields(self)
-        possible = self.joint_update or not self.joint_grad_norm
-        check_field(possible, self, "joint_grad_norm", "False where joint_update is")
+        check_field(
+            self.joint_update or not self.joint_grad_norm, self, "joint_grad_norm", "False where joint_update is"
+        )
 
     @abstractmethod
     def build(self, dims: Dims) -> dict[str, nn.Module]:
@@ -168,8 +154,7 @@ class Algorithm(ABC):
     def hyper(self) -> dict[str, float]:
         """The scalars that may differ between replicas of one pack."""
         floats = [field.name for field in fields(self) if plain_type(field) == "float"]  # type: ignore[arg-type]
-        named = [name for name in floats if name not in self.structural]
-        return {name: float(getattr(self, name)) for name in named}
+        return {name: float(getattr(self, name)) for name in floats if name not in self.structural}
 
 
 algorithms: Registry[Callable[[], Algorithm]] = Registry(

@@ -8,11 +8,9 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, TrainedNetwork, algorithms
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec
+from dqlab.algorithms.base import Algorithm, Batch, Dims, Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms
+from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy, policies
-from dqlab.policies.base import Dims
 
 
 @algorithms.register(
@@ -23,9 +21,8 @@ class BehaviourCloning(Algorithm):
     """L_bc alone, Adam, no moving average, no clipping, one sample to act.
 
     Attributes:
-        policy: a name from the `policy` registry, or a factory.
+        policy, lr_schedule: names from their registries; or a policy's factory.
         learning_rate: Adam's.
-        lr_schedule: a name from the `lr_schedule` registry.
     """
 
     policy: str | Callable[[], Policy] = "diffusion"
@@ -47,7 +44,7 @@ class BehaviourCloning(Algorithm):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
-        return loss, {"actor/bc_loss": loss.detach()}
+        return loss, {"actor/bc_loss": loss}
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A sample of the policy, where `act` may do what is surer."""

@@ -9,17 +9,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, best_of, clone_loss, mean_of
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, cloning, reduce_candidates
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
-from dqlab.data import Batch
 from dqlab.diffusion import Process
 from dqlab.diffusion.process import at_timestep
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ChainValueNetwork
-from dqlab.noise import Noise, NoiseSpec, integers, normal
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.noise import integers, normal
+from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.diffusion import chain_denoiser
 
 
@@ -32,9 +31,8 @@ class BDPO(ActorCritic):
 
     A behaviour model is cloned first, and rests from then on. Each step from x_t to x_{t-1} is an action of the actor,
     which costs eta times the KL divergence of its kernel to the behaviour model's. Q(s, a) counts what chains in later
-    states cost; V(s, x_t, t) is what the rest of this one is worth. So the actor learns from single steps, of the
-    data's noised actions, without a gradient through the chain. It begins as the behaviour model, and acts as that
-    until then, by candidates that critics rank.
+    states cost; V(s, x_t, t) is what the rest of this one is worth. So the actor, which begins as the behaviour model,
+    learns from single steps, of the data's noised actions, without a gradient through the chain.
 
     Attributes:
         policy: a diffusion policy that predicts the noise; its sampler is how it acts. The kernels of training have
@@ -44,8 +42,7 @@ class BDPO(ActorCritic):
         eta: weight of the KL.
         candidates: next actions, or next steps, whose mean counts in targets.
         max_q_backup: the best next action counts instead of the mean.
-        pretrain_steps: updates of the behaviour model.
-        warmup_steps: updates of critics and V, after these, before the actor's first.
+        pretrain_steps, warmup_steps: updates of the behaviour model; of critics and V, after these, before the actor's.
         actor_every: the actor is updated at every so many steps.
         ema_rate: 1 - decay of the averages of the behaviour model and of the actor, which moves as often as that.
         tau: rate of the targets of critics and V.
@@ -66,7 +63,6 @@ class BDPO(ActorCritic):
     behaviour_learning_rate: NonNegativeFloat = 3e-4
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
-
     acting_actor = "actor_ema"
     ranks_by_mean = True
     averages_critics = True
@@ -80,18 +76,13 @@ class BDPO(ActorCritic):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The behaviour model; then critics and V; then the actor beside these."""
-        second, clip = self.pretrain_steps, "grad_norm"
-        behaviour = partial(clone_loss, self.resolved_policy, "behaviour", "bc", dims)
-        critic, value = partial(self.critic_loss, dims), partial(self.chain_value_loss, dims)
-        actor = TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", clip, decays=False)
-        return {
-            "behaviour": TrainedNetwork(behaviour, "behaviour_learning_rate", clip, decays=False, last=second),
-            "critic": TrainedNetwork(critic, "critic_learning_rate", clip, first=second),
-            "value": TrainedNetwork(value, "critic_learning_rate", clip, first=second),
-            "actor": replace(
-                actor, every=self.actor_every, first=second + self.warmup_steps, starts_as="behaviour_ema"
-            ),
-        }
+        trained, second, third = super().trained(dims), self.pretrain_steps, self.pretrain_steps + self.warmup_steps
+        own = {"learning_rate": "behaviour_learning_rate", "decays": False, "last": second}
+        behaviour = cloning(self.resolved_policy, "behaviour", "bc", dims, **own)
+        actor = replace(trained["actor"], every=self.actor_every, decays=False, first=third, starts_as="behaviour_ema")
+        critic = replace(trained["critic"], first=second)
+        value = replace(critic, loss=partial(self.chain_value_loss, dims))
+        return {"behaviour": behaviour, "critic": critic, "value": value, "actor": actor}
 
     def targets(self) -> dict[str, Target]:
         own = Target("actor", "ema_rate", self.actor_every, offset=self.actor_every - 1)
@@ -115,8 +106,7 @@ class BDPO(ActorCritic):
         return value - hyper["eta"] * kl.view(-1, self.candidates).mean(dim=1, keepdim=True)
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
-        """Each critic's mean over candidates, or its best one."""
-        return (best_of if self.max_q_backup else mean_of)(outputs, self.candidates)
+        return reduce_candidates(outputs, self.candidates, self.max_q_backup)
 
     def chain(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Actions (B, A) of the averaged actor, and the KL (B,) of the chains that led to them: a sum over steps."""
@@ -148,7 +138,7 @@ class BDPO(ActorCritic):
         following = mean + at_timestep((0.0, *map(math.sqrt, process.betas[1:])), steps, mean) * own["step"]
         v = nets["value_target"](state, following, (steps - 1).clamp(min=0))
         values = torch.where(steps == 0, nets["critic_target"](state, following), v).unsqueeze(-1)
-        values = mean_of(values, count)
+        values = reduce_candidates(values, count, best=False)
         worth = ensemble_of(nets["critic_target"]).backup(values, strip_prefix("backup", noise)).mean(dim=-1)
         return x, t, worth - hyper["eta"] * kl, kl
 
@@ -157,12 +147,12 @@ class BDPO(ActorCritic):
         with torch.no_grad():
             x, t, worth, _ = self.step_worth(dims, nets, "actor_ema", batch, noise, hyper, "value")
         loss = (nets["value"](batch.state, x, t) - worth).square().mean()
-        return loss, detach_info({"value/loss": loss, "value/target": worth.mean()})
+        return loss, {"value/loss": loss, "value/target": worth.mean()}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Minus what its own step is worth."""
         _, _, worth, kl = self.step_worth(dims, nets, "actor", batch, noise, hyper, "actor")
-        return -worth.mean(), detach_info({"actor/loss": -worth.mean(), "actor/kl": kl.mean()})
+        return -worth.mean(), {"actor/loss": -worth.mean(), "actor/kl": kl.mean()}
 
 
 def kernel_mean(process: Process, dims: Dims, x: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, algorithms
+from dqlab.policies.base import add_prefix, strip_prefix
 
 
 @algorithms.register(
@@ -26,7 +24,6 @@ class BestOfN(ActorCritic):
     `Experiment.action_chunk` = 5 and a flow it is Q-chunking.
 
     Attributes:
-        policy: what is cloned.
         critic: `ensemble_mean` of two, as in QC.
         selection: how it acts and chooses next actions, by the online critics; 32 candidates in QC.
     """
@@ -35,17 +32,14 @@ class BestOfN(ActorCritic):
     critic: str | CriticFactory = "ensemble_mean"
     selection: str | SelectionFactory = "argmax"
     joint_update: bool = True
-
     samples_actions = False
     ranking_critic = "critic"
     averages_critics = True
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """That of acting in the next states, and of the ensemble's backup."""
         return {**add_prefix("target", self.act_noise(dims, rows)), **self.backup_noise(dims)}
 
     def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """What would be done there, (B, A)."""
         return self.act(dims, nets, next_state, strip_prefix("target", noise))
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:

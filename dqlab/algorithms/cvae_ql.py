@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, algorithms
 from dqlab.algorithms.mmd_ql import GeneratorActor
 from dqlab.config.fields import PositiveInt
-from dqlab.data import Batch
 from dqlab.networks.mlp import Perturbation
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.base import strip_prefix
 
 
 @algorithms.register(
@@ -35,7 +33,6 @@ class CVAEQL(GeneratorActor):
     """
 
     selection_loss = "generator/bc_loss"
-
     policy: str | PolicyFactory = "cvae"
     critic: str | CriticFactory = "soft_clipped"
     selection: str | SelectionFactory = "argmax"
@@ -43,9 +40,8 @@ class CVAEQL(GeneratorActor):
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The generative model, the critics, and the perturbation, which is the actor."""
-        networks = super().build(dims)
-        perturbation = Perturbation(dims.state, dims.action)
-        return {"generator": networks["actor"], "critic": networks["critic"], "actor": perturbation}
+        made = super().build(dims)
+        return {"generator": made["actor"], "critic": made["critic"], "actor": Perturbation(dims.state, dims.action)}
 
     def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
         return self._perturbed(dims, nets, "actor_target", next_state, strip_prefix("target", noise))
@@ -54,7 +50,7 @@ class CVAEQL(GeneratorActor):
         """-mean Q_1 of perturbed actions; no gradient reaches the generative model."""
         action = self._perturbed(dims, nets, "actor", batch.state, strip_prefix("actor", noise))
         loss = -self.first_q(nets, batch.state, action).mean()
-        return loss, detach_info({"actor/loss": loss})
+        return loss, {"actor/loss": loss}
 
     def _perturbed(self, dims: Dims, nets: Nets, actor: str, state: Tensor, noise: Noise) -> Tensor:
         """Actions of the generative model, perturbed within the action range."""
@@ -64,7 +60,6 @@ class CVAEQL(GeneratorActor):
         return (action + bound * nets[actor](state, action)).clamp(-bound, bound)
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """A perturbed action (B, A) for each state (B, S)."""
         return self._perturbed(dims, nets, "actor", state, noise)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:

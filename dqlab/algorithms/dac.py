@@ -8,14 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, best_of, mean_of
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, reduce_candidates
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
-from dqlab.data import Batch
 from dqlab.diffusion.predictions import Epsilon
 from dqlab.networks.mlp import LinearMultiplier, Multiplier
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.base import strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
 
 
@@ -36,13 +34,11 @@ class DAC(ActorCritic):
         selection: how it acts: the best of ten by the critics' mean.
         eta: weight of behaviour cloning; where it is learned, it starts at 1.
         learns_eta: raise eta while the denoising loss is above `threshold`, and lower it otherwise.
-        linear_eta: eta itself moves by eta_learning_rate * (loss - threshold), that within +-1 and eta between 0.001
-            and 100, as in flow-rl's rendering; if not, Adam moves its logarithm.
+        linear_eta: not Adam moves eta's logarithm, but eta moves by eta_learning_rate * (loss - threshold), that within
+            +-1 and eta between 0.001 and 100, as in flow-rl's rendering.
         threshold: the denoising loss that is allowed.
         backup_candidates: next actions in the TD target, whose mean counts; or the best, with `max_q_backup`.
-        ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
-        ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
-        eta_learning_rate: of eta.
+        ema_rate: 1 - decay of the actor's moving average (next actions), moved every `ema_every` from `ema_start` on.
     """
 
     critic: str | CriticFactory = "ensemble_lcb"
@@ -59,14 +55,12 @@ class DAC(ActorCritic):
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
     eta_learning_rate: NonNegativeFloat = 1e-3
-
     next_actor = "actor_ema"
     samples_actions = False
     ranks_by_mean = True
     averages_critics = True
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """Actor and critics, and eta's multiplier where it is learned."""
         eta = LinearMultiplier(1e-3, 100.0) if self.linear_eta else Multiplier()
         return {**super().build(dims), **({"eta": eta} if self.learns_eta else {})}
 
@@ -84,8 +78,7 @@ class DAC(ActorCritic):
         return self.backup_candidates
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
-        """Each critic's mean over candidates, or its best one."""
-        return (best_of if self.max_q_backup else mean_of)(outputs, self.backup_candidates)
+        return reduce_candidates(outputs, self.backup_candidates, self.max_q_backup)
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """eta * L_bc + mean sigma_t * grad Q * eps_theta, by the target critics."""
@@ -98,24 +91,18 @@ class DAC(ActorCritic):
         bc_loss, guidance = losses.mean(), (shift * eps).mean()
         eta = nets["eta"]().detach() if self.learns_eta else hyper["eta"]
         loss = eta * bc_loss + guidance
-        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/guidance_loss": guidance}
-        return loss, detach_info(info)
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/guidance_loss": guidance}
 
     def eta_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Dual ascent: eta rises while the denoising loss is above the threshold."""
-        own = strip_prefix("bc", noise)
         with torch.no_grad():
-            losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, own)
-        excess = losses.mean() - hyper["threshold"]
-        rate = [hyper["eta_learning_rate"]] if self.linear_eta else []
-        loss = nets["eta"].call("ascent", excess.clamp(-1, 1) if self.linear_eta else excess, *rate)
-        return loss, {"eta/value": nets["eta"]().detach()}
+            bc_loss, _ = self.bc_loss(dims, nets, batch, strip_prefix("bc", noise))
+        excess = bc_loss - hyper["threshold"]
+        given = (excess.clamp(-1, 1), hyper["eta_learning_rate"]) if self.linear_eta else (excess,)
+        return nets["eta"].call("ascent", *given), {"eta/value": nets["eta"]()}
 
 
 def noise_predicting(algorithm: ActorCritic) -> DiffusionPolicy:
     """The policy of an algorithm that fits noise."""
-
-    def fits(policy: DiffusionPolicy) -> bool:
-        return isinstance(policy.resolved_prediction, Epsilon)
-
-    return algorithm.policy_as(DiffusionPolicy, "fits noise", "a diffusion that predicts eps", fits)
+    wanted = "a diffusion that predicts eps"
+    return algorithm.policy_as(DiffusionPolicy, wanted, lambda p: isinstance(p.resolved_prediction, Epsilon))

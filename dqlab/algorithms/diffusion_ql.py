@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory, best_of
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
+from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory, reduce_candidates
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, algorithms
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec, integers
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.noise import integers
+from dqlab.policies.base import strip_prefix
 
 
 @dataclass(frozen=True)
@@ -25,17 +24,15 @@ class ClonedAscent(ActorCritic):
     eta: NonNegativeFloat = 1.0
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """As in `ActorCritic`, and the coin of `q_loss`."""
         return {**super().update_noise(dims, batch), "coin": integers(2)}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """L_bc + eta * L_q with L_q = -mean Q_i(s, a) / mean |Q_j(s, a)|, i and j by a fair coin."""
-        policy, actor = self.resolved_policy, nets["actor"]
-        bc_loss = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise)).mean()
-        action = policy.sample(actor, dims, batch.state, strip_prefix("actor", noise))
+        bc_loss, _ = self.bc_loss(dims, nets, batch, strip_prefix("bc", noise))
+        action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = bc_loss + hyper["eta"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss}
 
 
 @algorithms.register(
@@ -46,7 +43,6 @@ class DiffusionQL(ClonedAscent):
     """Behaviour cloning with a diffusion policy plus ascent of a learned Q: L = L_bc + eta * L_q.
 
     Attributes:
-        critic_learning_rate: Adam's, of the critics; 3e-4 whatever the actor's.
         ema_rate: 1 - decay of the actor's moving average, moved every `ema_every` steps from `ema_start` on.
         max_q_backup: take the best of `backup_candidates` next actions in the TD target.
     """
@@ -59,11 +55,9 @@ class DiffusionQL(ClonedAscent):
     grad_norm: float = 1.0
     max_q_backup: bool = False
     backup_candidates: PositiveInt = 10
-
     next_actor = "actor_ema"
 
     def targets(self) -> dict[str, Target]:
-        """The actor's moving average, which gives the next action, and the critics' targets."""
         return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
     @property
@@ -72,4 +66,4 @@ class DiffusionQL(ClonedAscent):
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
         """Each critic's best candidate: before the critics are aggregated, as in the official code."""
-        return best_of(outputs, self.next_candidates) if self.next_candidates > 1 else outputs
+        return reduce_candidates(outputs, self.next_candidates, best=True) if self.next_candidates > 1 else outputs

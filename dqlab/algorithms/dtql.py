@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import nn
 
-from dqlab.algorithms.actor_critic import PolicyFactory, SelectionFactory, clone_loss
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.actor_critic import PolicyFactory, SelectionFactory, cloning
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt
-from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
-from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import add_prefix, strip_prefix
 
 
 @algorithms.register("dtql", source="Chen, Wang, Zhou 2024; its code's updates", cites=("chen2024diffusion",))
@@ -23,9 +21,8 @@ from dqlab.policies.base import Dims, add_prefix, strip_prefix
 class DTQL(ImplicitQ):
     """Diffusion trusted Q-learning: a one-step actor descends alpha * its actions' denoising loss - Q.
 
-    The denoising loss is that of a diffusion model cloned from the data, which gets no gradient from it: it is low
-    where the data's actions are. V and the critics are learned as in IQL, without actions of the actor. For the first
-    `pretrain_steps` the actor rests, as it was initialised.
+    The denoising loss, low where the data's actions are, is that of a diffusion model cloned from the data, which gets
+    no gradient from it. V and the critics are learned as in IQL, without actions of the actor.
 
     Attributes:
         policy: the actor's, of one step.
@@ -33,7 +30,7 @@ class DTQL(ImplicitQ):
         selection: how it acts; the authors choose from 1,024 actions by the softmax of Q.
         alpha: weight of the trust region, to be tuned for each task.
         bc_weight: weight of the actor's own cloning loss; the paper has 1 for AntMaze, else 0.
-        pretrain_steps: updates before the actor's first.
+        pretrain_steps: updates before the actor's first; until then it rests, as it was initialised.
         pretrain_decays: whether the learning-rate schedule runs over pre-training, too; not in the authors' code.
         joint_values: V and the critics see each other as they were before the update, as in the authors' code.
         learning_rate: Adam's, of the actor and the behaviour model.
@@ -48,7 +45,6 @@ class DTQL(ImplicitQ):
     pretrain_decays: bool = True
     joint_values: bool = False
     lr_schedule: str = "cosine"
-
     selection_loss = "actor/trust_loss"
     valuing_critic = "critic"
 
@@ -61,15 +57,12 @@ class DTQL(ImplicitQ):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The behaviour model, V, the critics, which see the new V or step with it; after pre-training the actor."""
-        trained = partial(TrainedNetwork, grad_norm="grad_norm")
-        early = partial(trained, decays_from=0 if self.pretrain_decays else self.pretrain_steps)
-        behaviour = partial(clone_loss, self.resolved_behaviour, "behaviour", "behaviour", dims)
-        critic, joint = partial(self.critic_loss, dims), self.joint_values
+        trained, start = super().trained(dims), 0 if self.pretrain_decays else self.pretrain_steps
         return {
-            "behaviour": early(behaviour, "learning_rate"),
-            "value": early(partial(self.state_value_loss, dims), "value_learning_rate"),
-            "critic": early(critic, "critic_learning_rate", with_previous=joint),
-            "actor": trained(partial(self.actor_loss, dims), "learning_rate", first=self.pretrain_steps),
+            "behaviour": cloning(self.resolved_behaviour, "behaviour", "behaviour", dims, decays_from=start),
+            "value": replace(trained["value"], decays=True, decays_from=start),
+            "critic": replace(trained["critic"], decays=True, decays_from=start, with_previous=self.joint_values),
+            "actor": replace(trained["actor"], first=self.pretrain_steps),
         }
 
     def targets(self) -> dict[str, Target]:
@@ -84,12 +77,10 @@ class DTQL(ImplicitQ):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """alpha * the behaviour model's loss of the actor's actions + bc_weight * L_bc - mean Q, the ranking value."""
-        policy, actor = self.resolved_policy, nets["actor"]
-        action = policy.sample(actor, dims, batch.state, strip_prefix("actor", noise))
+        action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         own = strip_prefix("trust", noise)
         trust = self.resolved_behaviour.losses(nets["behaviour"], dims, batch.state, action, own).mean()
-        bc_loss = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise)).mean()
-        q = ensemble_of(nets["critic"]).ranking_value(nets["critic"](batch.state, action))
-        loss = hyper["alpha"] * trust + hyper["bc_weight"] * bc_loss - q.mean()
-        info = {"actor/loss": loss, "actor/trust_loss": trust, "actor/bc_loss": bc_loss, "actor/q": q.mean()}
-        return loss, detach_info(info)
+        bc_loss, _ = self.bc_loss(dims, nets, batch, strip_prefix("bc", noise))
+        q = ensemble_of(nets["critic"]).ranking_value(nets["critic"](batch.state, action)).mean()
+        loss = hyper["alpha"] * trust + hyper["bc_weight"] * bc_loss - q
+        return loss, {"actor/loss": loss, "actor/trust_loss": trust, "actor/bc_loss": bc_loss, "actor/q": q}

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat
-from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.networks.mlp import Temperature
-from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.networks.mlp import Multiplier
+from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.gaussian import TanhGaussianPolicy
 
 
@@ -27,22 +25,20 @@ from dqlab.policies.gaussian import TanhGaussianPolicy
 class EDAC(ActorCritic):
     """SAC with the minimum of N critics, whose gradients are diversified; with eta = 0, which costs less, SAC-N.
 
-    Nothing clones the data: actions that it lacks are worth what the most pessimistic critic says. The more the
-    critics' gradients with respect to the action differ, the fewer of them that takes (section 4).
+    Nothing clones the data: actions that it lacks are worth what the most pessimistic critic says. That takes fewer
+    critics, the more their gradients with respect to the action differ (section 4).
 
     Attributes:
         policy: a Gaussian squashed by tanh.
         critic: the minimum of N, for the TD target and for the actor.
         selection: how it acts; by itself it takes the tanh of the mean.
         eta: weight of the diversification.
-        slope_floor: added to 1 - tanh(u)^2 in log pi, as in SAC's codes: of actions at the edge of the range (|u| > 7)
-            log pi then says that they are no less likely the farther u lies out.
-        temperature_learning_rate: Adam's, of the temperature.
+        slope_floor: added to 1 - tanh(u)^2 in log pi, as in SAC's codes: at the edge of the range (|u| > 7) actions are
+            then no less likely the farther u lies out.
     """
 
     selection_loss = "actor/loss"
     structural = ("eta", "slope_floor")
-
     policy: str | PolicyFactory = "gaussian"
     critic: str | CriticFactory = "ensemble_min"
     eta: NonNegativeFloat = 1.0
@@ -51,12 +47,10 @@ class EDAC(ActorCritic):
 
     @property
     def resolved_gaussian(self) -> TanhGaussianPolicy:
-        """The policy; a ConfigError where it is of another kind, or has no density."""
-        wanted = "a Gaussian squashed by tanh"
-        return self.policy_as(TanhGaussianPolicy, "has an entropy", wanted, lambda policy: policy.squashed)
+        return self.policy_as(TanhGaussianPolicy, "a Gaussian squashed by tanh", lambda policy: policy.squashed)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        return {**super().build(dims), "temperature": Temperature()}
+        return {**super().build(dims), "temperature": Multiplier(bounded=False)}
 
     def build_critic(self, dims: Dims) -> CriticEnsemble:
         critic = super().build_critic(dims)
@@ -71,7 +65,6 @@ class EDAC(ActorCritic):
         return {"temperature": temperature, "actor": trained["actor"], "critic": trained["critic"]}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs; of the actor's own actions (`actor_*`), and of the temperature's (`entropy_*`)."""
         own = self.resolved_gaussian.sample_noise(dims, batch)
         return {**self.next_value_noise(dims, batch), **add_prefix("actor", own), **add_prefix("entropy", own)}
 
@@ -90,21 +83,21 @@ class EDAC(ActorCritic):
         if self.eta == 0:
             return loss, info
         aligned = alignment(nets["critic"].call("action_gradients", batch.state, batch.action))
-        return loss + self.eta * aligned, {**info, "critic/alignment": aligned.detach()}
+        return loss + self.eta * aligned, {**info, "critic/alignment": aligned}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Mean of temperature * log pi(a|s) - min Q(s, a) of the actor's own actions."""
         action, log_prob = self.soft_action(dims, nets, batch.state, strip_prefix("actor", noise))
         q = self.first_q(nets, batch.state, action)
         loss = (nets["temperature"]().detach() * log_prob - q).mean()
-        return loss, detach_info({"actor/loss": loss, "actor/entropy": -log_prob.mean(), "actor/q": q.mean()})
+        return loss, {"actor/loss": loss, "actor/entropy": -log_prob.mean(), "actor/q": q.mean()}
 
     def temperature_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """Dual ascent: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
+        """Dual ascent as in SAC's codes: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
         with torch.no_grad():
             log_prob = self.soft_action(dims, nets, batch.state, strip_prefix("entropy", noise))[1]
-        loss = nets["temperature"].call("ascent", log_prob.mean() - dims.action)
-        return loss, {"temperature/value": nets["temperature"]().detach()}
+        loss = -nets["temperature"].parameters["log_value"] * (log_prob.mean() - dims.action)
+        return loss, {"temperature/value": nets["temperature"]()}
 
 
 def alignment(gradients: Tensor) -> Tensor:
@@ -114,5 +107,4 @@ def alignment(gradients: Tensor) -> Tensor:
     """
     units = gradients / (gradients.norm(dim=-1, keepdim=True) + 1e-10)
     pairs = units.sum(dim=0).square().sum(dim=-1) - units.square().sum(dim=(0, -1))
-    found: Tensor = pairs.mean() / (len(units) - 1)
-    return found
+    return pairs.mean() / (len(units) - 1)

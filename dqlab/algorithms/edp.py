@@ -5,32 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec, integers
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.noise import integers
+from dqlab.policies.base import strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
 
 
 @algorithms.register(
-    "edp",
-    source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code",
-    cites=("kang2023efficient",),
+    "edp", source="Kang et al. 2023, section 4 (TD3 form); its official code", cites=("kang2023efficient",)
 )
 @dataclass(frozen=True)
 class EDP(ActorCritic):
     """Efficient diffusion policy: the Q term ascends a one-step reconstruction of the data's own noised actions.
 
-    The denoiser is called once for both terms of the actor's loss: its output gives the denoising loss, and the action
-    that it stands for. Chains are sampled for the TD target and for acting alone. The critic that the actor ascends
-    also scales the term; candidates are ranked by the online critics.
+    The denoiser is called once for both terms of the actor's loss; chains are sampled for the TD target and for acting
+    alone. The critic that the actor ascends also scales the term; candidates are ranked by the online critics.
 
     Attributes:
         policy: a diffusion policy; its sampler draws the next actions.
         alpha: weight of the Q term.
-        ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
-        ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
+        ema_rate: 1 - decay of the actor's moving average (next actions), moved every `ema_every` from `ema_start` on.
         joint_update: the actor sees the critics as they were before the update, not those just updated.
         clips_members: critics are clipped by their own norms, each of them, where they are alike; else by all of them.
     """
@@ -42,7 +37,6 @@ class EDP(ActorCritic):
     ema_start: NonNegativeInt = 1000
     joint_update: bool = True
     clips_members: bool = True
-
     next_actor = "actor_ema"
     samples_actions = False
     ranking_critic = "critic"
@@ -52,7 +46,6 @@ class EDP(ActorCritic):
         return {"actor_ema": average, "critic_target": Target("critic", "tau")}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """Critics, clipped one by one if `clips_members`, then the actor."""
         trained = super().trained(dims)
         return {**trained, "critic": replace(trained["critic"], clips_members=self.clips_members)}
 
@@ -62,9 +55,9 @@ class EDP(ActorCritic):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
-        policy = self.policy_as(DiffusionPolicy, "reconstructs noised actions", "a diffusion")
+        policy = self.policy_as(DiffusionPolicy, "a diffusion")
         own = strip_prefix("bc", noise)
         losses, action = policy.reconstruct(nets["actor"], dims, batch.state, batch.action, own)
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
         loss = bc_loss + hyper["alpha"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss}

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, algorithms
 from dqlab.config.fields import NonNegativeFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec, integers
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.noise import integers
+from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.flow import OneStepFlowPolicy
 
 
 @algorithms.register(
-    "fql",
-    source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; details of its official code",
-    cites=("park2025flow",),
+    "fql", source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; its official code", cites=("park2025flow",)
 )
 @dataclass(frozen=True)
 class FQL(ActorCritic):
@@ -27,8 +24,7 @@ class FQL(ActorCritic):
         critic: `ensemble_mean` of two, as in the paper.
         alpha: weight of the distillation, to be tuned for each task.
         normalise_q: divide the Q term by mean |Q|.
-        joint_update: as the authors' code has it: the actor sees the critics as they were before the update, and their
-            targets follow them so.
+        joint_update: actor and targets see the critics as they were before the update, as in the authors' code.
     """
 
     policy: str | PolicyFactory = "one_step_flow"
@@ -36,16 +32,13 @@ class FQL(ActorCritic):
     alpha: NonNegativeFloat = 10.0
     normalise_q: bool = False
     joint_update: bool = True
-
     averages_critics = True
 
     @property
     def resolved_flow(self) -> OneStepFlowPolicy:
-        """The policy; a ConfigError where it is of another kind."""
-        return self.policy_as(OneStepFlowPolicy, "distils a flow", "a one-step flow")
+        return self.policy_as(OneStepFlowPolicy, "a one-step flow")
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""
         return {
             **self.next_value_noise(dims, batch),
             **add_prefix("flow", self.resolved_flow.flow_noise(dims, batch)),
@@ -65,4 +58,4 @@ class FQL(ActorCritic):
             q_loss = -self.first_q(nets, batch.state, action).mean()
         loss = bc_loss + hyper["alpha"] * distill_loss + q_loss
         info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/distill_loss": distill_loss}
-        return loss, detach_info({**info, "actor/q_loss": q_loss})
+        return loss, {**info, "actor/q_loss": q_loss}

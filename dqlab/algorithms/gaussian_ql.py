@@ -10,22 +10,16 @@ from dqlab.algorithms.diffusion_ql import ClonedAscent
 
 
 @algorithms.register(
-    "gaussian_ql",
-    source="Wang, Hunt, Zhou 2022, eq. 3 with a Gaussian policy (its section 5 and fig. 1)",
-    cites=("wang2023diffusion",),
+    "gaussian_ql", source="Wang, Hunt, Zhou 2022, eq. 3 with a Gaussian; section 5", cites=("wang2023diffusion",)
 )
 @dataclass(frozen=True)
 class GaussianQL(ClonedAscent):
     """Maximum likelihood plus ascent of a learned Q with a Gaussian policy, whose mode acts: L = -log pi + eta * L_q.
 
-    The next action is a sample of the actor's moving average, as in Diffusion-QL; the average moves at every step.
-
-    Attributes:
-        tau: rate of both targets.
+    The next action is a sample of the actor's moving average, as in Diffusion-QL, which moves at every step.
     """
 
     policy: str | PolicyFactory = "gaussian"
-
     next_actor = "actor_target"
 
     def targets(self) -> dict[str, Target]:

@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dqlab.algorithms.actor_critic import SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import NonNegativeFloat, UnitFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims
 
 
 @algorithms.register(
-    "idql",
-    source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code",
-    cites=("hansenestruch2023idql",),
+    "idql", source="Hansen-Estruch et al. 2023, algorithms 1 and 2; its official code", cites=("hansenestruch2023idql",)
 )
 @dataclass(frozen=True)
 class IDQL(ImplicitQ):
@@ -33,12 +28,10 @@ class IDQL(ImplicitQ):
     ema_rate: UnitFloat = 0.001
     weight_decay: NonNegativeFloat = 1e-4
     lr_schedule: str = "cosine"
-
     acting_actor = "actor_ema"
     averages_critics = True
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """V, then the actor, whose weights decay, and the critics."""
         trained = super().trained(dims)
         return {**trained, "actor": replace(trained["actor"], weight_decay="weight_decay")}
 
@@ -47,5 +40,5 @@ class IDQL(ImplicitQ):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
-        loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
-        return dims.action * loss, detach_info({"actor/bc_loss": loss})
+        loss, info = self.bc_loss(dims, nets, batch, noise)
+        return dims.action * loss, info

@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dqlab.algorithms.actor_critic import CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, algorithms
 from dqlab.algorithms.iql import ImplicitQ
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims
 
 
 @algorithms.register(
-    "ifql",
-    source="Park, Li, Levine 2025, section 5 (IFQL); details of its official code",
-    cites=("park2025flow", "hansenestruch2023idql"),
+    "ifql", source="Park, Li, Levine 2025, section 5 (IFQL); its code", cites=("park2025flow", "hansenestruch2023idql")
 )
 @dataclass(frozen=True)
 class IFQL(ImplicitQ):
@@ -29,9 +24,7 @@ class IFQL(ImplicitQ):
     critic: str | CriticFactory = "ensemble_min"
     selection: str | SelectionFactory = "argmax"
     joint_update: bool = True
-
     ranking_critic = "critic"
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The policy's own BC loss, whatever the critics say."""
         return self.bc_loss(dims, nets, batch, noise)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, PolicyFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveFloat
-from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
-from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies.base import Dims
 
 
 @dataclass(frozen=True)
@@ -28,27 +25,18 @@ class ImplicitQ(ActorCritic):
         value_learning_rate: Adam's, of V.
     """
 
-    valuing_critic: ClassVar[str] = "critic_target"
-    """The critics, or targets, whose Q is compared with V."""
-
+    valuing_critic: ClassVar[str] = "critic_target"  # the critics, or targets, whose Q is compared with V
     value_loss: str | ValueLoss = "expectile"
     value_learning_rate: NonNegativeFloat = 3e-4
-
-    @cached_property
-    def _asymmetric(self) -> ValueLoss:
-        return value_losses.choose(self.value_loss)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         return {"value": ValueNetwork(dims.state), **super().build(dims)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """V, then the actor and the critics, which see the new V; the learning-rate schedule is the actor's alone."""
-        trained, value = super().trained(dims), partial(self.state_value_loss, dims)
-        return {
-            "value": TrainedNetwork(value, "value_learning_rate", "grad_norm", decays=False),
-            "actor": trained["actor"],
-            "critic": replace(trained["critic"], decays=False),
-        }
+        trained, loss = super().trained(dims), partial(self.state_value_loss, dims)
+        value = TrainedNetwork(loss, "value_learning_rate", "grad_norm", decays=False)
+        return {"value": value, "actor": trained["actor"], "critic": replace(trained["critic"], decays=False)}
 
     def state_value(self, nets: Nets, state: Tensor) -> Tensor:
         return nets["value"](state)
@@ -61,8 +49,8 @@ class ImplicitQ(ActorCritic):
 
     def state_value_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Mean asymmetric loss of Q'(s, a) - V(s) (Kostrikov et al. 2022, section 4)."""
-        loss = self._asymmetric(self.advantage(nets, batch)).mean()
-        return loss, detach_info({"value/loss": loss})
+        loss = value_losses.choose(self.value_loss)(self.advantage(nets, batch)).mean()
+        return loss, {"value/loss": loss}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What the policy's own loss needs: values are learned without actions of its own."""
@@ -94,4 +82,4 @@ class IQL(ImplicitQ):
         weight = torch.minimum((hyper["beta"] * advantage).exp(), hyper["max_weight"])
         losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise)
         loss = (weight * losses).mean()
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": losses.mean(), "actor/weight": weight.mean()})
+        return loss, {"actor/loss": loss, "actor/bc_loss": losses.mean(), "actor/weight": weight.mean()}

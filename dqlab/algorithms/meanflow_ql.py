@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, Target, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.base import strip_prefix
 from dqlab.policies.flow import MeanFlowPolicy
 
 
@@ -29,8 +27,7 @@ class MeanFlowQL(BestNextAction):
         range_weight: of the mean distance of one-step actions from the action range.
         backup_candidates: next actions in the TD target, of which the best one counts.
         joint_update: as in the authors' code: the actor sees the critics as they were before the update.
-        targets_lag: whether the critics' targets follow them as they were before the update, as in FQL; in the authors'
-            code they follow those just updated.
+        targets_lag: the critics' targets follow them as they were before the update: in FQL, not in the authors' code.
     """
 
     policy: str | PolicyFactory = "mean_flow"
@@ -44,7 +41,6 @@ class MeanFlowQL(BestNextAction):
     grad_norm: float = 1.0
     joint_update: bool = True
     targets_lag: bool = False
-
     averages_critics = True
 
     def targets(self) -> dict[str, Target]:
@@ -52,7 +48,7 @@ class MeanFlowQL(BestNextAction):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """alpha * L_bc + L_q + range_weight * the mean distance from the action range."""
-        policy = self.policy_as(MeanFlowPolicy, "wants an average velocity", "'mean_flow'")
+        policy = self.policy_as(MeanFlowPolicy, "'mean_flow'")
         actor, bound = nets["actor"], dims.max_action
         losses = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise))
         action = policy.unbounded_action(actor, batch.state, strip_prefix("actor", noise))
@@ -60,5 +56,4 @@ class MeanFlowQL(BestNextAction):
         q_loss = -q.mean() / (q.abs().mean().detach() if self.normalise_q else 1)
         bc_loss, outside = losses.mean(), (action.abs() - bound).relu().mean()
         loss = hyper["alpha"] * bc_loss + q_loss + hyper["range_weight"] * outside
-        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss, "actor/outside": outside}
-        return loss, detach_info(info)
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss, "actor/outside": outside}

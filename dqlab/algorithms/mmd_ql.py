@@ -9,20 +9,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory, clone_loss
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory, cloning
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.config.registry import Registry
-from dqlab.data import Batch
 from dqlab.networks.mlp import Multiplier
-from dqlab.noise import Noise, NoiseSpec, clipped, integers
+from dqlab.noise import clipped, integers
 from dqlab.policies import Policy, policies
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import add_prefix, strip_prefix
 
 Kernel = Callable[[Tensor], Tensor]
-kernels: Registry[Kernel] = Registry(
-    "kernel", "How alike two actions are, from their difference (..., A).", "MMDQL.kernel"
-)
+kernels: Registry[Kernel] = Registry("kernel", "How alike actions are, from their difference (..., A).", "MMDQL.kernel")
 
 
 @kernels.register("laplacian", source="Kumar et al. 2019 (BEAR), appendix C", cites=("kumar2019stabilizing",))
@@ -39,11 +36,9 @@ def gaussian_kernel(difference: Tensor, sigma: float = 20.0) -> Tensor:
 
 def mmd(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
     """Square root of the biased MMD^2 (B,) of samples (B, n, A) and (B, m, A), as BEAR uses it."""
-
-    def mean(left: Tensor, right: Tensor) -> Tensor:
-        return kernel(left.unsqueeze(2) - right.unsqueeze(1)).mean(dim=(1, 2))
-
-    return (mean(one, one) + mean(other, other) - 2.0 * mean(one, other) + 1e-6).sqrt()
+    pairs = ((one, one), (other, other), (one, other))
+    ours, theirs, both = (kernel(x.unsqueeze(2) - y.unsqueeze(1)).mean(dim=(1, 2)) for x, y in pairs)
+    return (ours + theirs - 2.0 * both + 1e-6).sqrt()
 
 
 class GeneratorActor(BestNextAction):
@@ -55,8 +50,7 @@ class GeneratorActor(BestNextAction):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The generative model, then critics and actor, which see it."""
-        loss = partial(clone_loss, self.resolved_generator, "generator", "bc", dims)
-        return {"generator": TrainedNetwork(loss, "learning_rate", "grad_norm"), **super().trained(dims)}
+        return {"generator": cloning(self.resolved_generator, "generator", "bc", dims), **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
         return {"actor_target": Target("actor", "tau"), **super().targets()}
@@ -75,8 +69,7 @@ class GeneratorActor(BestNextAction):
 class MMDQL(GeneratorActor):
     """A Gaussian policy that ascends Q while its samples stay within an MMD of those of a cloned generative model.
 
-    L = exp(multiplier) * MMD + eta * L_q; the multiplier rises while the MMD is above `threshold`. With eta = 0 the
-    policy is cloned by its MMD alone.
+    L = exp(multiplier) * MMD + eta * L_q; the multiplier rises while the MMD is above `threshold`.
 
     Attributes:
         policy: whose samples act; it must be reparameterised.
@@ -84,19 +77,17 @@ class MMDQL(GeneratorActor):
         critic: `soft_clipped` weighs the minimum and the maximum, as BEAR does.
         selection: how it acts; BEAR takes the best of 10.
         kernel: a name from the `kernel` registry, or the function.
-        eta: weight of the Q term.
+        eta: weight of the Q term; with 0 the policy is cloned by its MMD alone.
         threshold: the MMD that is allowed, epsilon.
         match_samples: samples a state, of either side, in the MMD.
         match_noise_clip: bound of the standard normal noise of the actor's samples in the MMD; 0 for none.
         multiplier_spread: standard deviation of the logarithm of the multiplier at the start; if 0 the multiplier is 1.
         backup_candidates: next actions in the TD target, of which the best one counts.
-        multiplier_learning_rate: Adam's, of the multiplier.
     """
 
     selection_loss = "actor/mmd"
     next_actor = "actor_target"
     structural = ("match_noise_clip", "multiplier_spread")
-
     policy: str | PolicyFactory = "gaussian"
     generator: str | PolicyFactory = "cvae"
     critic: str | CriticFactory = "soft_clipped"
@@ -115,7 +106,6 @@ class MMDQL(GeneratorActor):
         return policies.choose(self.generator)()
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """The generative model, the critics, the actor, and the constraint's multiplier."""
         generator = self.resolved_generator.build(dims)
         return {"generator": generator, **super().build(dims), "multiplier": Multiplier(self.multiplier_spread)}
 
@@ -143,22 +133,20 @@ class MMDQL(GeneratorActor):
         action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = nets["multiplier"]().detach() * distance + hyper["eta"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss}
 
     def multiplier_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Dual ascent: the multiplier rises while the MMD is above the threshold."""
         with torch.no_grad():
             excess = self._distance(dims, nets, batch.state, noise) - hyper["threshold"]
-        loss = nets["multiplier"].call("ascent", excess)
-        return loss, {"multiplier/value": nets["multiplier"]().detach()}
+        return nets["multiplier"].call("ascent", excess), {"multiplier/value": nets["multiplier"]()}
 
     def _distance(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """Mean over states of the MMD between samples of the actor and of the generative model, before the tanh."""
+        """Mean over states of the MMD between samples of actor and generative model, as in BEAR before the tanh."""
         repeated = state.repeat_interleave(self.match_samples, dim=0)
         with torch.no_grad():
             theirs = self.resolved_generator.sample(nets["generator"], dims, repeated, strip_prefix("theirs", noise))
         ours = self.resolved_policy.sample(nets["actor"], dims, repeated, strip_prefix("ours", noise))
         shape = (len(state), self.match_samples, dims.action)
-        # atanh of actions, bounded away from the ends: BEAR compares actions before the tanh
         shares = [(actions / dims.max_action).clamp(-1 + 1e-4, 1 - 1e-4) for actions in (ours, theirs)]
         return mmd(kernels.choose(self.kernel), *(share.atanh().view(shape) for share in shares)).mean()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, clone_loss
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, cloning
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec, normal
-from dqlab.policies.base import Dims, add_prefix
+from dqlab.noise import normal
+from dqlab.policies.base import add_prefix
 from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy, adjoint_matching_losses
 
 
@@ -25,19 +23,17 @@ from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy, adjoint_
 class QAM(ActorCritic):
     """Q-learning with adjoint matching: the actor's flow is to give behaviour * exp(inverse_temperature * Q).
 
-    A behaviour flow clones the data. The actor, a flow beside it, is fitted by regression on adjoints, which the
-    behaviour flow's average carries back from -inverse_temperature * grad Q along noisy paths of the actor's: no
-    gradient goes through a chain, and none through the actor's own derivative.
+    A behaviour flow clones the data. The actor, a flow beside it, is fitted to adjoints, which the behaviour flow's
+    average carries back from -inverse_temperature * grad Q along noisy paths of the actor's: no gradient goes through a
+    chain, and none through the actor's own derivative.
 
     Attributes:
         policy: a rectified flow, of the behaviour and of the actor.
         critic: a lower confidence bound of ten, as in the paper.
         selection: how it acts; the one action in the paper, else candidates are ranked by the critics' mean.
         inverse_temperature: of the tilt by Q; tuned for each task.
-        joint_update: as in the authors' code: all losses see the networks as they were before the update, and targets
-            follow them so.
-        joint_grad_norm: as in the authors' code: `grad_norm` bounds the norm of all networks' gradients together.
-        tau: rate of the targets, of the critics and of the behaviour flow.
+        joint_update: all losses, and targets, see the networks as they were before the update (the authors' code).
+        joint_grad_norm: `grad_norm` bounds the norm of all networks' gradients together (the authors' code).
         learning_rate: Adam's, of both flows.
     """
 
@@ -47,7 +43,6 @@ class QAM(ActorCritic):
     grad_norm: float = 1.0
     joint_update: bool = True
     joint_grad_norm: bool = False
-
     samples_actions = False
     ranking_critic = "critic"
     ranks_by_mean = True
@@ -56,25 +51,15 @@ class QAM(ActorCritic):
 
     @property
     def resolved_flow(self) -> RectifiedFlowPolicy:
-        """The policy; a ConfigError where it is no flow, or one of a single step."""
-        return self.policy_as(
-            RectifiedFlowPolicy,
-            "bends a flow",
-            "a rectified flow",
-            lambda policy: not isinstance(policy, OneStepFlowPolicy),
-        )
+        return self.policy_as(RectifiedFlowPolicy, "a rectified flow", lambda p: not isinstance(p, OneStepFlowPolicy))
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """The behaviour flow, the actor and the critics."""
         return {"behaviour": self.resolved_flow.build(dims), **super().build(dims)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """The behaviour flow, the critics, then the actor."""
-        behaviour = partial(clone_loss, self.resolved_flow, "behaviour", "bc", dims)
-        return {"behaviour": TrainedNetwork(behaviour, "learning_rate", "grad_norm"), **super().trained(dims)}
+        return {"behaviour": cloning(self.resolved_flow, "behaviour", "bc", dims), **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
-        """Moving averages of the behaviour flow and of the critics, an update behind if `joint_update`."""
         return {"behaviour_target": Target("behaviour", "tau", lags=self.joint_update), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
@@ -95,4 +80,4 @@ class QAM(ActorCritic):
             return -hyper["inverse_temperature"] * gradient * (action.abs() <= bound)
 
         loss = adjoint_matching_losses(tuned, base, end_adjoint, noise["path_start"], noise["path_eps"]).mean()
-        return loss, detach_info({"actor/loss": loss})
+        return loss, {"actor/loss": loss}

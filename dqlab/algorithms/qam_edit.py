@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import PolicyFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, TrainedNetwork, algorithms
 from dqlab.algorithms.qam import QAM
 from dqlab.config.fields import UnitFloat
-from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.mlp import Multiplier
-from dqlab.noise import Noise, NoiseSpec, normal
+from dqlab.noise import normal
 from dqlab.policies import policies
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.gaussian import TanhGaussianPolicy
 
 
@@ -43,7 +42,6 @@ class QAMEdit(QAM):
     edit_scale: UnitFloat = 0.1
     target_entropy: float = -0.5
     bounded_multiplier: bool = True
-
     structural = ("edit_scale",)
 
     @property
@@ -60,7 +58,6 @@ class QAMEdit(QAM):
         return {**super().build(dims), "edit": nn.ModuleDict({"gaussian": gaussian, "multiplier": multiplier})}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """QAM's networks, then the edit."""
         edit = TrainedNetwork(partial(self.edit_loss, dims), "learning_rate", "grad_norm")
         return {**super().trained(dims), "edit": edit}
 
@@ -69,7 +66,6 @@ class QAMEdit(QAM):
         return {**super().update_noise(dims, batch), **add_prefix("edit", self.sample_action_noise(dims, batch))}
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """Of that many edited next actions (`target_*`), and of the ensemble's backup (`backup_*`)."""
         return {**add_prefix("target", self.sample_action_noise(dims, rows)), **self.backup_noise(dims)}
 
     def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
@@ -82,11 +78,9 @@ class QAMEdit(QAM):
         q_loss, log_prob = -nets["critic"](batch.state, action).mean(), log_prob.mean()
         ascent = multiplier.call("ascent", hyper["target_entropy"] * dims.action + log_prob.detach())
         loss = q_loss + multiplier().detach() * log_prob + ascent
-        info = {"edit/q_loss": q_loss, "edit/entropy": -log_prob, "edit/multiplier": multiplier()}
-        return loss, detach_info(info)
+        return loss, {"edit/q_loss": q_loss, "edit/entropy": -log_prob, "edit/multiplier": multiplier()}
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """Edited actions (B, A) of the actor for states (B, S)."""
         return self._edited(dims, nets, state, noise)[0]
 
     def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:

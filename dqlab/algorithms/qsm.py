@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, algorithms
 from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import NonNegativeFloat, PositiveFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.base import strip_prefix
 
 
 @algorithms.register(
@@ -38,7 +36,6 @@ class QSM(ActorCritic):
     raw_score: bool = False
     joint_update: bool = False
     joint_grad_norm: bool = False
-
     samples_actions = False
     averages_critics = True
 
@@ -53,5 +50,4 @@ class QSM(ActorCritic):
             target = -gradient / hyper["temperature"] if self.raw_score else -sigma * gradient / scale
         bc_loss, score_loss = losses.mean(), (eps - target).square().mean()
         loss = score_loss + hyper["alpha"] * bc_loss
-        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/score_loss": score_loss}
-        return loss, detach_info(info)
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/score_loss": score_loss}

@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from dqlab.algorithms.actor_critic import CriticFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms
 from dqlab.algorithms.td3_bc import TD3
 from dqlab.config.fields import NonNegativeFloat
-from dqlab.data import Batch
-from dqlab.noise import Noise
-from dqlab.policies.base import Dims
 
 
 @algorithms.register(
@@ -28,9 +25,8 @@ class ReBRAC(TD3):
     Attributes:
         critic: the minimum of two counts, whose layers are normalised in the paper.
         actor_bc, critic_bc: weights of the two behaviour terms; the paper tunes both, a task.
-        joint_update: as FQL's code has it beside FQL, with one optimiser of all networks: the actor sees the critics as
-            they were before the update, both averages follow so, the critics descend the mean of their losses, and
-            at updates that do not train the actor Adam's momentum moves it.
+        joint_update: as in FQL's code: the actor and both averages see networks as before the update, critics descend
+            the mean of their losses, and at updates that do not train the actor Adam's momentum moves it.
     """
 
     critic: str | CriticFactory = "ensemble_min"
@@ -39,7 +35,6 @@ class ReBRAC(TD3):
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
     joint_update: bool = False
-
     reads_next_action = True
 
     @property
@@ -68,4 +63,4 @@ class ReBRAC(TD3):
         """actor_bc * A * the policy's BC loss (squared error, a mean over dimensions) - mean Q / mean |Q|."""
         bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
         loss = hyper["actor_bc"] * dims.action * bc_loss + q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss}

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, PolicyFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
-from dqlab.data import Batch
-from dqlab.noise import Noise, NoiseSpec, normal
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.noise import normal
+from dqlab.policies.base import strip_prefix
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class TD3(ActorCritic):
     smoothing: NonNegativeFloat = 0.2
     smoothing_clip: NonNegativeFloat = 0.5
     policy_every: PositiveInt = 2
-
     next_actor = "actor_target"
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
@@ -42,7 +40,6 @@ class TD3(ActorCritic):
         return {f"{source}_target": Target(source, "tau", every, offset=every - 1) for source in ("actor", "critic")}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """As in `ActorCritic`, and `smoothing` of the next actions."""
         return {"smoothing": normal(batch, dims.action), **super().update_noise(dims, batch)}
 
     def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
@@ -79,4 +76,4 @@ class TD3BC(TD3):
         """The policy's BC loss (squared error) - alpha * mean Q_1(s, pi(s)) / mean |Q_1(s, pi(s))|."""
         bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
         loss = bc_loss + hyper["alpha"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss}

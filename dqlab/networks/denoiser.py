@@ -1,13 +1,11 @@
-"""Denoisers: modules `forward(noisy_action (B, A), t (B,), state (B, S)) -> (B, A)`.
-
-Perceptrons, plain, residual (IDQL's), or modulated by time and state; and dropout whose masks are injected noise.
-"""
+"""Denoisers `(noisy_action (B, A), t (B,), state (B, S)) -> (B, A)`: plain, residual (IDQL's), and modulated MLPs."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +20,7 @@ from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, uniform
 
 denoisers: Registry[Callable[..., nn.Module]] = Registry(
-    "denoiser",
-    "The network that reads a noisy action, its timestep and the state, and gives what `prediction` says.",
-    "DiffusionPolicy.denoiser",
+    "denoiser", "Reads noisy action, timestep and state; gives what `prediction` says.", "DiffusionPolicy.denoiser"
 )
 
 
@@ -56,7 +52,6 @@ class SinusoidalEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(10000.0) * exponents), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Embed timesteps, 0..N-1 (or a flow's times), given in the network's floating dtype."""
         angles = t.unsqueeze(-1) * self.frequencies.to(t.dtype)  # type: ignore[operator]
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -64,14 +59,15 @@ class SinusoidalEmbedding(nn.Module):
 class ConcatDenoiser(nn.Module, ABC):
     """A denoiser that begins with one linear layer of [noisy action, time embedding, state].
 
-    Subclasses give that layer, the time embedding, and the rest. What of the first layer does not depend on the noisy
-    action is computed once a chain.
+    What of that layer does not depend on the noisy action is computed once a chain.
     """
 
+    first_name: ClassVar[str] = "first_layer"
+
     @property
-    @abstractmethod
     def first(self) -> nn.Linear:
         """The first layer."""
+        return self.get_submodule(self.first_name)  # type: ignore[return-value]
 
     @abstractmethod
     def embed(self, t: Tensor) -> Tensor:
@@ -86,23 +82,19 @@ class ConcatDenoiser(nn.Module, ABC):
 
     def enter(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
         """The first layer's output (B, hidden)."""
-        hidden: Tensor = self.first(torch.cat([noisy_action, self.embed(t.to(state.dtype)), state], dim=-1))
-        return hidden
+        return self.first(torch.cat([noisy_action, self.embed(t.to(state.dtype)), state], dim=-1))
 
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What a whole chain of denoising steps shares: the first layer's share of states (B, S) and timesteps (N,).
+        """What the steps of a chain share, from states (B, S) and timesteps (N,): the first layer is a sum over inputs.
 
-        The first layer is linear, so it is a sum over its inputs; only the noisy action's share changes with the step.
-        For every timestep it is the layer's output without the noisy action, N times (B, hidden); and with them comes
-        the layer's weight for the noisy action, (hidden, A).
+        For every timestep the layer's output without the noisy action, N times (B, hidden); and the layer's weight for
+        the noisy action, (hidden, A).
         """
         time = self.embed(timesteps.to(state.dtype))
-        widths = [time.shape[-1], state.shape[-1]]
-        widths = [self.first.in_features - sum(widths), *widths]
-        of_action, of_time, of_state = torch.split(self.first.weight, widths, dim=1)
-        share = linear(state, of_state, self.first.bias)
-        shares = share + linear(time, of_time).unsqueeze(1)
-        return shares.unbind(), of_action
+        inputs, of_time, of_state = self.first.in_features, time.shape[-1], state.shape[-1]
+        action, times, states = torch.split(self.first.weight, [inputs - of_time - of_state, of_time, of_state], dim=1)
+        shares = linear(state, states, self.first.bias) + linear(time, times).unsqueeze(1)
+        return shares.unbind(), action
 
     def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[tuple[Tensor, ...], Tensor]) -> Tensor:
         shares, of_action = prepared
@@ -114,17 +106,14 @@ class MLPDenoiser(ConcatDenoiser):
     """The paper's denoiser: [noisy action, time embedding, state] through three hidden layers with Mish.
 
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of the hidden layers.
-        time_dim: width of the time embedding; its own two layers are 2 * time_dim and time_dim wide. If 1, the time
-            itself enters, without layers of its own.
-        depth: number of the hidden layers.
-        activation: a name from the `activation` registry, or a factory.
+        hidden_dim, depth: width and number of the hidden layers.
+        time_dim: width of the time embedding, whose own layers are 2 * time_dim and time_dim wide; 1: the time itself.
         layer_norm: LayerNorm before each hidden layer's activation.
-        time_endpoint: whether the embedding's frequencies end at 1 / 10000, as in Diffusion-QL's code, or would in one
-            step more, as in those of guided diffusion and EDP.
+        time_endpoint: frequencies end at 1 / 10000 (Diffusion-QL's code), or would in one more (guided diffusion, EDP).
         time_active: the second of the time embedding's layers is activated, too, as in flow-rl's networks.
     """
+
+    first_name = "mid_layer.0"
 
     def __init__(
         self,
@@ -143,28 +132,16 @@ class MLPDenoiser(ConcatDenoiser):
         self.time_mlp = None
         if time_dim > 1:
             self.time_embedding = SinusoidalEmbedding(time_dim, time_endpoint)
-            embedded = [time_dim, 2 * time_dim, time_dim]
-            self.time_mlp = mlp(embedded, end_active=time_active, activation=activation)
+            self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim], time_active, activation)
         widths = [action_dim + time_dim + state_dim] + depth * [hidden_dim]
         self.mid_layer = mlp(widths, end_active=True, activation=activation, layer_norm=layer_norm)
         self.final_layer = nn.Linear(hidden_dim, action_dim)
 
-    @property
-    def first(self) -> nn.Linear:
-        layer = self.mid_layer[0]
-        assert isinstance(layer, nn.Linear)
-        return layer
-
     def embed(self, t: Tensor) -> Tensor:
-        """Sines and cosines through two layers, (B, time_dim); or the time itself."""
-        if self.time_mlp is None:
-            return t.unsqueeze(-1)
-        embedded: Tensor = self.time_mlp(self.time_embedding(t))
-        return embedded
+        return t.unsqueeze(-1) if self.time_mlp is None else self.time_mlp(self.time_embedding(t))
 
     def rest(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.final_layer(self.mid_layer[1:](hidden))
-        return out
+        return self.final_layer(self.mid_layer[1:](hidden))
 
 
 class FourierFeatures(nn.Module):
@@ -177,7 +154,6 @@ class FourierFeatures(nn.Module):
         self.frequencies = nn.Parameter(0.2 * torch.randn(width // 2))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Features of times, given in the network's floating dtype."""
         angles = 2 * math.pi * t.unsqueeze(-1) * self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -191,8 +167,7 @@ class ResidualBlock(nn.Module):
         self.layers = mlp([width, expansion * width, width], activation=activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        out: Tensor = x + self.layers(self.norm(x if mask is None else x * mask))
-        return out
+        return x + self.layers(self.norm(x if mask is None else x * mask))
 
 
 def dropout_mask(noise: Tensor, rate: float) -> Tensor:
@@ -201,23 +176,17 @@ def dropout_mask(noise: Tensor, rate: float) -> Tensor:
 
 
 @denoisers.register(
-    "ln_resnet",
-    source="Hansen-Estruch et al. 2023 (IDQL), LN_Resnet; details of its official code",
-    cites=("hansenestruch2023idql",),
+    "ln_resnet", source="Hansen-Estruch et al. 2023 (IDQL), LN_Resnet; its code", cites=("hansenestruch2023idql",)
 )
 class LNResnet(ConcatDenoiser):
     """IDQL's residual MLP: blocks of dropout, LayerNorm, a layer four times as wide, and back.
 
-    Time is embedded by learned Fourier features and a perceptron of two layers, 2 * time_dim wide. Without dropout
-    `forward` is what IDQL evaluates; `train_forward` is what it trains.
+    Time is embedded by learned Fourier features and two layers, 2 * time_dim wide. `forward` has no dropout.
 
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of the residual stream.
-        n_blocks: residual blocks.
+        hidden_dim, n_blocks: width of the residual stream, and its blocks.
         time_dim: Fourier features.
         dropout: rate of the dropout at the start of each block, in [0, 1).
-        activation: a name from the `activation` registry, or a factory.
         norm_eps: added to LayerNorm's variance; IDQL's code has 1e-6.
     """
 
@@ -246,26 +215,18 @@ class LNResnet(ConcatDenoiser):
         self.final_layer = nn.Linear(hidden_dim, action_dim)
         self.activation = activations.choose(activation)()
 
-    @property
-    def first(self) -> nn.Linear:
-        return self.first_layer
-
     def embed(self, t: Tensor) -> Tensor:
-        """Fourier features through two layers, (B, 2 * time_dim)."""
-        embedded: Tensor = self.time_mlp(self.features(t))
-        return embedded
+        return self.time_mlp(self.features(t))
 
     def rest(self, hidden: Tensor, masks: Tensor | None = None) -> Tensor:
         """The blocks, an activation, and the last layer; dropout's masks (n_blocks, B, hidden), if there is dropout."""
         for index, block in enumerate(self.blocks):
             hidden = block(hidden, None if masks is None else masks[index])
-        out: Tensor = self.final_layer(self.activation(hidden))
-        return out
+        return self.final_layer(self.activation(hidden))
 
     def training_noise(self, batch: int) -> dict[str, NoiseSpec]:
         """Uniform numbers `dropout` (n_blocks, B, hidden); nothing where the rate is 0."""
-        shape = (len(self.blocks), batch, self.first_layer.out_features)
-        return {"dropout": uniform(*shape)} if self.dropout else {}
+        return {"dropout": uniform(len(self.blocks), batch, self.first.out_features)} if self.dropout else {}
 
     def train_forward(self, noisy_action: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
         """Predicted noise (B, A) with dropout by the noise that `training_noise` asks for."""
@@ -295,8 +256,7 @@ class FiLMBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
-        out: Tensor = x + gate * self.layers(modulate(x, scale, shift))
-        return out
+        return x + gate * self.layers(modulate(x, scale, shift))
 
 
 @denoisers.register(
@@ -310,12 +270,9 @@ class FiLMDenoiser(nn.Module):
     Every block is the identity at first and the output is 0.
 
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of the residual stream and of the condition.
-        n_blocks: residual blocks.
+        hidden_dim, n_blocks: width of the residual stream and of the condition; residual blocks.
         time_dim: width of the sinusoidal time embedding.
         expansion: how many times as wide as the residual stream a block's hidden layer is.
-        activation: a name from the `activation` registry, or a factory.
     """
 
     def __init__(
@@ -351,8 +308,7 @@ class FiLMDenoiser(nn.Module):
         return self._rest(noisy_action, time[index] + state)
 
     def _time(self, t: Tensor, state: Tensor) -> Tensor:
-        embedded: Tensor = self.time_mlp(self.time_embedding(t.to(state.dtype)))
-        return embedded
+        return self.time_mlp(self.time_embedding(t.to(state.dtype)))
 
     def _rest(self, noisy_action: Tensor, embedding: Tensor) -> Tensor:
         condition = self.activation(embedding)
@@ -360,5 +316,4 @@ class FiLMDenoiser(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         scale, shift = self.modulation(condition).chunk(2, dim=-1)
-        out: Tensor = self.final_layer(modulate(x, scale, shift))
-        return out
+        return self.final_layer(modulate(x, scale, shift))

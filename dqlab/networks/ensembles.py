@@ -22,40 +22,29 @@ class QNetwork(nn.Module):
     """[state, action] -> hidden layers -> Q (B,), or Z numbers (B, Z) where `n_outputs` is more than one.
 
     Args:
-        state_dim, action_dim: S and A.
         hidden_dim, depth: width and number of the hidden layers.
         n_outputs: Z.
         options: of `mlp`, such as `activation` and `layer_norm`.
     """
 
     def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        hidden_dim: int = 256,
-        depth: int = 3,
-        *,
-        n_outputs: int = 1,
-        **options: Any,
+        self, state_dim: int, action_dim: int, hidden_dim: int = 256, depth: int = 3, n_outputs: int = 1, **options: Any
     ) -> None:
         super().__init__()
         self.layers = mlp([state_dim + action_dim, *depth * [hidden_dim], n_outputs], **options)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q (B,), or (B, Z), of states (B, S) and actions (B, A)."""
-        value: Tensor = self.layers(torch.cat([state, action], dim=-1))
-        return value.squeeze(-1)
+        return self.layers(torch.cat([state, action], dim=-1)).squeeze(-1)
 
 
 class CriticEnsemble(nn.Module):
     """M independent critics that give Z numbers each: 1, their value, or the atoms of a distribution of returns.
 
-    Subclasses own what is made of the M: what the TD target is, what the critics' loss is, what the actor ascends, and
-    what candidates are ranked by. By default: `aggregate`, squared errors, one of the first two, and `aggregate`.
+    Subclasses own what is made of the M: the TD target, the critics' loss, what the actor ascends, and what candidates
+    are ranked by. By default: `aggregate`, squared errors, one of the first two, and `aggregate`.
 
     Args:
-        members: the M critics.
-        alike: they differ in their parameters' values only, so that a GPU may compute them as one.
+        members, alike: the M critics; they differ in their parameters' values only: a GPU may compute them as one.
     """
 
     def __init__(self, members: list[nn.Module], alike: bool = False) -> None:
@@ -68,15 +57,13 @@ class CriticEnsemble(nn.Module):
 
     def outputs(self, state: Tensor, action: Tensor) -> Tensor:
         """What the loss and the target are made from, (M, B, Z); the mean over Z is `forward`."""
-        values: Tensor = self(state, action)
-        return values.unsqueeze(-1)
+        return self(state, action).unsqueeze(-1)
 
     def action_gradients(self, state: Tensor, action: Tensor) -> Tensor:
         """Gradients (M, B, A) of each member's values with respect to its action; differentiable themselves."""
 
         def gradient(member: Callable[..., Tensor], state: Tensor, action: Tensor) -> Tensor:
-            found: Tensor = torch.func.grad(lambda action: member(state, action).sum())(action)
-            return found
+            return torch.func.grad(lambda action: member(state, action).sum())(action)
 
         return self.members.map(gradient, state, action)
 
@@ -114,13 +101,10 @@ class QEnsemble(CriticEnsemble):
     """An ensemble of multilayer perceptrons of one shape; subclasses are dataclasses whose fields gin can set.
 
     Attributes:
-        state_dim, action_dim: S and A.
         n_critics: M.
         hidden_dim, depth: width and number of each member's hidden layers.
-        activation: a name from the `activation` registry, or a factory.
         layer_norm: LayerNorm before each activation.
-        norm_after, norm_eps: LayerNorm after each activation, not before it; what is added to its variance. FQL's and
-            ReBRAC's codes have True and 1e-6.
+        norm_after, norm_eps: LayerNorm after each activation instead; added to its variance. FQL's code: True, 1e-6.
     """
 
     state_dim: int
@@ -132,9 +116,7 @@ class QEnsemble(CriticEnsemble):
     layer_norm: bool = False
     norm_after: bool = False
     norm_eps: PositiveFloat = 1e-5
-
-    least: ClassVar[int] = 1
-    """Critics below which there is no such ensemble."""
+    least: ClassVar[int] = 1  # critics below which there is no such ensemble
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -144,7 +126,7 @@ class QEnsemble(CriticEnsemble):
     def member(self, n_outputs: int = 1) -> QNetwork:
         """A freshly initialised critic that gives so many numbers; all differ in their parameters' values only."""
         options = {name: getattr(self, name) for name in ("activation", "layer_norm", "norm_after", "norm_eps")}
-        return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, n_outputs=n_outputs, **options)
+        return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, n_outputs, **options)
 
 
 def ensemble_of(network: Network) -> CriticEnsemble:
@@ -175,7 +157,6 @@ class AggregatedEnsemble(QEnsemble):
     """The actor ascends the aggregated value, too."""
 
     def actor_objective(self, q: Tensor, critic_index: Tensor) -> tuple[Tensor, Tensor]:
-        """The aggregated value (B,), which the actor ascends, and again, to scale its loss."""
         value = self.aggregate(q)
         return value, value
 
@@ -201,16 +182,13 @@ class MeanEnsemble(AggregatedEnsemble):
 
 
 @critics.register(
-    "ensemble_lcb",
-    source="Ghasemipour et al. 2022 (MSG), but with one target for all members",
-    cites=("ghasemipour2022why",),
+    "ensemble_lcb", source="Ghasemipour et al. 2022 (MSG); one target for all members", cites=("ghasemipour2022why",)
 )
 @dataclass(eq=False, repr=False)
 class LowerBoundEnsemble(AggregatedEnsemble):
     """A lower confidence bound: the mean over critics minus beta times their standard deviation (divisor M).
 
-    MSG trains each member on a target of its own and takes the bound for the actor only; here the bound is also the
-    target that all members share.
+    Here the bound is also the target of all members; MSG trains each on its own and takes the bound for the actor only.
 
     Attributes:
         n_critics: M, at least 2; the paper has 64.
@@ -218,7 +196,6 @@ class LowerBoundEnsemble(AggregatedEnsemble):
     """
 
     beta: NonNegativeFloat = 4.0
-
     least = 2
 
     def aggregate(self, values: Tensor) -> Tensor:
@@ -234,16 +211,13 @@ class LowerBoundEnsemble(AggregatedEnsemble):
 class SoftClippedEnsemble(QEnsemble):
     """Soft clipped double Q: weight * minimum + (1 - weight) * maximum over the critics.
 
-    The actor ascends one of the first two critics, as with `twin`.
-
     Attributes:
-        n_critics: M, at least 2.
+        n_critics: M, at least 2; the actor ascends one of the first two.
         weight: lambda, of the minimum; 1 is clipped double Q.
     """
 
     n_critics: int = 2
     weight: UnitFloat = 0.75
-
     least = 2
 
     def aggregate(self, values: Tensor) -> Tensor:
@@ -252,7 +226,7 @@ class SoftClippedEnsemble(QEnsemble):
 
 @critics.register("redq", source="Chen et al. 2021 (REDQ), algorithm 1", cites=("chen2021randomized",))
 @dataclass(eq=False, repr=False)
-class REDQ(AggregatedEnsemble):
+class REDQ(MeanEnsemble):
     """The target uses the minimum over a random subset of the critics, drawn anew at every update.
 
     The actor ascends the mean over all critics, and candidates are ranked by it.
@@ -261,6 +235,7 @@ class REDQ(AggregatedEnsemble):
         n_subset: m, critics in the subset.
     """
 
+    n_critics: PositiveInt = 10
     n_subset: int = 2
 
     def __post_init__(self) -> None:
@@ -272,13 +247,9 @@ class REDQ(AggregatedEnsemble):
         """Uniform numbers (M,), the highest m of which are the subset."""
         return {"subset": uniform(self.n_critics)}
 
-    def aggregate(self, values: Tensor) -> Tensor:
-        return values.mean(dim=0)
-
     def backup(self, outputs: Tensor, noise: Noise) -> Tensor:
         """The minimum (B, 1) over the subset, of outputs (M, B, 1)."""
-        chosen = noise["subset"].topk(self.n_subset).indices
-        return outputs.index_select(0, chosen).amin(dim=0)
+        return outputs.index_select(0, noise["subset"].topk(self.n_subset).indices).amin(dim=0)
 
 
 @critics.register("tqc", source="Kuznetsov et al. 2020 (TQC), section 3", cites=("kuznetsov2020controlling",))
@@ -308,37 +279,29 @@ class TQC(MeanEnsemble):
         return super().member(n_outputs * self.n_quantiles)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Each critic's mean over its quantiles, (M, B)."""
         return self.outputs(state, action).mean(dim=-1)
 
     def outputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """Quantiles (M, B, Z) of states (B, S) and actions (B, A)."""
         return self.members.each(state, action)
 
     def backup(self, outputs: Tensor, noise: Noise) -> Tensor:
         """The lowest Z' = M * (Z - d) of the pooled quantiles, (B, Z') in ascending order, of outputs (M, B, Z)."""
         pooled = outputs.transpose(0, 1).flatten(start_dim=1)
-        kept = self.n_critics * (self.n_quantiles - self.n_dropped)
-        return pooled.sort(dim=-1).values[:, :kept]
+        return pooled.sort(dim=-1).values[:, : self.n_critics * (self.n_quantiles - self.n_dropped)]
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Quantile Huber losses, a scalar: the sum over critics of the means, of outputs (M, B, Z), target (B, Z')."""
+        """Quantile Huber losses: the sum over critics of their means."""
         return quantile_huber(outputs, target).mean(dim=1).sum()
 
 
 def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float = 1.0) -> Tensor:
-    """Quantile regression with the Huber loss (Dabney et al. 2018, equations 9 and 10).
+    """Quantile regression with the Huber loss (Dabney et al. 2018, equations 9 and 10; they sum over i), losses (...).
 
-    rho(u) = |tau_i - 1(u < 0)| * L_kappa(u) / kappa with u = target_j - quantile_i and tau_i = (i + 1/2) / Z; the mean
-    over i and j. (Dabney et al. sum over i.)
+    The mean over i and j of |tau_i - 1(u < 0)| * L_kappa(u) / kappa, u = target_j - quantile_i, tau_i = (i + 1/2) / Z.
 
     Args:
-        quantiles: predictions (..., Z), in the order of their levels.
-        target: samples (..., Z'), in any order, broadcast against the predictions' leading axes.
+        quantiles, target: predictions (..., Z), in the order of their levels; samples (..., Z'), in any order.
         kappa: where the Huber loss turns from a square into a line, in units of value.
-
-    Returns:
-        Losses (...).
     """
     count = quantiles.shape[-1]
     levels = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count

@@ -26,11 +26,8 @@ def mlp(
 
     Args:
         widths: of the input, of every hidden layer and of the output.
-        end_active: the output is activated as the hidden layers are.
-        activation: a name from the `activation` registry, or a factory.
-        layer_norm: normalise (Ba et al. 2016) what goes into each activation: linear, LayerNorm, activation, as in
-            RLPD (Ball et al. 2023, section 4.2).
-        norm_after: normalise what comes out of each activation instead, as in the code of FQL (Park et al. 2025).
+        layer_norm: normalise (Ba et al. 2016) what goes into each activation (RLPD: Ball et al. 2023, section 4.2).
+        norm_after: normalise what comes out of each activation instead (the code of FQL, Park et al. 2025).
         norm_eps: added to LayerNorm's variance.
     """
     make = activations.choose(activation)
@@ -46,8 +43,7 @@ class Multiplier(nn.Module):
     """exp(log_value), its logarithm between -5 and 10 (Kumar et al. 2019).
 
     Args:
-        spread: standard deviation of its logarithm at first, whose mean is 0; where it is 0 the multiplier is 1.
-        bounded: whether its logarithm has bounds.
+        spread, bounded: standard deviation of its logarithm at first, whose mean is 0; whether that has bounds.
     """
 
     def __init__(self, spread: float = 0.0, bounded: bool = True) -> None:
@@ -69,11 +65,7 @@ class Multiplier(nn.Module):
 
 
 class LinearMultiplier(nn.Module):
-    """A multiplier that is its own parameter, 1 at first, for steps of plain gradient descent.
-
-    Args:
-        low, high: its bounds.
-    """
+    """A multiplier that is its own parameter, 1 at first, between bounds, for steps of plain gradient descent."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -89,25 +81,14 @@ class LinearMultiplier(nn.Module):
         return -self.value * excess.clamp((self.low - value) / rate, (self.high - value) / rate)
 
 
-class Temperature(Multiplier):
-    """A multiplier without bounds, whose logarithm ascends by the excess itself, as in SAC's codes."""
-
-    def __init__(self) -> None:
-        super().__init__(bounded=False)
-
-    def ascent(self, excess: Tensor) -> Tensor:
-        return -self.log_value * excess
-
-
 @configurable("network")
 class Perturbation(nn.Module):
-    """[state, action] -> hidden layers -> phi * tanh, as a share of the action range.
+    """[state, action] -> hidden layers -> phi * tanh (B, A), corrections of actions as a share of the action range.
 
     Args:
-        state_dim, action_dim: S and A.
-        phi: largest perturbation, as a share of the action range.
+        phi: the largest.
         hidden_dim, depth: width and number of the hidden layers.
-        activation: a name from the `activation` registry, or a factory; BCQ's is `relu`.
+        activation: BCQ's is `relu`.
     """
 
     def __init__(
@@ -125,5 +106,4 @@ class Perturbation(nn.Module):
         self.layers = mlp([state_dim + action_dim] + depth * [hidden_dim] + [action_dim], activation=activation)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Corrections (B, A) in [-phi, phi] of actions (B, A) in states (B, S)."""
         return self.phi * torch.tanh(self.layers(torch.cat([state, action], dim=-1)))

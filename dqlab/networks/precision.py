@@ -13,8 +13,7 @@ from dqlab.config.registry import Registry
 class Precision:
     """How the networks' products are rounded."""
 
-    float32_products = "highest"
-    """What `torch.set_float32_matmul_precision` is told."""
+    float32_products = "highest"  # what `torch.set_float32_matmul_precision` is told
 
     def unavailable_reason(self, device: torch.device) -> str:
         """What this machine lacks for it; empty where nothing is."""
@@ -42,7 +41,6 @@ class TF32(Precision):
     float32_products = "high"
 
     def unavailable_reason(self, device: torch.device) -> str:
-        """A CUDA device with such tensor cores."""
         fits = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return "" if fits else "a CUDA device of compute capability 8.0 or later"
 
@@ -52,7 +50,7 @@ class BFloat16(Precision):
     """Operands and activations in bfloat16 (7 bits of mantissa), sums in float32; weights are kept in float32."""
 
     def region(self, device: torch.device) -> AbstractContextManager[object]:
-        """Autocast; without its cache, which would outlive a captured graph."""
+        # autocast's cache would outlive a captured graph
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 

@@ -1,8 +1,8 @@
 """Networks as flat parameter vectors, so that K replicas of one network are the rows of one matrix (K, P).
 
-A network is an ordinary module. Its `Layout` cuts a row (P,) back into named tensors; `Network` calls the module
-with them. Losses written for one network run on K of them under `torch.vmap`; optimiser, clipping and moving
-averages work on the matrix. `Members` are networks of one shape inside of another one, which a GPU calls as one.
+A module's `Layout` cuts a row (P,) back into named tensors; `Network` calls the module with them. Losses written for
+one network run on K of them under `torch.vmap`; optimiser, clipping and moving averages work on the matrix. `Members`
+are networks of one shape inside of another one, which a GPU calls as one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class Members(nn.ModuleList):
     def __init__(self, networks: Sequence[nn.Module], alike: bool = False) -> None:
         super().__init__(networks)
         self.alike = alike and len(networks) > 1
-        self.together: Callable[..., Tensor] | None = None
-        """What does `map` for all members in one call; set where parameters are bound."""
+        self.together: Callable[..., Tensor] | None = None  # `map` of all members in one call; set with parameters
 
     def each(self, *inputs: Tensor) -> Tensor:
         """Every member's output for these inputs, stacked: (M, ...)."""
@@ -42,8 +41,7 @@ class Members(nn.ModuleList):
         return torch.stack([function(member, *inputs) for member in self])
 
 
-ALIGNMENT = 16
-"""Every parameter begins at a multiple of so many numbers: tensor cores want 16 bytes, processors 64."""
+ALIGNMENT = 16  # every parameter begins at a multiple of so many numbers: tensor cores want 16 bytes, processors 64
 
 
 @dataclass(frozen=True)
@@ -89,33 +87,24 @@ class Layout:
 
     def unflatten(self, row: Tensor) -> dict[str, Tensor]:
         """One row (P,) -> named views into it (one `split`, so that the backward pass is one `cat`)."""
-        parts = zip(torch.split(row, self.sizes), self.shapes.items(), strict=True)
-        counts = [(name, shape, shape.numel(), part) for part, (name, shape) in parts]
-        # a parameter is what comes before the zeros behind it
-        return {name: (part if n == len(part) else part[:n]).view(shape) for name, shape, n, part in counts}
+        named = {}
+        for part, (name, shape) in zip(torch.split(row, self.sizes), self.shapes.items(), strict=True):
+            own = part if len(part) == shape.numel() else part[: shape.numel()]  # without the zeros behind it
+            named[name] = own.view(shape)
+        return named
 
     def bind(self, row: Tensor, as_one: bool | None = None) -> Network:
-        """The network with the parameters of one row (P,), on any device.
-
-        `as_one` says whether members that are alike are called as one: by default wherever that is faster.
-        """
-        wanted = self.members is not None and (not one_by_one(row.device) if as_one is None else as_one)
-        together = self._together(row) if wanted else {}
-        return Network(self.module, self.unflatten(row), self.precision, together)
-
-    def _together(self, row: Tensor) -> dict[str, Callable[..., Tensor]]:
-        """What calls the members as one, by their name."""
-        assert self.members is not None
+        """The network with the parameters of one row (P,); members `as_one`, by default wherever that is faster."""
+        if self.members is None or not (not one_by_one(row.device) if as_one is None else as_one):
+            return Network(self.module, self.unflatten(row), self.precision)
         name, count, layout = self.members
         rows = row.view(count, -1)  # the members' parameters, one after the other: nothing is copied
 
         def call(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             in_dims = (0, *len(inputs) * [None])
-            each = torch.vmap(lambda row, *given: function(layout.bind(row), *given), in_dims)
-            outputs: Tensor = each(rows, *inputs)
-            return outputs
+            return torch.vmap(lambda row, *given: function(layout.bind(row), *given), in_dims)(rows, *inputs)
 
-        return {name: call}
+        return Network(self.module, self.unflatten(row), self.precision, {name: call})
 
 
 def one_by_one(device: torch.device) -> bool:
@@ -138,15 +127,14 @@ def _members(module: nn.Module, names: Collection[str]) -> tuple[str, int, Layou
 class Network:
     """A module called with parameters that live elsewhere; the module itself is not touched.
 
-    `torch.func.functional_call` puts parameters into the module and takes them out again at every call, which costs as
-    much as a small layer does and keeps two threads from calling it; here a copy of the module's frame holds them.
+    `torch.func.functional_call` puts them into the module and takes them out again at every call: as slow as a small
+    layer, and not for two threads at once. Here a copy of the module's frame holds them.
     """
 
     module: nn.Module
     parameters: dict[str, Tensor]
     precision: Precision = FULL
-    together: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
-    """What calls all members of that name as one."""
+    together: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)  # what calls members of a name as one
 
     @cached_property
     def _bound(self) -> nn.Module:
@@ -158,14 +146,13 @@ class Network:
 
     def __call__(self, *args: Tensor) -> Tensor:
         """The module's output for its inputs, in the parameters' type whatever the precision of its products."""
-        out: Tensor = self.call("__call__", *args)
-        return out
+        return self.call("__call__", *args)
 
     def part(self, name: str) -> Network:
         """A submodule, bound likewise."""
-        prefix = f"{name}."
-        own = {key.removeprefix(prefix): value for key, value in self.parameters.items() if key.startswith(prefix)}
-        return Network(self.module.get_submodule(name), own, self.precision)
+        module = self.module.get_submodule(name)
+        own = {key: self.parameters[f"{name}.{key}"] for key, _ in module.named_parameters()}
+        return Network(module, own, self.precision)
 
     def call(self, method: str, *args: Any) -> Any:
         """The output of another method of the module, likewise."""

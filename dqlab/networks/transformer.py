@@ -28,12 +28,10 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Mixed tokens (B, T, width)."""
         q, k, v = self.into(tokens).reshape(*tokens.shape[:2], 3, self.n_heads, -1).permute(2, 0, 3, 1, 4).unbind()
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         mixed = scores.softmax(dim=-1) @ v
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(start_dim=2))
-        return out
+        return self.out(mixed.transpose(1, 2).flatten(start_dim=2))
 
 
 class EncoderBlock(nn.Module):
@@ -47,30 +45,21 @@ class EncoderBlock(nn.Module):
         self.layers = mlp([width, 4 * width, width], activation=activation)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, T, width)."""
         tokens = tokens + self.attention(self.norm_attention(tokens))
-        out: Tensor = tokens + self.layers(self.norm_layers(tokens))
-        return out
+        return tokens + self.layers(self.norm_layers(tokens))
 
 
 @denoisers.register(
-    "transformer",
-    source="Vaswani et al. 2017, normalised before as in Xiong et al. 2020",
-    cites=("vaswani2017attention", "xiong2020layer"),
+    "transformer", source="Vaswani et al. 2017; Xiong et al. 2020", cites=("vaswani2017attention", "xiong2020layer")
 )
 class TransformerDenoiser(nn.Module):
     """An encoder over tokens of the noisy action, chunk by chunk, with a token of the time and one of the state.
 
-    Where the chunk does not divide A, the last token is filled up with zeros.
-
     Args:
-        state_dim, action_dim: S and A.
-        hidden_dim: width of a token.
-        n_blocks: encoder blocks.
+        hidden_dim, n_blocks: width of a token; encoder blocks.
         n_heads: heads of the attention; must divide hidden_dim.
-        chunk: neighbouring action dimensions in one token.
+        chunk: neighbouring action dimensions in one token; zeros fill up the last where A leaves a rest.
         time_dim: width of the sinusoidal time embedding.
-        activation: a name from the `activation` registry, or a factory.
     """
 
     def __init__(
@@ -88,9 +77,7 @@ class TransformerDenoiser(nn.Module):
         sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads, "time_dim": time_dim}
         check_counts("TransformerDenoiser", **sizes, chunk=chunk)
         if hidden_dim % n_heads:
-            raise ConfigError(
-                f"TransformerDenoiser.hidden_dim ({hidden_dim}) must be a multiple of n_heads ({n_heads})."
-            )
+            raise ConfigError(f"TransformerDenoiser.hidden_dim={hidden_dim} must be a multiple of n_heads={n_heads}.")
         self.action_dim, self.chunk = action_dim, chunk
         self.time_embedding = SinusoidalEmbedding(time_dim)
         self.time_token = mlp([time_dim, hidden_dim, hidden_dim], activation=activation)
@@ -114,15 +101,12 @@ class TransformerDenoiser(nn.Module):
 
     def chunks(self, action: Tensor) -> Tensor:
         """Actions (B, A) -> (B, ceil(A / chunk), chunk), zeros behind the last dimension."""
-        missing = -self.action_dim % self.chunk
-        return pad(action, (0, missing)).reshape(action.shape[0], -1, self.chunk)
+        return pad(action, (0, -self.action_dim % self.chunk)).reshape(action.shape[0], -1, self.chunk)
 
     def _time(self, t: Tensor, state: Tensor) -> Tensor:
-        token: Tensor = self.time_token(self.time_embedding(t.to(state.dtype)))
-        return token
+        return self.time_token(self.time_embedding(t.to(state.dtype)))
 
     def _rest(self, noisy_action: Tensor, time: Tensor, state: Tensor) -> Tensor:
         context = torch.stack([time, state], dim=1)
         tokens = torch.cat([context, self.action_token(self.chunks(noisy_action))], dim=1) + self.positions
-        out: Tensor = self.final_layer(self.norm(self.blocks(tokens)[:, 2:]))
-        return out.flatten(start_dim=1)[:, : self.action_dim]
+        return self.final_layer(self.norm(self.blocks(tokens)[:, 2:])).flatten(start_dim=1)[:, : self.action_dim]

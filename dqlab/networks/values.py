@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +18,16 @@ from dqlab.networks.stacking import Members
 
 ValueLoss = Callable[[Tensor], Tensor]
 value_losses: Registry[ValueLoss] = Registry(
-    "value_loss",
-    "The loss of V by u = Q - V: which statistic of Q under the data's actions V becomes.",
-    "IQL.value_loss",
+    "value_loss", "The loss of V by u = Q - V: which statistic of the data's Q V becomes.", "IQL.value_loss"
 )
 
 
 @configurable("networks")
 class ValueNetwork(nn.Module):
-    """State -> hidden layers -> V (B,).
+    """State (B, S) -> hidden layers -> V (B,).
 
     Args:
-        state_dim: S.
         hidden_dim, depth: width and number of the hidden layers.
-        activation: a name from the `activation` registry, or a factory.
         layer_norm, norm_after, norm_eps: as in `mlp`.
     """
 
@@ -47,14 +44,10 @@ class ValueNetwork(nn.Module):
         super().__init__()
         check_counts("ValueNetwork", hidden_dim=hidden_dim, depth=depth)
         widths = [state_dim, *depth * [hidden_dim], 1]
-        self.layers = mlp(
-            widths, activation=activation, layer_norm=layer_norm, norm_after=norm_after, norm_eps=norm_eps
-        )
+        self.layers = mlp(widths, False, activation, layer_norm, norm_after, norm_eps)
 
     def forward(self, state: Tensor) -> Tensor:
-        """V (B,) of states (B, S)."""
-        value: Tensor = self.layers(state)
-        return value.squeeze(-1)
+        return self.layers(state).squeeze(-1)
 
 
 class _ChainValue(nn.Module):
@@ -65,8 +58,7 @@ class _ChainValue(nn.Module):
         self.time_mlp, self.layers = time_mlp, layers
 
     def forward(self, state: Tensor, noisy_action: Tensor, time: Tensor) -> Tensor:
-        value: Tensor = self.layers(torch.cat([state, noisy_action, self.time_mlp(time)], dim=-1))
-        return value.squeeze(-1)
+        return self.layers(torch.cat([state, noisy_action, self.time_mlp(time)], dim=-1)).squeeze(-1)
 
 
 @configurable("networks")
@@ -74,13 +66,10 @@ class ChainValueNetwork(nn.Module):
     """M values V(s, x_t, t) of what a chain of denoising will make of x_t (Gao et al. 2025, BDPO).
 
     Args:
-        state_dim, action_dim: S and A.
         n_members: M.
         hidden_dim, depth: width and number of each member's hidden layers.
         time_dim: width of the time embedding; each member's own two layers are 2 * time_dim and time_dim wide.
-        activation: a name from the `activation` registry, or a factory.
-        layer_norm: LayerNorm before each activation.
-        norm_eps: added to LayerNorm's variance.
+        layer_norm, norm_eps: as in `mlp`.
         time_active: the second of the time embedding's layers is activated, too.
     """
 
@@ -98,19 +87,12 @@ class ChainValueNetwork(nn.Module):
         time_active: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"n_members": n_members, "hidden_dim": hidden_dim, "depth": depth, "time_dim": time_dim}
-        check_counts("ChainValueNetwork", **sizes)
+        check_counts("ChainValueNetwork", n_members=n_members, hidden_dim=hidden_dim, depth=depth, time_dim=time_dim)
         self.time_embedding = SinusoidalEmbedding(time_dim)
-        embedded = [time_dim, 2 * time_dim, time_dim]
         widths = [state_dim + action_dim + time_dim, *depth * [hidden_dim], 1]
-        made = [
-            _ChainValue(
-                mlp(embedded, end_active=time_active, activation=activation),
-                mlp(widths, activation=activation, layer_norm=layer_norm, norm_eps=norm_eps),
-            )
-            for _ in range(n_members)
-        ]
-        self.members = Members(made, alike=True)
+        time = partial(mlp, [time_dim, 2 * time_dim, time_dim], end_active=time_active, activation=activation)
+        layers = partial(mlp, widths, activation=activation, layer_norm=layer_norm, norm_eps=norm_eps)
+        self.members = Members([_ChainValue(time(), layers()) for _ in range(n_members)], alike=True)
 
     def forward(self, state: Tensor, noisy_action: Tensor, t: Tensor) -> Tensor:
         """V (M, B) of states (B, S), noisy actions (B, A) and timesteps (B,)."""
@@ -122,7 +104,6 @@ def expectile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     """|tau - 1(u < 0)| * u^2: V becomes the tau-expectile of Q.
 
     Args:
-        u: Q - V, any shape.
         tau: 0.5 gives the mean, towards 1 the maximum; the paper has 0.7, and 0.9 for AntMaze.
     """
     return _level(u, tau) * u.square()
@@ -137,7 +118,6 @@ def quantile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     """|tau - 1(u < 0)| * |u|: V becomes the tau-quantile of Q.
 
     Args:
-        u: Q - V, any shape.
         tau: 0.5 gives the median, towards 1 the maximum.
     """
     return _level(u, tau) * u.abs()
@@ -151,14 +131,10 @@ def quantile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
 def exponential_loss(u: Tensor, alpha: float = 1.0, largest: float = 5.0) -> Tensor:
     """exp(alpha * u) - alpha * u: V becomes log(mean(exp(alpha * Q))) / alpha.
 
-    Where alpha * u is above `largest`, the exponential goes on as its tangent, so that outliers neither overflow nor
-    lose their gradient. The paper has no such bound; its official code bounds exp(alpha * u) in the slope by 6, which
-    is `largest` = 1.79.
-
     Args:
-        u: Q - V, any shape.
         alpha: inverse temperature: towards 0 gives the mean, large alpha the maximum; in units of one over value.
-        largest: exponent up to which the exponential is exact.
+        largest: exponent from which on the exponential is its tangent, so that outliers neither overflow nor lose their
+            gradient. The paper has no bound; its code bounds exp(alpha * u) in the slope by 6: `largest` = 1.79.
     """
     if not alpha > 0:
         raise ConfigError(f"exponential_loss.alpha must be positive, not {alpha!r}.")

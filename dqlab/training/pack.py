@@ -274,7 +274,7 @@ class Pack:
                         f"of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else repr(value)
                     )
                     raise ConfigError(f"Training '{name}': {what} must be a scalar tensor, not {found}.")
-            return loss, info
+            return loss, tree_map(torch.detach, info)
 
         loss, info = self.map(scalars, rows, batch, noise, tensors["hyper"])
         return rows[name], loss.sum(), info
