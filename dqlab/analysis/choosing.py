@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ Histories = Mapping[str, Mapping[str, Mapping[int, Run]]]
 COMMON = {"common_task": "best common by task", "common": "best common"}
 """The best step for all seeds of a setting: on each task its own, or one for all tasks."""
 CHOICES = (*SELECTION_RULES, *COMMON)
+FIGURES = ("point", "gain", "held_out")
 MOST_SWAPS = 100
 ROUNDING = 1e-9  # points: means that differ by less are tied
 
@@ -46,10 +47,12 @@ def choice_name(rule: str) -> str:
     return COMMON.get(rule) or rule_name(rule)
 
 
-class CheckpointChoices(NamedTuple):
-    """Frames on the choice of checkpoints, of settings with seeds that are complete by every rule.
+def checkpoint_choices(
+    scores: pd.DataFrame, histories: Histories, results: GridResults, bootstrap: Bootstrap
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What each rule gains over the last checkpoint, by scores as `Analysis` has them, and makes of settings' order.
 
-    Attributes:
+    Frames of settings with seeds that are complete by every rule:
         gains: setting, rule (CHOICES), point, low, high (the mean over tasks and seeds), gain (over `last`), held_out
             (gain where the other seeds choose; of COMMON only), each with its bounds; rank; fewest, most: evaluations
             that a run of the setting chooses from.
@@ -58,30 +61,26 @@ class CheckpointChoices(NamedTuple):
         swaps: rule, higher, lower (by this rule, the other way around by `last`), by_rule, by_last (higher minus
             lower), share (of resamples in which both hold); a rule's MOST_SWAPS largest ones, surest first.
     """
-
-    gains: pd.DataFrame
-    orders: pd.DataFrame
-    swaps: pd.DataFrame
-
-
-def checkpoint_choices(
-    scores: pd.DataFrame, histories: Histories, results: GridResults, bootstrap: Bootstrap
-) -> CheckpointChoices:
-    """What each rule gains over the last checkpoint, by scores as `Analysis` has them, and makes of settings' order."""
     columns = pd.MultiIndex.from_product([results.tasks, SELECTION_RULES])
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
-    drawn, counts, weights = {}, {}, cache(bootstrap.run_weights)
     values = rows.to_numpy().reshape(len(rows), len(results.tasks), len(SELECTION_RULES))
     seeds, places = rows.index.get_level_values("seed"), rows.groupby(level="setting").indices
-    for label in results.labels:
-        if label in places:
-            own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
-            runs = [[histories[label][task][seed] for seed in own] for task in results.tasks]
-            curves = [[{step: run[step] for step in run if step > 0} for run in of_task] for of_task in runs]
-            drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
-            numbers = [len(run) for of_task in curves for run in of_task]
-            counts[label] = (min(numbers), max(numbers))
-    return CheckpointChoices(_gains(drawn, counts, bootstrap), *_rank_changes(drawn))
+    weights, drawn, keys, bounds = cache(bootstrap.run_weights), dict[str, Array](), list[tuple[Any, ...]](), []
+    for label in filter(places.__contains__, results.labels):
+        own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
+        runs = [[histories[label][task][seed] for seed in own] for task in results.tasks]
+        curves = [[{step: run[step] for step in run if step > 0} for run in of_task] for of_task in runs]
+        means = drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
+        by_rule, last = means[:, : len(CHOICES)], means[:, :1]
+        held_out = np.full_like(by_rule, np.nan)
+        held_out[:, len(SELECTION_RULES) :] = means[:, len(CHOICES) :]
+        bounds.append(np.concatenate([bootstrap.bounds(each) for each in (by_rule, by_rule - last, held_out - last)]).T)
+        numbers = [len(run) for of_task in curves for run in of_task]
+        keys += [(label, rule, min(numbers), max(numbers)) for rule in CHOICES]
+    gains, figures = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"]), with_bounds(*FIGURES)
+    gains[figures] = np.array(bounds).reshape(-1, len(figures))
+    gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
+    return gains[["setting", "rule", *figures, "rank", "fewest", "most"]], *_rank_changes(drawn)
 
 
 def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Array) -> Array:
@@ -123,55 +122,37 @@ def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:
     return np.where(known, np.take_along_axis(scores, steps, axis=-1), np.nan)
 
 
-def _gains(drawn: Mapping[str, Array], counts: Mapping[str, tuple[int, int]], bootstrap: Bootstrap) -> pd.DataFrame:
-    figures, found = with_bounds("point", "gain", "held_out"), []
-    for means in drawn.values():
-        own, last, none = means[:, : len(CHOICES)], means[:, :1], np.full((len(means), len(SELECTION_RULES)), np.nan)
-        held_out = np.concatenate([none, means[:, len(CHOICES) :]], axis=-1)
-        found.append(np.concatenate([bootstrap.bounds(each) for each in (own, own - last, held_out - last)]).T)
-    keys = [(label, rule, *counts[label]) for label in drawn for rule in CHOICES]
-    gains = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"])
-    gains[figures] = np.array(found).reshape(-1, len(figures))
-    gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
-    return gains[["setting", "rule", *figures, "rank", "fewest", "most"]]
-
-
 def _rank_changes(drawn: Mapping[str, Array]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The orders, and the swaps."""
+    """The orders, and the swaps; of means (1 + reps, CHOICES and others) of each setting."""
     reps = min(map(len, drawn.values()), default=1)
     means = np.array([each[:reps, : len(CHOICES)] for each in drawn.values()]).reshape(len(drawn), reps, len(CHOICES))
     orders: list[tuple[Any, ...]] = []
     swaps: list[tuple[Any, ...]] = []
-    for rule, values in zip(CHOICES, np.moveaxis(means, -1, 0), strict=True):
-        known = np.flatnonzero(~np.isnan(values[:, 0]))
-        if len(known) > 1:
-            names = np.array(list(drawn), dtype=object)[known]
-            order, pairs = _rank_change(means[known, :, 0].T, values[known].T)
-            orders.append((rule, len(known), *order))
-            swaps += [(rule, names[higher], names[lower], *others) for higher, lower, *others in pairs]
+    for place, rule in enumerate(CHOICES):
+        known = np.flatnonzero(~np.isnan(means[:, 0, place]))
+        if len(known) < 2:
+            continue
+        names = np.array(list(drawn), dtype=object)[known]
+        last, own = means[known, :, 0].T, means[known, :, place].T  # (1 + reps, settings)
+        one, other = np.triu_indices(len(known), 1)
+        least = -(last[0, one] - last[0, other]) * np.sign(own[0, one] - own[0, other])
+        least = np.minimum(least, np.abs(own[0, one] - own[0, other]))  # the smaller of both differences
+        swapped = np.flatnonzero(least > ROUNDING)
+        largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
+        up = own[0, one[largest]] > own[0, other[largest]]
+        higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
+        by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
+        order, kept, share = np.argsort(-own, axis=1, kind="stable"), np.nan, np.full(len(largest), np.nan)
+        if reps > 1:
+            kept = float((order[1:] == order[0]).all(axis=1).mean())
+            share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0)
+        orders.append((rule, len(known), float(kendalltau(last[0], own[0]).statistic), len(swapped), len(one), kept))
+        pairs = zip(names[higher], names[lower], by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
+        swaps += [(rule, *pair) for pair in sorted(pairs, key=lambda pair: -pair[-1] if reps > 1 else 0.0)]
     return (
         pd.DataFrame(orders, columns=["rule", "settings", "tau", "swaps", "pairs", "kept"]),
         pd.DataFrame(swaps, columns=["rule", "higher", "lower", "by_rule", "by_last", "share"]),
     )
-
-
-def _rank_change(last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    """Tau, swaps, pairs and kept; and the largest swaps: of means (1 + reps, settings) by `last` and by a rule."""
-    one, other = np.triu_indices(last.shape[1], 1)
-    least = -(last[0, one] - last[0, other]) * np.sign(own[0, one] - own[0, other])
-    least = np.minimum(least, np.abs(own[0, one] - own[0, other]))  # the smaller of both differences
-    swapped = np.flatnonzero(least > ROUNDING)
-    largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
-    up = own[0, one[largest]] > own[0, other[largest]]
-    higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
-    by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
-    order = np.argsort(-own, axis=1, kind="stable")
-    some = len(own) > 1
-    kept = float((order[1:] == order[0]).all(axis=1).mean()) if some else np.nan
-    share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0) if some else np.full(len(largest), np.nan)
-    tau = float(kendalltau(last[0], own[0]).statistic)
-    found = zip(higher, lower, by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
-    return (tau, len(swapped), len(one), kept), sorted(found, key=lambda swap: -swap[-1] if some else 0.0)
 
 
 EVERY = ""  # in place of an axis: all settings of the grid

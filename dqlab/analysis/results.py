@@ -170,23 +170,21 @@ class Report:
 
 
 def _check_reference(reference: Any) -> None:
-    _check_names(reference, "Report.reference", "{label: {task: (score,)}}")
+    """That it is label -> task -> finite numbers: a score, and perhaps its error, which is not negative."""
+
+    def check(fits: bool, place: str, wanted: str, given: Any) -> None:
+        if not fits:
+            raise ConfigError(f"Report.reference{place} must be {wanted}, not {given!r}.")
+
+    check(_has_names(reference), "", "{label: {task: (score,)}}", reference)
     for label, tasks in reference.items():
-        _check_names(tasks, f"Report.reference['{label}']", "{task: (score,)}")
+        check(_has_names(tasks), f"['{label}']", "{task: (score,)}", tasks)
         for task, published in tasks.items():
-            if not _is_score(published):
-                where = f"Report.reference['{label}']['{task}']"
-                raise ConfigError(f"{where} must be (score,) or (score, standard error), not {published!r}.")
+            fits = isinstance(published, (tuple, list)) and len(published) in (1, 2)
+            fits = fits and all(type(each) in (int, float) and abs(each) <= sys.float_info.max for each in published)
+            fits = fits and all(error >= 0 for error in published[1:])
+            check(fits, f"['{label}']['{task}']", "(score,) or (score, standard error)", published)
 
 
-def _check_names(given: Any, place: str, wanted: str) -> None:
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
-
-
-def _is_score(published: Any) -> bool:
-    """Whether it is finite numbers: a score, and perhaps its error, which is not negative."""
-    if not isinstance(published, (tuple, list)) or len(published) not in (1, 2):
-        return False
-    numbers = all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in published)
-    return numbers and not any(error < 0 for error in published[1:])
+def _has_names(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(name, str) for name in given)

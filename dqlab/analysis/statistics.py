@@ -52,7 +52,7 @@ class Analysis:
         profiles: rule, setting, threshold, point, low, high: the share of runs whose score is above the threshold.
         references: setting, task, point, low, high (ours), published, error, difference, inside (our interval).
         gains, orders, swaps: what choosing the checkpoint by its score is worth, and what it makes of the order of
-            settings: as in `CheckpointChoices`.
+            settings: as `checkpoint_choices` has them.
         tuning: what choosing among settings is worth, over their number: as `tuning_curves` has it.
         cautions: plain sentences that must stand beside the figures.
     """
@@ -124,7 +124,7 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     ]
     estimates = pd.DataFrame(rows, columns=["rule", "setting", "task", "metric", *BOUNDS]).astype(FLOATS)
     comparisons = _comparisons(pairs, 1.0 - settings.confidence)
-    choices = checkpoint_choices(scores, histories, results, bootstrap)
+    gains, orders, swaps = checkpoint_choices(scores, histories, results, bootstrap)
     return Analysis(
         results,
         settings,
@@ -134,9 +134,11 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
         score_curves(results, histories, bootstrap),
         _profiles(complete, bootstrap),
         _references(estimates, results, settings),
-        *choices,
+        gains,
+        orders,
+        swaps,
         tuning_curves(scores, results, bootstrap),
-        tuple(cautions_of(results, settings, scores, comparisons, choices.gains)),
+        tuple(cautions_of(results, settings, scores, comparisons, gains)),
     )
 
 

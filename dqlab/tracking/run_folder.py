@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import RunError
-from dqlab.files import atomic_path, open_lock, read_bytes, write_text
+from dqlab.files import atomic_path, open_lock, write_text
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import FailureRecord, RunRecord, SummaryRecord
@@ -41,11 +41,16 @@ class Journal:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _first_lines(path, keep) if keep else []
-        if (known := len(kept)) < keep:
+        known = 0
+        if keep:
+            from dqlab.tracking.records import read_journal
+
+            known = len(read_journal(path, stop=keep))
+        if known < keep:
             raise RunError(f"{path} has {known} records, the checkpoint knows of {keep}: the run folder is damaged.")
+        kept = b"".join(path.read_bytes().splitlines(keepends=True)[:keep]) if keep else b""
         with atomic_path(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+            temporary.write_bytes(kept)
         self.count = keep
         self._file = path.open("a")
 
@@ -62,18 +67,6 @@ class Journal:
     def sync(self) -> None:
         """Make what is written survive a power cut; a checkpoint that counts these records may follow."""
         os.fsync(self._file.fileno())
-
-
-def _first_lines(path: Path, number: int) -> list[bytes]:
-    """A journal's first lines, or as many as it has, each of them a record. Raises RunError: it is damaged."""
-    from dqlab.tracking.records import damage_message, parse_journal
-
-    try:
-        lines = read_bytes(path).splitlines(keepends=True)[:number] if path.exists() else []
-        parse_journal(lines)
-    except (OSError, ValueError) as error:
-        raise damage_message(path, error) from error
-    return lines
 
 
 def claim_folder(folder: Path, owner: str = "") -> TextIO:

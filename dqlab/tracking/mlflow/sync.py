@@ -103,7 +103,12 @@ class MlflowWriter:
         facts = read_record(grid / GRID, GridRecord)
         memory.began = memory.began or min(path.lstat().st_mtime for path in grid.iterdir())
         top = grid_tree(grid, facts, memory.began, self._over, {} if self._over else memory.runs, self.skipped)
-        self.send_tree(memory, top, packs=self._open_packs(memory, facts))
+        packs = {name: grid / "packs" / name for name in facts["packs"]}  # `packs` may be a link
+        # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
+        memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
+        done = set() if self._over else set(memory.settled)  # those are looked at once more at the end
+        begun = [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
+        self.send_tree(memory, top, packs=begun)
         memory.runs[top.key]["records"] = int(top.tags["finished"])
         memory.save()
 
@@ -127,14 +132,6 @@ class MlflowWriter:
                 self._send(memory, replace(top, status=top.status or of_children))
         finally:
             memory.save()
-
-    def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
-        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look."""
-        packs = {name: self._folder / "packs" / name for name in facts["packs"]}  # `packs` may be a link
-        # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
-        memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
-        done = set() if self._over else set(memory.settled)
-        return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
 
     def _send_pack(self, grid: Memory, parent: str, path: Path) -> None:
         memory = Memory(path / MEMORY, self._uri, (parent, grid.owner))
@@ -187,13 +184,13 @@ class MlflowWriter:
             sent["bytes"], sent["tags"] = size, _digest(node.tags)
 
     def _send_results(self, sent: SentRecord, node: TrackedRun, first: bool) -> None:
-        metrics, tags = node.results()
+        results, tags = node.results()
         if _digest(node.tags) != sent["tags"]:
             tags = {**node.tags, **tags}
             for name in () if first else self._client.get_run(sent["run"]).data.tags:
                 if name.startswith(TAG) and name not in tags:
                     self._client.delete_tag(sent["run"], name)
-        client.log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
+        client.log_all(self._client, sent["run"], client.metrics_of(results), node.parameters if first else {}, tags)
 
     def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
         """Artifacts that are new, or other than they were."""

@@ -19,7 +19,7 @@ from dqlab.tracking import records
 from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells
 from dqlab.tracking.run_folder import RunFolder
 
-Results = tuple[list[Any], dict[str, str]]  # MLflow's metrics, and tags
+Results = tuple[list[records.JournalRecord], dict[str, str]]  # metrics, and tags
 VIDEOS = "videos"  # RUN/<replica>/videos/, and the artifacts' folder
 JOURNAL = "metrics.jsonl"
 ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}
@@ -159,11 +159,19 @@ def grid_tree(
     """
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts["axes"].items())
-    ends = _ends(grid, facts, began)
+    packs = [grid / "packs" / name for name in facts["packs"]]
+    ended = (path for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}"))
+    own = (path.stat().st_mtime for path in ended if _status(path.parent, over=True) == "FINISHED")
+    ends = sorted([*own, *(began for _ in reused_cells(facts))])  # other grids' cells are there from the beginning
+    known = sent["grid"]["records"] if "grid" in sent else 0  # MLflow stores the same points once
+    progress = [
+        records.JournalRecord(step=int(max(0.0, end - began)), time=end, metrics={"finished_cells": number})
+        for number, end in list(enumerate(ends, start=1))[known:]
+    ]
     # tags, because a grid may grow and parameters stay as they were
     tags = {"kind": "grid", "grid": facts["name"], "base": facts["base"], "caveat": facts.get("caveat", "")}
     tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
-    tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(grid, facts), **note_tags(grid)}
+    tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(packs), **note_tags(grid)}
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
     return TrackedRun(
         "grid",
@@ -173,36 +181,18 @@ def grid_tree(
         status=status or _unended(over),
         files={path: str(path.parent.relative_to(grid)) for path in report},
         texts={"grid.gin": facts["gin"]},
-        results=partial(_progress, ends, began, sent["grid"]["records"] if "grid" in sent else 0),
+        results=lambda: (progress, {}),
         children=list(_reused(grid, facts, sent, skipped)),
     )
 
 
-def _ends(grid: Path, facts: records.GridRecord, began: float) -> list[float]:
-    """When each cell that has finished had done so, in order; those of other grids had from the beginning."""
-    packs = (grid / "packs" / name for name in facts["packs"])
-    ended = (path for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}"))
-    own = (path.stat().st_mtime for path in ended if _status(path.parent, over=True) == "FINISHED")
-    return sorted([*own, *(began for _ in reused_cells(facts))])
-
-
-def _progress(ends: Sequence[float], began: float, known: int) -> Results:
-    """A point of `finished_cells`, over seconds, for each end but the known ones: MLflow stores the same ones once."""
-    from mlflow.entities import Metric
-
-    numbered = list(enumerate(ends, start=1))[known:]
-    return [Metric("finished_cells", n, int(end * 1000), int(max(0.0, end - began))) for n, end in numbered], {}
-
-
-def _versions(grid: Path, facts: records.GridRecord) -> dict[str, str]:
+def _versions(packs: Sequence[Path]) -> dict[str, str]:
     """What the first pack that has begun says of the programs that train."""
-    packs = (grid / "packs" / name for name in facts["packs"])
-    first = next((pack for pack in packs if (pack / "run.json").exists()), None)
-    tags: dict[str, str] = {}
-    if first is not None:
+    for first in [pack for pack in packs if (pack / "run.json").exists()][:1]:
         with suppress(DqlabError):  # it is told where the pack is sent
             tags = run_tags(RunFolder(path_within(first, first.parent)).facts())
-    return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
+            return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
+    return {}
 
 
 def _reused(
@@ -290,7 +280,7 @@ def _files_of_replica(path: Path, status: str) -> dict[Path, str]:
 
 def _results(path: Path, root: Path, status: str, digest: bool = False) -> Results:
     """A replica's final score by every selection rule, at the step of the rule's checkpoint; or why it failed."""
-    tags, metrics = {}, []
+    tags, metrics = {}, list[records.JournalRecord]()
     if digest and (config := path / "config.gin").exists():
         tags["config_digest"] = config_digest(read_text(path_within(config, root)))
     if status == "FAILED":
@@ -298,14 +288,15 @@ def _results(path: Path, root: Path, status: str, digest: bool = False) -> Resul
         tags |= {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
     if status == "FINISHED":
         selection, at = _selection(path, root)
-        metrics = [_score(rule, row["score_mean"], at, row["step"] or 0) for rule, row in selection.items()]
+        for rule, row in selection.items():
+            metrics.append({"step": row["step"] or 0, "time": at, "metrics": {f"score/{rule}": row["score_mean"]}})
     return metrics, tags
 
 
-def _selection(path: Path, root: Path) -> tuple[Mapping[str, records.ChosenRecord], int]:
-    """What a replica's summary says, and when it was written, in milliseconds."""
+def _selection(path: Path, root: Path) -> tuple[Mapping[str, records.ChosenRecord], float]:
+    """What a replica's summary says, and when it was written."""
     summary = path_within(path / "summary.json", root)
-    return records.read_record(summary, records.SummaryRecord)["selection"], int(summary.stat().st_mtime * 1000)
+    return records.read_record(summary, records.SummaryRecord)["selection"], summary.stat().st_mtime
 
 
 def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
@@ -314,12 +305,7 @@ def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
     for path in replicas:
         with suppress(DqlabError):
             found += [_selection(path, root)] if _status(path, over=True) == "FINISHED" else []
-    at = max((written for _, written in found), default=0)
-    scores = {rule: [rows[rule]["score_mean"] for rows, _ in found] for rule in (found[0][0] if found else ())}
-    return [_score(rule, sum(values) / len(values), at, 0) for rule, values in scores.items()], {}
-
-
-def _score(rule: str, score: float, milliseconds: int, step: int) -> Any:
-    from mlflow.entities import Metric
-
-    return Metric(f"score/{rule}", score, milliseconds, step)
+    if not found:
+        return [], {}
+    means = {f"score/{rule}": sum(rows[rule]["score_mean"] for rows, _ in found) / len(found) for rule in found[0][0]}
+    return [{"step": 0, "time": max(written for _, written in found), "metrics": means}], {}
