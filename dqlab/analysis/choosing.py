@@ -26,9 +26,6 @@ from dqlab.analysis.resampling import Array, Bootstrap
 from dqlab.analysis.results import GridResults
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
-Run = Mapping[int, float]  # step -> score
-Histories = Mapping[str, Mapping[str, Mapping[int, Run]]]
-"""Setting -> task -> seed -> a run's evaluations with a finite score; 0 is before training."""
 COMMON = {"common_task": "best common by task", "common": "best common"}
 """The best step for all seeds of a setting: on each task its own, or one for all tasks."""
 CHOICES = (*SELECTION_RULES, *COMMON)
@@ -48,9 +45,9 @@ def choice_name(rule: str) -> str:
 
 
 def checkpoint_choices(
-    scores: pd.DataFrame, histories: Histories, results: GridResults, bootstrap: Bootstrap
+    scores: pd.DataFrame, histories: pd.DataFrame, results: GridResults, bootstrap: Bootstrap
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """What each rule gains over the last checkpoint, by scores as `Analysis` has them, and makes of settings' order.
+    """What each rule gains over the last checkpoint, by `score_table` and `score_histories`, and makes of the order.
 
     Frames of settings with seeds that are complete by every rule:
         gains: setting, rule (CHOICES), point, low, high (the mean over tasks and seeds), gain (over `last`), held_out
@@ -65,33 +62,37 @@ def checkpoint_choices(
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
     values = rows.to_numpy().reshape(len(rows), len(results.tasks), len(SELECTION_RULES))
     seeds, places = rows.index.get_level_values("seed"), rows.groupby(level="setting").indices
+    trained = histories.copy()
+    trained[0] = np.nan  # the untrained policy is not to be chosen
     weights, drawn, keys, bounds = cache(bootstrap.run_weights), dict[str, Array](), list[tuple[Any, ...]](), []
     for label in filter(places.__contains__, results.labels):
         own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
-        runs = [[histories[label][task][seed] for seed in own] for task in results.tasks]
-        curves = [[{step: run[step] for step in run if step > 0} for run in of_task] for of_task in runs]
+        runs = trained.loc[label].reindex(pd.MultiIndex.from_product([results.tasks, own]))
+        curves = runs.to_numpy().reshape(len(results.tasks), len(own), -1)
         means = drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
         by_rule, last = means[:, : len(CHOICES)], means[:, :1]
         held_out = np.full_like(by_rule, np.nan)
         held_out[:, len(SELECTION_RULES) :] = means[:, len(CHOICES) :]
         bounds.append(np.concatenate([bootstrap.bounds(each) for each in (by_rule, by_rule - last, held_out - last)]).T)
-        numbers = [len(run) for of_task in curves for run in of_task]
-        keys += [(label, rule, min(numbers), max(numbers)) for rule in CHOICES]
+        numbers = runs.count(axis=1)
+        keys += [(label, rule, numbers.min(), numbers.max()) for rule in CHOICES]
     gains, figures = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"]), with_bounds(*FIGURES)
     gains[figures] = np.array(bounds).reshape(-1, len(figures))
     gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
     return gains[["setting", "rule", *figures, "rank", "fewest", "most"]], *_rank_changes(drawn)
 
 
-def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Array) -> Array:
+def _resampled_means(chosen: Array, curves: Array, weights: Array) -> Array:
     """(1 + reps, CHOICES and then what is held out of COMMON): means over tasks and seeds; the first row is the sample.
 
     The best common steps are chosen anew in every resample. The best of resampled means is higher on average than the
     best of the means: the resamples are moved back by as much, since on fifty tasks no interval would hold otherwise.
 
-    `chosen` is (tasks, seeds, SELECTION_RULES), `curves` of every task and seed, `weights` (tasks, 1 + reps, seeds).
+    `chosen` is (tasks, seeds, SELECTION_RULES); `curves` (tasks, seeds, steps), NaN where a run lacks the step;
+    `weights` (tasks, 1 + reps, seeds).
     """
-    scores, shared = curve_matrix(curves)
+    shared = np.asarray(np.isfinite(curves).all(axis=1))  # (tasks, steps)
+    scores = np.where(shared[:, None], curves, 0.0)
     own, held_out = ((weights @ each).mean(axis=0) for each in (chosen, held_out_scores(scores, shared)))
     steps = np.where(shared[:, None], weights @ scores, -np.inf)
     best = np.stack([steps.max(axis=-1).mean(axis=0), steps.mean(axis=0).max(axis=-1)], axis=-1)
@@ -99,18 +100,6 @@ def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Ar
     if len(gains) > 1:
         gains[1:] += gains[0] - gains[1:].mean(axis=0)
     return np.concatenate([own, own[:, :1] + gains, held_out], axis=-1)
-
-
-def curve_matrix(curves: Sequence[Sequence[Run]]) -> tuple[Array, NDArray[np.bool_]]:
-    """Scores (tasks, seeds, steps), 0 where a seed of the task lacks the step, and where none does: (tasks, steps)."""
-    common = [set.intersection(*(set(run) for run in of_task)) for of_task in curves]
-    steps = sorted(set.union(*common)) or [0]
-    shared = np.array([[step in known for step in steps] for known in common])
-    scores = [
-        [[run[step] if here else 0.0 for step, here in zip(steps, known, strict=True)] for run in of_task]
-        for of_task, known in zip(curves, shared.tolist(), strict=True)
-    ]
-    return np.array(scores), shared
 
 
 def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:

@@ -28,27 +28,18 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One finished run of one seed.
+    """One finished run of one seed."""
 
-    Attributes:
-        name: of the folder or MLflow run where it is recorded.
-        label: of the grid's setting that it belongs to.
-        config: its configuration as text, without what makes no difference.
-        digest: of its data.
-        made_with: versions, commit and device.
-        scores: D4RL-normalised, by selection rule.
-    """
-
-    name: str
-    label: str
+    name: str  # of the folder or MLflow run where it is recorded
+    label: str  # of the grid's setting that it belongs to
     task: str
     seed: int
     caveat: str
     physics: str
-    digest: str
-    config: Mapping[str, str]
-    made_with: Mapping[str, str]
-    scores: Mapping[str, float]
+    digest: str  # of its data
+    config: Mapping[str, str]  # its configuration as text, without what makes no difference
+    made_with: Mapping[str, str]  # versions, commit and device
+    scores: Mapping[str, float]  # D4RL-normalised, by selection rule
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
-from dqlab.analysis.choosing import Histories, Run, checkpoint_choices, tuning_curves
+from dqlab.analysis.choosing import checkpoint_choices, tuning_curves
 from dqlab.analysis.resampling import METRICS, Array, Bootstrap, interquartile_mean, mean_score, sign_flip_tests
 from dqlab.analysis.results import GridResults, Report
 from dqlab.tracking.selection_rules import SELECTION_RULES
@@ -246,45 +246,43 @@ def _checkpoint_gaps(complete: pd.DataFrame, results: GridResults, bootstrap: Bo
     return tidy_rows({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
 
 
-def score_curves(results: GridResults, runs: Histories, bootstrap: Bootstrap) -> pd.DataFrame:
+def score_curves(results: GridResults, runs: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Mean and IQM at the steps that all runs have: of every setting on every task, and over ALL_TASKS.
 
     The one over all tasks is of the seeds that every task has.
     """
-    groups = {(label, task): [[run] for run in runs[label][task].values()] for label in runs for task in results.tasks}
+    tables = dict(iter(runs.groupby(level=["setting", "task"], sort=False)))
     if len(results.tasks) > 1:
-        for label, tasks in runs.items():
-            seeds = sorted(set.intersection(*map(set, tasks.values())))
-            groups[label, ALL_TASKS] = [[of_task[seed] for of_task in tasks.values()] for seed in seeds]
-    common = {key: [set(run) for row in rows for run in row] for key, rows in groups.items()}
-    steps = {key: sorted(set.intersection(*own)) if own else [] for key, own in common.items()}
-    scores = {
-        key: np.array([[[run[step] for step in steps[key]] for run in row] for row in rows])
-        for key, rows in groups.items()
-        if steps[key]
-    }
+        tasks = pd.Series(1, runs.index).groupby(level=["setting", "seed"]).transform("sum")
+        whole = runs[tasks == len(results.tasks)].groupby(level="setting", sort=False)
+        tables |= {(label, ALL_TASKS): own for label, own in whole}
+    common = {key: own.dropna(axis=1) for key, own in tables.items() if own.notna().all().any()}
+    scores = {}  # (seeds, tasks, steps)
+    for key, own in common.items():
+        scores[key] = own.to_numpy().reshape(own.index.unique("task").size, -1, own.shape[1]).swapaxes(0, 1)
     metrics = {"mean": mean_score, "iqm": interquartile_mean}
     rows = [
         (*key, metric, step, len(scores[key]), *numbers)
         for key, item in aggregates_of(scores, bootstrap, metrics).items()
         for metric, of_metric in zip(metrics, item.swapaxes(0, 1), strict=True)
-        for step, numbers in zip(steps[key], of_metric.T.tolist(), strict=True)
+        for step, numbers in zip(common[key].columns.tolist(), of_metric.T.tolist(), strict=True)
     ]
     if len(results.tasks) == 1:
         rows += [(label, ALL_TASKS, *others) for label, _, *others in rows]
     return pd.DataFrame(rows, columns=["setting", "task", "metric", "step", "seeds", *BOUNDS]).astype(FLOATS)
 
 
-def score_histories(results: GridResults) -> Histories:
-    """Setting -> task -> seed -> finite scores, the untrained policy's among them."""
-    found: dict[str, dict[str, dict[int, Run]]] = {
-        label: {task: {} for task in results.tasks} for label in results.labels
-    }
-    for each in sorted(results.results, key=lambda status: status.cell.seed):
+def score_histories(results: GridResults) -> pd.DataFrame:
+    """Finite scores of evaluations: a row a setting, task and seed, a column a step; 0 is before training."""
+    order = {label: place for place, label in enumerate(results.labels)}
+    places = [(order[r.cell.label], results.tasks.index(r.cell.task), r.cell.seed) for r in results.results]
+    keys, found = [], []
+    for _, each in sorted(zip(places, results.results, strict=True), key=lambda pair: pair[0]):
         rows = [row for row in (each.summary.get("untrained"), *each.summary["evaluations"]) if row]
-        known = {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
-        found[each.cell.label][each.cell.task][each.cell.seed] = known
-    return found
+        found.append({row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])})
+        keys.append((each.cell.label, each.cell.task, each.cell.seed))
+    index = pd.MultiIndex.from_tuples(keys, names=["setting", "task", "seed"])
+    return pd.DataFrame(found, index, dtype=float).sort_index(axis=1)
 
 
 def _profiles(scores: Mapping[Key, Array], bootstrap: Bootstrap) -> pd.DataFrame:

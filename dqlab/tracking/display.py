@@ -38,17 +38,10 @@ class Display(progress.Progress):
         console = console or Console()
         self._scored, self._quiet, self._steps = scored, quiet, steps
         self._caveat = f" ({caveat})" if caveat else ""
-        super().__init__(
-            progress.TextColumn("[bold]training"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]} updates/s"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[losses]}"),
-            progress.TextColumn("{task.fields[score]}"),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
+        texts = ("[bold]training", "{task.fields[rate]} updates/s", "{task.fields[losses]}", "{task.fields[score]}")
+        title, rate, *others = map(progress.TextColumn, texts)
+        columns = (title, progress.BarColumn(), progress.MofNCompleteColumn(), rate, progress.TimeRemainingColumn())
+        super().__init__(*columns, *others, console=console, disable=quiet or not console.is_terminal)
         self._bar = self.add_task("training", total=steps, rate="-", losses="", score="")
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -65,10 +58,9 @@ class Display(progress.Progress):
         scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
         self.update(self._bar, score=f"{name} {scores}{self._caveat}")
         for title, result in evaluations.items():
-            self.say(
-                f"step {step:>8,}  {title}  {name} {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
-                + (f"  return {result.return_mean:.0f}" if self._scored else "")
-            )
+            score = f"{name} {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
+            returned = f"  return {result.return_mean:.0f}" if self._scored else ""
+            self.say(f"step {step:>8,}  {title}  {score}{returned}")
 
     def say(self, text: str) -> None:
         """A line of its own."""

@@ -58,11 +58,8 @@ def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
     """MLflow's metrics, each with the record's own time: sent a second time, they are the same and stored once."""
     from mlflow.entities import Metric
 
-    return [
-        Metric(name, value, int(record["time"] * 1000), record["step"])
-        for record in records
-        for name, value in record["metrics"].items()
-    ]
+    points = ((record, name, value) for record in records for name, value in record["metrics"].items())
+    return [Metric(name, value, int(record["time"] * 1000), record["step"]) for record, name, value in points]
 
 
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:

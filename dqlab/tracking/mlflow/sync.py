@@ -54,24 +54,18 @@ class Memory:
     """What one store has of a run, a pack or a grid; what is remembered of another store is forgotten.
 
     `grid` is, of a pack, the id of its grid's run and the grid's owner.
-
-    Attributes:
-        runs: what has been sent of each run, by key; the top one first.
-        owner: a name that nobody else has, and MLflow's runs have as a tag.
-        attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
-        began: when a grid did, in seconds.
-        settled: a grid's packs that need no further look.
     """
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
         self.path, self._place, self._saved = path, {"uri": masked(uri), "grid": grid[0]}, ""
         known: dict[str, Any] = {**read_record(path, MemoryRecord)} if path.exists() else {}
         same = masked(known.get("uri", "")) == masked(uri) and known.get("grid", grid[0]) == grid[0]
-        self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex
+        self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex  # nobody else has it: a tag of MLflow's runs
+        # tells a pack from those of its name before it; earlier versions had none
         self.attempt: str = known.get("attempt", "") if known else uuid.uuid4().hex[:8]
-        self.began: float = known.get("began", 0.0)
-        self.runs: dict[str, SentRecord] = known.get("runs", {}) if same else {}
-        self.settled: list[str] = known.get("settled", []) if same else []
+        self.began: float = known.get("began", 0.0)  # when a grid did, in seconds
+        self.runs: dict[str, SentRecord] = known.get("runs", {}) if same else {}  # by key, the top one first
+        self.settled: list[str] = known.get("settled", []) if same else []  # a grid's packs that need no further look
 
     def save(self) -> None:
         """Write the file, if there is anything new."""

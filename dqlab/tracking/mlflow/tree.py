@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,31 +30,19 @@ TAG = "tag."  # what the names of tags begin with that a run's owner has given i
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One MLflow run, as its folder describes it.
+    """One MLflow run, as its folder describes it."""
 
-    Attributes:
-        key: which of the folder's runs it is.
-        root: the folder out of which none of its files may lead.
-        name, tags, parameters: as MLflow shows them.
-        status: MLflow's word; empty where it follows from the children's.
-        place, journal: of a replica, its own folder, and the file of its metrics if these are sent.
-        files: artifacts, each with its folder among the artifacts.
-        texts: artifacts that are no files here, by name.
-        results: reads what is known only at its end: final metrics, and tags.
-        children: runs below it.
-    """
-
-    key: str
+    key: str  # which of the folder's runs it is
     name: str
-    root: Path
+    root: Path  # the folder out of which none of its files may lead
     tags: Mapping[str, str]
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    status: str = ""
-    place: Path | None = None
-    journal: Path | None = None
-    files: Mapping[Path, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    results: Callable[[], Results] = lambda: ([], {})
+    status: str = ""  # MLflow's word; empty where it follows from the children's
+    place: Path | None = None  # a replica's own folder
+    journal: Path | None = None  # the file of its metrics, if these are sent
+    files: Mapping[Path, str] = field(default_factory=dict)  # artifacts, each with its folder among the artifacts
+    texts: Mapping[str, str] = field(default_factory=dict)  # artifacts that are no files here, by name
+    results: Callable[[], Results] = lambda: ([], {})  # reads what is known only at its end
     children: Sequence[TrackedRun] = ()
 
     @property
@@ -81,34 +69,24 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
     replicas = replicas_of(facts)
 
     def child(replica: Replica) -> TrackedRun:
-        own = path / replica.name
+        own, seed = path / replica.name, str(replica.seed)
         status = _status(own, over) if ended else _unended(over)  # weights are chosen at the end
         if ended and status not in ENDED_BY:
             status = "FINISHED"  # its summary is missing, which will be told
-        return TrackedRun(
-            replica.name,
-            " ".join(part for part in (name, replica.cell, f"seed {replica.seed}") if part),
-            path,
-            {**tags, "seed": str(replica.seed), **({"cell": replica.cell} if replica.cell else {})},
-            {**shared, **replica.bindings},
-            status,
-            own,
-            own / JOURNAL,
-            _files_of_replica(own, status),
-            results=partial(_results, own, path, status),
-        )
+        title = " ".join(part for part in (name, replica.cell, f"seed {seed}") if part)
+        tagged = {**tags, "seed": seed, **({"cell": replica.cell} if replica.cell else {})}
+        files = _videos(own)
+        if status in ENDED_BY:  # then all files, before only videos
+            flat = sorted(each for each in own.glob("[!.]*") if each.is_file() and each.name != JOURNAL)
+            weights = sorted((own / "checkpoints").glob("*.safetensors"))
+            files |= {own / ENDED_BY[status]: "", **dict.fromkeys(flat, ""), **dict.fromkeys(weights, "checkpoints")}
+        given, results = {**shared, **replica.bindings}, partial(_results, own, path, status)
+        return TrackedRun(replica.name, title, path, tagged, given, status, own, own / JOURNAL, files, results=results)
 
-    return TrackedRun(
-        "run",
-        name,
-        path,
-        tags,
-        shared,
-        ended or _unended(over),
-        files={path / "config.gin": ""} if ended else {},
-        results=partial(_mean_scores, [path / replica.name for replica in replicas if ended], path),
-        children=[child(replica) for replica in replicas],
-    )
+    files = {path / "config.gin": ""} if ended else {}
+    scores = partial(_mean_scores, [path / replica.name for replica in replicas if ended], path)
+    top = TrackedRun("run", name, path, tags, shared, ended or _unended(over), files=files, results=scores)
+    return replace(top, children=[child(replica) for replica in replicas])
 
 
 def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
@@ -127,22 +105,14 @@ def _cell(
     path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, str], over: bool, history: bool = True
 ) -> TrackedRun:
     """A cell: few parameters, so that MLflow's comparisons can be read."""
-    own, seed = path / replica.name, str(replica.seed)
+    own, seed, status = path / replica.name, str(replica.seed), _status(path / replica.name, over)
     points = {axis_parameter(axis): str(text) for axis, text in replica.points.items()}
-    status = _status(own, over)
     kept = ("config.gin", "summary.json", "failure.json", "curve.png") if status in ENDED_BY else ()
-    return TrackedRun(
-        key,
-        f"{replica.cell} | {task} | seed {seed}",
-        path,
-        {**tags, "kind": "cell", "cell": replica.cell, "seed": seed, "task": task},
-        {**points, "seed": seed, "task": task},
-        status,
-        own,
-        own / JOURNAL if history else None,
-        {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)},
-        results=partial(_results, own, path, status, digest=True),
-    )
+    files = {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)}
+    title, parameters = f"{replica.cell} | {task} | seed {seed}", {**points, "seed": seed, "task": task}
+    tags = {**tags, "kind": "cell", "cell": replica.cell, "seed": seed, "task": task}
+    results, journal = partial(_results, own, path, status, digest=True), own / JOURNAL if history else None
+    return TrackedRun(key, title, path, tags, parameters, status, own, journal, files, results=results)
 
 
 def grid_tree(
@@ -173,17 +143,9 @@ def grid_tree(
     tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
     tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(packs), **note_tags(grid)}
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
-    return TrackedRun(
-        "grid",
-        grid.resolve().name,
-        grid,
-        tags,
-        status=status or _unended(over),
-        files={path: str(path.parent.relative_to(grid)) for path in report},
-        texts={"grid.gin": facts["gin"]},
-        results=lambda: (progress, {}),
-        children=list(_reused(grid, facts, sent, skipped)),
-    )
+    files, texts = {path: str(path.parent.relative_to(grid)) for path in report}, {"grid.gin": facts["gin"]}
+    top = TrackedRun("grid", grid.resolve().name, grid, tags, {}, status or _unended(over), files=files, texts=texts)
+    return replace(top, results=lambda: (progress, {}), children=list(_reused(grid, facts, sent, skipped)))
 
 
 def _versions(packs: Sequence[Path]) -> dict[str, str]:
@@ -207,10 +169,8 @@ def _reused(
             if cell not in planned:
                 raise RunError(f"Cell {cell}, reused from {path}, is not in the grid's plan.")
             if path.name != f"cell-{cell}" or grid_of(path.parent) is None:
-                raise RunError(
-                    f"{printable_name(path)}, from which cell {cell} is said to be reused, is no folder of that cell "
-                    "in a grid."
-                )
+                place = printable_name(path)
+                raise RunError(f"{place}, from which cell {cell} is said to be reused, is no folder of it in a grid.")
             if not os.path.exists(path / "summary.json"):
                 raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
             own = planned[cell]
@@ -266,16 +226,6 @@ def _status(path: Path, over: bool) -> str:
 
 def _videos(path: Path) -> dict[Path, str]:
     return dict.fromkeys(sorted((path / VIDEOS).glob("[!.]*")), VIDEOS)
-
-
-def _files_of_replica(path: Path, status: str) -> dict[Path, str]:
-    """All files of a plain run's replica, once it has ended; its videos also before."""
-    if status not in ENDED_BY:
-        return _videos(path)
-    own = sorted(each for each in path.glob("[!.]*") if each.is_file() and each.name != JOURNAL)
-    weights = sorted((path / "checkpoints").glob("*.safetensors"))
-    end = {path / ENDED_BY[status]: ""}
-    return {**end, **dict.fromkeys(own, ""), **dict.fromkeys(weights, "checkpoints"), **_videos(path)}
 
 
 def _results(path: Path, root: Path, status: str, digest: bool = False) -> Results:
