@@ -56,19 +56,6 @@ def cautions_of(
     if unscored and len(results.tasks) > 1:
         mixed = "Averages over tasks mix returns with what is on another scale: read the tasks one by one."
         yield f"No reference scores: {_named(sorted(unscored))}. {mixed}"
-    yield from _missing(results)
-    if partial := list(seeds.index[(seeds["size"] > seeds["sum"]) & (seeds["sum"] > 0)]):
-        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
-    if without := list(seeds.index[seeds["sum"] == 0]):
-        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
-    least = min([count for count in seeds["sum"] if count], default=None)
-    yield from _few_runs(results, settings, least, comparisons[comparisons.rule == "last"])
-    yield from _mixed(results, gains)
-    if "best_online" in settings.rules:
-        yield "best_online picks each run's checkpoint by the score that it then reports: an upper bound."
-
-
-def _missing(results: GridResults) -> Iterator[str]:
     every, failed = len(results.statuses), len(results.failures)
     if results.pending:
         yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
@@ -78,9 +65,18 @@ def _missing(results: GridResults) -> Iterator[str]:
         labels = _named([status.cell.label for status in results.failures])
         effect = "They count in no figure, so what is left of these settings may look better than they are."
         yield f"{failed} of {every} cells failed ({said}), of {labels}. {effect}"
-    scored = [(each.cell.label, [each.score(rule) for rule in SELECTION_RULES]) for each in results.results]
-    if lost := [label for label, scores in scored if not all(map(math.isfinite, scores))]:
+    scored = [(each.cell.label, map(each.score, SELECTION_RULES)) for each in results.results]
+    if lost := [label for label, own in scored if not all(map(math.isfinite, own))]:
         yield f"{len(lost)} finished cells have a score that is no number, of {_named(lost)}: left out."
+    if partial := list(seeds.index[(seeds["size"] > seeds["sum"]) & (seeds["sum"] > 0)]):
+        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
+    if without := list(seeds.index[seeds["sum"] == 0]):
+        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
+    least = min([count for count in seeds["sum"] if count], default=None)
+    yield from _few_runs(results, settings, least, comparisons[comparisons.rule == "last"])
+    yield from _mixed(results, gains)
+    if "best_online" in settings.rules:
+        yield "best_online picks each run's checkpoint by the score that it then reports: an upper bound."
 
 
 def _few_runs(results: GridResults, settings: Report, seeds: int | None, compared: pd.DataFrame) -> Iterator[str]:

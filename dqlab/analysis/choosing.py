@@ -1,13 +1,11 @@
 """What choosing checkpoints and settings by their scores is worth, how much of it is luck, and what becomes of orders.
 
-The best of several noisy scores is too high even where all checkpoints are equally good. Where the seeds of a setting
-share the choice, each of them can be scored at the step that the others choose: that has no such luck in it. What a run
-gains that chooses for itself, only a fresh evaluation of its checkpoint can tell.
+The best of several noisy scores is too high even where all are equally good. Where the seeds of a setting share the
+choice of a checkpoint, each can be scored at the step that the others choose, which leaves that luck out.
 
-Tuning: Dodge et al. 2019 (Show Your Work, arXiv 1909.03004) plot the expected best of k results. That is what a tuner
-sees, and too high: the best result was also a lucky one. Jackson et al. 2025 (A Clean Slate for Offline Reinforcement
-Learning, arXiv 2504.11453) ask for the true score of the policy that is chosen. Both have closed forms here: k of the
-settings are drawn and trained with one seed, the best is chosen, and its other seeds tell what it is worth.
+Tuning: the expected best of k results (Dodge et al. 2019, Show Your Work, arXiv 1909.03004) is what a tuner sees, and
+too high; Jackson et al. 2025 (A Clean Slate for Offline Reinforcement Learning, arXiv 2504.11453) ask for the chosen
+policy's true score, which the other seeds of its setting tell. Both have closed forms here.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 COMMON = {"common_task": "best common by task", "common": "best common"}
 """The best step for all seeds of a setting: on each task its own, or one for all tasks."""
 CHOICES = (*SELECTION_RULES, *COMMON)
-FIGURES = ("point", "gain", "held_out")
 MOST_SWAPS = 100
 ROUNDING = 1e-9  # points: means that differ by less are tied
 
@@ -76,7 +73,8 @@ def checkpoint_choices(
         bounds.append(np.concatenate([bootstrap.bounds(each) for each in (by_rule, by_rule - last, held_out - last)]).T)
         numbers = runs.count(axis=1)
         keys += [(label, rule, numbers.min(), numbers.max()) for rule in CHOICES]
-    gains, figures = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"]), with_bounds(*FIGURES)
+    gains = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"])
+    figures = with_bounds("point", "gain", "held_out")
     gains[figures] = np.array(bounds).reshape(-1, len(figures))
     gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
     return gains[["setting", "rule", *figures, "rank", "fewest", "most"]], *_rank_changes(drawn)
@@ -124,11 +122,11 @@ def _rank_changes(drawn: Mapping[str, Array]) -> tuple[pd.DataFrame, pd.DataFram
         names = np.array(list(drawn), dtype=object)[known]
         last, own = means[known, :, 0].T, means[known, :, place].T  # (1 + reps, settings)
         one, other = np.triu_indices(len(known), 1)
-        least = -(last[0, one] - last[0, other]) * np.sign(own[0, one] - own[0, other])
-        least = np.minimum(least, np.abs(own[0, one] - own[0, other]))  # the smaller of both differences
+        by_last, by_rule = last[0, one] - last[0, other], own[0, one] - own[0, other]
+        least = np.minimum(-by_last * np.sign(by_rule), np.abs(by_rule))  # the smaller of both differences
         swapped = np.flatnonzero(least > ROUNDING)
         largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
-        up = own[0, one[largest]] > own[0, other[largest]]
+        up = by_rule[largest] > 0
         higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
         by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
         order, kept, share = np.argsort(-own, axis=1, kind="stable"), np.nan, np.full(len(largest), np.nan)

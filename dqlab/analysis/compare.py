@@ -39,17 +39,13 @@ MANY = 6  # more groups than that are rows, not columns
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison, with sentences that warn, and how its intervals are made.
-
-    Attributes:
-        groups: of runs of one configuration: `group`, a letter for tables; `name`; `config`, the parameters that are
-            not the same in all groups.
-        scores: group, name, task, data_digest, caveat, seeds, rule (or one minus another), metric (mean, iqm), point,
-            low, high; bounds are NaN where one seed alone allows no interval.
-    """
+    """A comparison, with sentences that warn, and how its intervals are made."""
 
     groups: tuple[Mapping[str, Any], ...]
+    """Of runs of one configuration: `group`, a letter; `name`; `config`, the parameters that differ between groups."""
     scores: pd.DataFrame
+    """Group, name, task, data_digest, caveat, seeds, rule (or one minus another), metric (mean, iqm), point, low, high;
+    bounds are NaN where one seed alone allows no interval."""
     warnings: tuple[str, ...]
     confidence: float
     reps: int
@@ -98,17 +94,15 @@ def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
 
 def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> pd.DataFrame:
     """Each group on each task and data set, by the rules that all runs have; of runs with one seed the first counts."""
-    rows: dict[tuple[str, str, str], list[Any]] = {}
-    for run in runs.drop_duplicates([*SAME, "seed"]).sort_values("seed", kind="stable").itertuples():
-        rows.setdefault((run.group, run.task, run.digest), []).append(run)
     samples: dict[tuple[Any, ...], NDArray[np.float64]] = {}
-    for key in dict.fromkeys(runs[SAME].itertuples(index=False, name=None)):
-        about = (*key, rows[key][0].caveat, tuple(run.seed for run in rows[key]))
-        scores = [run.scores for run in rows[key]]
-        known = {rule: [each[rule] for each in scores] for rule in rules if all(rule in each for each in scores)}
+    for key, alike in runs.groupby(SAME, sort=False):
+        own = alike.drop_duplicates("seed").sort_values("seed")
+        scores = pd.DataFrame(list(own.scores)).dropna(axis=1)
+        known = {rule: scores[rule].to_numpy() for rule in rules if rule in scores}
         if set(GAP) <= set(known):  # what choosing the best by its score is worth
-            known[" minus ".join(GAP)] = [each[GAP[0]] - each[GAP[1]] for each in scores]
-        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known.items()}
+            known[" minus ".join(GAP)] = known[GAP[0]] - known[GAP[1]]
+        about = (*key, own.caveat.iloc[0], tuple(own.seed))
+        samples |= {(*about, rule): values[:, None] for rule, values in known.items()}
     tidy = tidy_rows(aggregates_of(samples, bootstrap, METRICS), METRICS)
     return pd.DataFrame(tidy, columns=["group", "task", "data_digest", "caveat", "seeds", "rule", "metric", *BOUNDS])
 
@@ -154,11 +148,9 @@ def print_comparison(compared: Comparison, console: Console) -> None:
     console.print(rich_table(_differences(compared)) if len(compared.groups) > 1 else Text("One configuration."))
     for table in score_tables(compared):
         console.print(rich_table(table))
-    percent = f"{100 * compared.confidence:g}%"
-    console.print(
-        f"Intervals: {percent}, of the mean and the interquartile mean (IQM) over seeds, {compared.reps:,} bootstrap "
-        "samples. best-online chooses a checkpoint by the score that it then reports: it is too high."
-    )
+    intervals = f"Intervals: {100 * compared.confidence:g}%, of the mean and the interquartile mean (IQM) over seeds"
+    biased = "best-online chooses a checkpoint by the score that it then reports: it is too high."
+    console.print(f"{intervals}, {compared.reps:,} bootstrap samples. {biased}")
     for text in compared.warnings:
         console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
 
@@ -199,12 +191,7 @@ RUNS = Path("runs")
 
 
 def run_compare(
-    runs: Sequence[str],
-    experiment: str | None,
-    wanted: str,
-    uri: str | None,
-    rules: Sequence[str] | None,
-    form: str | None,
+    runs: Sequence[str], experiment: str | None, wanted: str, uri: str | None, rules: list[str] | None, form: str | None
 ) -> None:
     """Compare what is named, and print it: as tables, or in one of FORMATS."""
     found = find_runs(runs, experiment, wanted, uri or tracking_uri(RUNS / "any"))

@@ -44,15 +44,12 @@ class FinishedRun:
 
 @dataclass
 class FoundRuns:
-    """What there is at one place, or several: finished runs, how many are not, and why others cannot be read.
-
-    `lost` has a sentence or two on each damaged run or pack, `gone` the folders of reused cells that are not there.
-    """
+    """What there is at one place, or several: finished runs, how many are not, and why others cannot be read."""
 
     runs: list[FinishedRun] = field(default_factory=list)
     failed: int = 0
     unfinished: int = 0
-    gone: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)  # folders of reused cells that are not there
     lost: folders.SkippedRecords = field(default_factory=folders.SkippedRecords)
 
     def add(self, other: FoundRuns) -> None:
@@ -79,7 +76,12 @@ def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str
         else:
             raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
     if experiment:
-        found.add(_read_experiment(uri, experiment, wanted))
+        with _asking(uri) as store:
+            known = store.get_experiment_by_name(experiment)
+            if known is None:
+                advice = nearest(experiment, [item.name for item in store.search_experiments()])
+                raise RunError(f"MLflow ({masked(uri)}) has no experiment '{experiment}'. {advice}")
+            found.add(_replicas(store, client.all_runs(store, [known.experiment_id], wanted)))
     if not found.runs:
         where = f"the experiment '{experiment}'" if experiment else ", ".join(runs)
         filtered = f' with the filter "{wanted}"' if wanted else ""
@@ -169,16 +171,6 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
     )
 
 
-def _read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
-    """The runs of an experiment that an MLflow filter lets pass."""
-    with _asking(uri) as store:
-        experiment = store.get_experiment_by_name(name)
-        if experiment is None:
-            known = [item.name for item in store.search_experiments()]
-            raise RunError(f"MLflow ({masked(uri)}) has no experiment '{name}'. {nearest(name, known)}")
-        return _replicas(store, client.all_runs(store, [experiment.experiment_id], wanted))
-
-
 @contextmanager
 def _asking(uri: str) -> Iterator[Any]:
     """A client whose failures are told in one line."""
@@ -213,23 +205,16 @@ def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
         latest[(tags[client.OWNER], key) if key else run.info.run_id] = run
     for run in latest.values():
         if run.info.status == "FINISHED":
-            found.runs.append(_finished(run, _configuration(store, run, files)))
+            digest = run.data.tags.get("config_digest")  # of a grid's cell, which has few parameters
+            if digest and digest not in files:
+                with tempfile.TemporaryDirectory() as folder:
+                    files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
+            found.runs.append(_finished(run, files[digest] if digest else comparable(run.data.params)))
         elif run.info.status == "FAILED":
             found.failed += 1
         else:
             found.unfinished += 1
     return found
-
-
-def _configuration(store: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
-    """Its parameters, or of a grid's cell, which has few of them, its file config.gin: one is fetched for a digest."""
-    digest = run.data.tags.get("config_digest")
-    if not digest:
-        return comparable(run.data.params)
-    if digest not in files:
-        with tempfile.TemporaryDirectory() as folder:
-            files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
-    return files[digest]
 
 
 def _finished(run: Any, config: Mapping[str, str]) -> FinishedRun:

@@ -1,7 +1,6 @@
 """What dqlab's files of records hold: one schema each, by which every reader of a file reads it.
 
-A record may come from a stranger, a full disk or another version. What does not fit its schema is never used: the file
-is named in one line, with the first thing that is wrong in it.
+A record may come from a stranger, a full disk or another version. What does not fit is never used, but named in a line.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from dqlab.errors import RunError, one_line, printable
 from dqlab.files import read_bytes
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES, SELECTION_RULES
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.=+-]*$", max_length=200)]
-"""A folder's, below the one that the record lies in: no path."""
+Name = Annotated[str, Field(pattern=r"^\w[\w.=+-]*$", max_length=200)]  # of a folder beside the record: no path
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e11)]
@@ -126,7 +124,6 @@ class SummaryRecord(TypedDict):
     cell: NotRequired[str]
     steps: NotRequired[Count]
     algorithm: NotRequired[str]
-    data_return_mean: NotRequired[float | None]
 
 
 class InspectionRecord(TypedDict):
@@ -303,10 +300,7 @@ def parse_record(text: bytes | str, kind: type[Record]) -> Record:
 
 
 def read_journal(path: Path, start: int = 0, stop: int | None = None) -> list[JournalRecord]:
-    """Some records of a metrics.jsonl; a line that is still being written is left for later.
-
-    Raises RunError: a line of them is no record; the message counts from 0.
-    """
+    """Some records of a metrics.jsonl, without a line that is still being written; a RunError where one is damaged."""
     try:
         lines = read_bytes(path).split(b"\n")[:-1][start:stop] if path.exists() else []
         found = parse_record(b"[" + b",".join(lines) + b"]", list[JournalRecord])

@@ -127,24 +127,19 @@ class RunFolder:
         elif self.facts().get("state") == "failed" and not self._mendable():
             reason = next((str(known["reason"]) for known in map(self.failure, self.replicas()) if known), "")
             raise RunError(f"The run in {self.path} has failed, and would again: {reason}")
-        else:
-            self._check_whole()
+        else:  # the first checkpoint is written before the first record
+            names = [replica.name for replica in self.replicas()]
+            journals = [path for name in names if (path := self.replica(name) / "metrics.jsonl").exists()]
+            begun = self.checkpoint.exists() or any(path.stat().st_size for path in journals)
+            missing = " and ".join(path.name for path in (self.config, self.checkpoint) if not path.exists())
+            if begun and missing:
+                advice = "Put the file back, or choose another --out: beginning anew would overwrite its records."
+                said = f"The run in {self.path} has begun, and its {missing} is missing: it cannot go on."
+                raise RunError(f"{said} {advice}")
 
     def _mendable(self) -> bool:
         """Whether a replica has failed in a way that a resume may mend."""
         return any(failure and failure["kind"] == EVALUATION for failure in map(self.failure, self.replicas()))
-
-    def _check_whole(self) -> None:
-        """See that a run that has begun can go on; the first checkpoint is written before the first record."""
-        names = [replica.name for replica in self.replicas()]
-        journals = [path for name in names if (path := self.replica(name) / "metrics.jsonl").exists()]
-        begun = self.checkpoint.exists() or any(path.stat().st_size for path in journals)
-        missing = [path.name for path in (self.config, self.checkpoint) if not path.exists()]
-        if begun and missing:
-            raise RunError(
-                f"The run in {self.path} has begun, and its {' and '.join(missing)} is missing: it cannot go on, and "
-                "beginning anew would overwrite its records. Put the file back, or choose another --out."
-            )
 
     def lock(self) -> None:
         """Claim the folder for this process, until it ends, however it ends."""
@@ -205,10 +200,8 @@ class RunFolder:
             raise RunError(f"{self.replica(replica.name)} has no summary: {failure['reason']}")
         path = self.replica(replica.name) / "summary.json"
         if not path.exists():
-            raise RunError(
-                f"{path.parent} has no summary yet: the run has not finished. Continue it "
-                f"(dqlab train --resume --out {self.path}), or name a file of its checkpoints/."
-            )
+            advice = f"Continue it (dqlab train --resume --out {self.path}), or name a file of its checkpoints/."
+            raise RunError(f"{path.parent} has no summary yet: the run has not finished. {advice}")
         return read_record(path, SummaryRecord)
 
     def chosen_step(self, replica: Replica, rule: str) -> int:

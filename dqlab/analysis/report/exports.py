@@ -168,11 +168,10 @@ def escape_latex(text: str) -> str:
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
-ALWAYS = (
+ALWAYS = (  # works behind every grid, as references.bib has them
     *("wang2023diffusion", "agarwal2021deep", "holm1979simple", "dodge2019show", "jackson2025clean", "fu2020d4rl"),
     *("todorov2012mujoco", "paszke2019pytorch", "towers2024gymnasium", "kingma2015adam"),
 )
-"""Works behind every grid, as references.bib has them."""
 DQLAB = """@misc{{dqlab,
   author = {{{{The dqlab authors}}}},
   title = {{{{dqlab}}: Reproduce, Ablate and Extend {{Diffusion-QL}}}},
@@ -189,10 +188,7 @@ def load_bibliography() -> Mapping[str, str]:
 
 
 def bibtex_file(results: GridResults) -> str:
-    """What a paper with these results would cite, in the order of references.bib.
-
-    Components whose works references.bib does not have (a plugin's) are named in comments.
-    """
+    """What a paper with these results would cite; components whose works references.bib lacks stand in comments."""
     keys, known = {*ALWAYS, *(key for component in results.components for key in component.cites)}, load_bibliography()
     lacking = [each for each in results.components if YEAR.search(each.source) and not known.keys() & set(each.cites)]
     blocks = [DQLAB.format(version=__version__), *(f"{entry}\n" for key, entry in known.items() if key in keys)]

@@ -85,12 +85,10 @@ def new_figure(width: float, height: float) -> Any:
 def draw_panels(
     titles: Sequence[str], height: float, x: str = "", y: str = "", most: int = COLUMNS, more: float = 0.5, **axes: bool
 ) -> tuple[Any, list[Any]]:
-    """A figure with a panel a title, `most` beside each other, and these panels.
+    """A figure with a panel a title, `most` beside each other, and these panels; `axes` may be `sharex`, `sharey`.
 
-    Args:
-        height, more: inches of a row of panels, and for what is above and below all of them.
-        x, y: what is said below the lowest panels, of three columns the middle one's, and beside the leftmost.
-        axes: `sharex`, `sharey`.
+    A row of panels is `height` inches, what is above and below all of them `more`. `x` stands below the lowest panels,
+    of three columns the middle one, `y` beside the leftmost.
     """
     columns = min(len(titles), most)
     rows = -(-len(titles) // columns)

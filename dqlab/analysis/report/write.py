@@ -43,8 +43,8 @@ THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:
 def write_report(results: GridResults, settings: Report, folder: Path, analysis: Analysis | None = None) -> list[Path]:
     """Write the report of a grid, as far as it has come; an older one is replaced at once, or stays as it is.
 
-    The folder gets `index.html`, `figures/`, and FILES; `analysis` is theirs, where there is one already. Returns the
-    files, the page first. Raises RunError: the folder holds something else than a report.
+    The folder gets `index.html`, `figures/`, and FILES; `analysis` is theirs, where there is one already. Returns
+    the files, the page first. Raises RunError: the folder holds something else than a report.
     """
     analysis = analysis or analyse(results, settings)
     drawn = draw_figures(analysis) | inspection_figures(analysis)

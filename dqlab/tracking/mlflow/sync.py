@@ -34,11 +34,8 @@ MEMORY = "mlflow.json"
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
     """Send whatever of a run's or a grid's folder has not been sent, one process at a time; may be called at any time.
 
-    With `over` nobody writes into the folder any more: what has not ended is shown as killed, until it goes on.
-
-    Raises:
-        LeftOutError: something in the folder is damaged, or a link; all else was sent.
-        Exception: whatever MLflow's client raises; what was sent before is remembered.
+    With `over` nobody writes into the folder any more: what has not ended is shown as killed, until it goes on. Raises
+    LeftOutError: something is damaged, or a link, all else was sent; or what MLflow's client raises.
     """
     with open_lock(folder / "mlflow.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -51,10 +48,7 @@ def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> 
 
 
 class Memory:
-    """What one store has of a run, a pack or a grid; what is remembered of another store is forgotten.
-
-    `grid` is, of a pack, the id of its grid's run and the grid's owner.
-    """
+    """What one store has of a run, a grid, or a pack with its grid's run and owner; what another had is forgotten."""
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
         self.path, self._place, self._saved = path, {"uri": masked(uri), "grid": grid[0]}, ""
@@ -205,10 +199,9 @@ class MlflowWriter:
         real = os.path.realpath(url2pathname(place.removeprefix("file://")))
         folders = (store.parent, self._folder.parent)
         if not any(real.startswith(os.path.realpath(folder / "mlartifacts") + os.sep) for folder in folders):
-            raise RunError(
-                f"{masked(self._uri)} has files put into {masked(place)}, which nothing but the store itself says. If "
-                "that is where they belong, set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)."
-            )
+            said = f"{masked(self._uri)} has files put into {masked(place)}, which nothing but the store itself says."
+            advice = "set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)"
+            raise RunError(f"{said} If that is where they belong, {advice}.")
 
     def _show(self, sent: SentRecord, node: TrackedRun) -> None:
         """Show a run with its status, if it is not shown already; one that goes on has not failed."""

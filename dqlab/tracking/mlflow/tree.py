@@ -20,10 +20,10 @@ from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells
 from dqlab.tracking.run_folder import RunFolder
 
 Results = tuple[list[records.JournalRecord], dict[str, str]]  # metrics, and tags
+Sent = Mapping[str, records.SentRecord]  # what MLflow has of a folder's runs, by key
 VIDEOS = "videos"  # RUN/<replica>/videos/, and the artifacts' folder
 JOURNAL = "metrics.jsonl"
-ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}
-"""The file that says how a replica ended, by MLflow's status."""
+ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}  # how a replica ended, by MLflow's status
 LONGEST_LINE = 1 << 20  # bytes of a journal's first line above which it is not read for its time
 TAG = "tag."  # what the names of tags begin with that a run's owner has given it: none is one of dqlab's own
 
@@ -116,17 +116,9 @@ def _cell(
 
 
 def grid_tree(
-    grid: Path,
-    facts: records.GridRecord,
-    began: float,
-    over: bool,
-    sent: Mapping[str, records.SentRecord],
-    skipped: SkippedRecords,
+    grid: Path, facts: records.GridRecord, began: float, over: bool, sent: Sent, skipped: SkippedRecords
 ) -> TrackedRun:
-    """A grid's own run, with a child for each cell that another grid has trained; its packs have trees of their own.
-
-    `sent` is what MLflow has of it and of those cells, by their keys; `skipped` takes cells that cannot be used.
-    """
+    """A grid's own run, of which MLflow has `sent`, and a child for each cell that another grid has trained."""
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts["axes"].items())
     packs = [grid / "packs" / name for name in facts["packs"]]
@@ -157,9 +149,7 @@ def _versions(packs: Sequence[Path]) -> dict[str, str]:
     return {}
 
 
-def _reused(
-    grid: Path, facts: records.GridRecord, sent: Mapping[str, records.SentRecord], skipped: SkippedRecords
-) -> Iterator[TrackedRun]:
+def _reused(grid: Path, facts: records.GridRecord, sent: Sent, skipped: SkippedRecords) -> Iterator[TrackedRun]:
     """Cells that another grid has trained: their scores and files, without their history."""
     done = {key for key, run in sent.items() if run["status"] == "FINISHED"}
     reused = {cell: path for cell, path in reused_cells(facts).items() if f"reused cell-{cell}" not in done}
