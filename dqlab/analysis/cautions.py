@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -36,9 +36,8 @@ def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int, int, int] | No
 def same_settings(results: GridResults) -> list[list[str]]:
     """Groups of labels whose runs have the same scores by every rule."""
     scored: dict[str, set[tuple[object, ...]]] = {label: set() for label in results.labels}
-    for result in results.results:
-        scores = (result.score(rule) for rule in SELECTION_RULES)
-        scored[result.cell.label].add((result.cell.task, result.cell.seed, *scores))
+    for each in results.results:
+        scored[each.cell.label].add((each.cell.task, each.cell.seed, *map(each.score, SELECTION_RULES)))
     alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
     for label, runs in scored.items():
         alike[frozenset(runs)].append(label)
@@ -50,83 +49,59 @@ def cautions_of(
 ) -> Iterator[str]:
     """Every sentence that applies, what concerns all scores first; of frames as Analysis has them."""
     last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
-    complete = last.groupby(level="setting").sum().reindex(results.labels, fill_value=0)
-    left_out = (~last).groupby(level="setting").any().reindex(results.labels, fill_value=False)
+    seeds = last.groupby(level="setting").agg(["sum", "size"]).reindex(results.labels, fill_value=0)
     if results.caveat:
         yield f"All {score_or_return(results.caveat)}s: {results.caveat}."
     unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
     if unscored and len(results.tasks) > 1:
-        yield (
-            f"No reference scores: {_named(sorted(unscored))}. Averages over tasks mix returns with what is on another "
-            "scale: read the tasks one by one."
-        )
-    yield from _missing(results)
-    if partial := list(complete.index[left_out & (complete > 0)]):
-        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
-    if without := list(complete.index[complete == 0]):
-        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
-    yield from _few_seeds(results, settings, [count for count in complete.tolist() if count])
-    yield from _many_comparisons(results, settings, comparisons[comparisons.rule == "last"])
-    yield from _mixed(results, gains)
-    if "best_online" in settings.rules:
-        yield (
-            "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
-            "not what one gets without the environment."
-        )
-
-
-def _missing(results: GridResults) -> Iterator[str]:
-    every = len(results.statuses)
+        mixed = "Averages over tasks mix returns with what is on another scale: read the tasks one by one."
+        yield f"No reference scores: {_named(sorted(unscored))}. {mixed}"
+    every, failed = len(results.statuses), len(results.failures)
     if results.pending:
         yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
-    if results.failures:
+    if failed:
         kinds = Counter(status.failure for status in results.failures)
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         labels = _named([status.cell.label for status in results.failures])
-        yield (
-            f"{len(results.failures)} of {every} cells failed ({said}), of {labels}. They count in no figure, "
-            "so what is left of these settings may look better than they are."
-        )
-    scored = [(each.cell.label, [each.score(rule) for rule in SELECTION_RULES]) for each in results.results]
-    if lost := [label for label, scores in scored if not all(map(math.isfinite, scores))]:
+        effect = "They count in no figure, so what is left of these settings may look better than they are."
+        yield f"{failed} of {every} cells failed ({said}), of {labels}. {effect}"
+    scored = [(each.cell.label, map(each.score, SELECTION_RULES)) for each in results.results]
+    if lost := [label for label, own in scored if not all(map(math.isfinite, own))]:
         yield f"{len(lost)} finished cells have a score that is no number, of {_named(lost)}: left out."
+    if partial := list(seeds.index[(seeds["size"] > seeds["sum"]) & (seeds["sum"] > 0)]):
+        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
+    if without := list(seeds.index[seeds["sum"] == 0]):
+        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
+    least = min([count for count in seeds["sum"] if count], default=None)
+    yield from _few_runs(results, settings, least, comparisons[comparisons.rule == "last"])
+    yield from _mixed(results, gains)
+    if "best_online" in settings.rules:
+        yield "best_online picks each run's checkpoint by the score that it then reports: an upper bound."
 
 
-def _few_seeds(results: GridResults, settings: Report, counts: Sequence[int]) -> Iterator[str]:
-    """Of the numbers of complete seeds of those settings that have some; and what is said of a single task."""
-    seeds = min(counts, default=ENOUGH)
-    if seeds < ENOUGH:
-        where = "a setting has" if len(set(counts)) > 1 else "every setting has"
-        yield f"Few seeds: {where} {seeds}. Below {ENOUGH} no setting is called better or worse."
-    if seeds == 1:
-        yield "One seed allows no interval."
-    known = simulated_coverage(len(results.tasks), seeds) if counts else None
-    if known and known[2] < COVERED and settings.confidence == 0.95:
-        near_tasks, near_seeds, low, high = known
-        yield (
-            f"The intervals are narrower than they should be: with {counted(near_seeds, 'seed')} on "
-            f"{counted(near_tasks, 'task')}, 95% intervals held the true value in {low} to {high}% of simulated grids "
-            "(docs/statistics.md)."
-        )
+def _few_runs(results: GridResults, settings: Report, seeds: int | None, compared: pd.DataFrame) -> Iterator[str]:
+    """What so many seeds, complete in every setting that has some, and comparisons by one rule do not allow."""
+    if seeds is not None:
+        if seeds < ENOUGH:
+            yield f"Few seeds: a setting has {seeds}. Below {ENOUGH} no setting is called better or worse."
+        if seeds == 1:
+            yield "One seed allows no interval."
+        known = simulated_coverage(len(results.tasks), seeds)
+        if known and known[2] < COVERED and settings.confidence == 0.95:
+            grids = f"{known[2]} to {known[3]}% of simulated grids with {counted(known[1], 'seed')}"
+            held = f"95% intervals held the true value in {grids} on {counted(known[0], 'task')}"
+            yield f"The intervals are narrower than they should be: {held} (docs/statistics.md)."
     if len(results.tasks) == 1:
         yield f"One task only ({results.tasks[0]}): nothing here speaks of other tasks."
-
-
-def _many_comparisons(results: GridResults, settings: Report, compared: pd.DataFrame) -> Iterator[str]:
     if compared.empty:
         return
-    yield (
-        f"{counted(len(compared), 'comparison')} with {results.base} by each selection rule; p-values are corrected "
-        f"for their number by {CORRECTION}'s method, intervals are not. A rule is to be chosen before its figures are "
-        "seen."
-    )
+    count = f"{counted(len(compared), 'comparison')} with {results.base} by each selection rule"
+    rule = "A rule is to be chosen before its figures are seen."
+    yield f"{count}; p-values are corrected for their number by {CORRECTION}'s method, intervals are not. {rule}"
     least = len(compared) * compared.smallest_p.min()
     if least > 1.0 - settings.confidence:
-        many = "so many comparisons" if len(compared) > 1 else "a comparison"
-        yield (
-            f"So few pairs of runs cannot decide {many}: even if all differences had one sign, "
-            f"the corrected p would be {min(1.0, least):.2g}."
-        )
+        p = f"even if all differences had one sign, the corrected p would be {min(1.0, least):.2g}"
+        yield f"So few pairs of runs cannot decide any comparison: {p}."
 
 
 def _mixed(results: GridResults, gains: pd.DataFrame) -> Iterator[str]:
@@ -136,21 +111,18 @@ def _mixed(results: GridResults, gains: pd.DataFrame) -> Iterator[str]:
     several = {"devices": facts.get("device_names", ()), "commits": facts.get("git_commits", ()), **versions}
     for name, values in several.items():
         if len(set(values)) > 1:
-            yield f"The cells ran with different {name}: {_named(list(map(str, values)))}."
+            yield f"The cells ran with different {name}: {_named(values)}."
     steps = sorted({int(r.summary["steps"]) for r in results.results if "steps" in r.summary})
     if len(steps) > 1:
         yield f"Cells were trained for different numbers of updates: {_named([f'{number:,}' for number in steps])}."
-    numbers = sorted({*gains.fewest, *gains.most})
-    if len(numbers) > 1:
-        yield (
-            f"Runs choose from different numbers of checkpoints ({_named(list(map(str, numbers)))}): the best of more "
-            "is higher by chance alone, so what their settings gain by choosing does not compare."
-        )
+    if len(numbers := sorted({*gains.fewest, *gains.most})) > 1:
+        effect = "the best of more is higher by chance alone, so what settings gain by choosing does not compare"
+        yield f"Runs choose from different numbers of checkpoints ({_named(numbers)}): {effect}."
     for labels in same_settings(results)[:MANY]:
         yield f"Every run of {_named(labels)} gave the same scores: what they differ in had no effect."
 
 
-def _named(labels: Sequence[str]) -> str:
+def _named(labels: Iterable[object]) -> str:
     """The first of several names, each once, and how many more there are."""
-    names = list(dict.fromkeys(labels))
+    names = list(dict.fromkeys(map(str, labels)))
     return "; ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")

@@ -1,20 +1,18 @@
 """What choosing checkpoints and settings by their scores is worth, how much of it is luck, and what becomes of orders.
 
-The best of several noisy scores is too high even where all checkpoints are equally good. Where the seeds of a setting
-share the choice, each of them can be scored at the step that the others choose: that has no such luck in it. What a run
-gains that chooses for itself, only a fresh evaluation of its checkpoint can tell.
+The best of several noisy scores is too high even where all are equally good. Where the seeds of a setting share the
+choice of a checkpoint, each can be scored at the step that the others choose, which leaves that luck out.
 
-Tuning: Dodge et al. 2019 (Show Your Work, arXiv 1909.03004) plot the expected best of k results. That is what a tuner
-sees, and too high: the best result was also a lucky one. Jackson et al. 2025 (A Clean Slate for Offline Reinforcement
-Learning, arXiv 2504.11453) ask for the true score of the policy that is chosen. Both have closed forms here: k of the
-settings are drawn and trained with one seed, the best is chosen, and its other seeds tell what it is worth.
+Tuning: the expected best of k results (Dodge et al. 2019, Show Your Work, arXiv 1909.03004) is what a tuner sees, and
+too high; Jackson et al. 2025 (A Clean Slate for Offline Reinforcement Learning, arXiv 2504.11453) ask for the chosen
+policy's true score, which the other seeds of its setting tell. Both have closed forms here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +24,6 @@ from dqlab.analysis.resampling import Array, Bootstrap
 from dqlab.analysis.results import GridResults
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
-Run = Mapping[int, float]  # step -> score
-Histories = Mapping[str, Mapping[str, Mapping[int, Run]]]
-"""Setting -> task -> seed -> a run's evaluations with a finite score; 0 is before training."""
 COMMON = {"common_task": "best common by task", "common": "best common"}
 """The best step for all seeds of a setting: on each task its own, or one for all tasks."""
 CHOICES = (*SELECTION_RULES, *COMMON)
@@ -46,10 +41,12 @@ def choice_name(rule: str) -> str:
     return COMMON.get(rule) or rule_name(rule)
 
 
-class CheckpointChoices(NamedTuple):
-    """Frames on the choice of checkpoints, of settings with seeds that are complete by every rule.
+def checkpoint_choices(
+    scores: pd.DataFrame, histories: pd.DataFrame, results: GridResults, bootstrap: Bootstrap
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What each rule gains over the last checkpoint, by `score_table` and `score_histories`, and makes of the order.
 
-    Attributes:
+    Frames of settings with seeds that are complete by every rule:
         gains: setting, rule (CHOICES), point, low, high (the mean over tasks and seeds), gain (over `last`), held_out
             (gain where the other seeds choose; of COMMON only), each with its bounds; rank; fewest, most: evaluations
             that a run of the setting chooses from.
@@ -58,41 +55,42 @@ class CheckpointChoices(NamedTuple):
         swaps: rule, higher, lower (by this rule, the other way around by `last`), by_rule, by_last (higher minus
             lower), share (of resamples in which both hold); a rule's MOST_SWAPS largest ones, surest first.
     """
-
-    gains: pd.DataFrame
-    orders: pd.DataFrame
-    swaps: pd.DataFrame
-
-
-def checkpoint_choices(
-    scores: pd.DataFrame, histories: Histories, results: GridResults, bootstrap: Bootstrap
-) -> CheckpointChoices:
-    """What each rule gains over the last checkpoint, by scores as `Analysis` has them, and makes of settings' order."""
     columns = pd.MultiIndex.from_product([results.tasks, SELECTION_RULES])
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
-    drawn, counts, weights = {}, {}, cache(bootstrap.run_weights)
     values = rows.to_numpy().reshape(len(rows), len(results.tasks), len(SELECTION_RULES))
     seeds, places = rows.index.get_level_values("seed"), rows.groupby(level="setting").indices
-    for label in results.labels:
-        if label in places:
-            own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
-            runs = [[histories[label][task][seed] for seed in own] for task in results.tasks]
-            curves = [[{step: run[step] for step in run if step > 0} for run in of_task] for of_task in runs]
-            drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
-            numbers = [len(run) for of_task in curves for run in of_task]
-            counts[label] = (min(numbers), max(numbers))
-    return CheckpointChoices(_gains(drawn, counts, bootstrap), *_rank_changes(drawn))
+    trained = histories.copy()
+    trained[0] = np.nan  # the untrained policy is not to be chosen
+    weights, drawn, keys, bounds = cache(bootstrap.run_weights), dict[str, Array](), list[tuple[Any, ...]](), []
+    for label in filter(places.__contains__, results.labels):
+        own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
+        runs = trained.loc[label].reindex(pd.MultiIndex.from_product([results.tasks, own]))
+        curves = runs.to_numpy().reshape(len(results.tasks), len(own), -1)
+        means = drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
+        by_rule, last = means[:, : len(CHOICES)], means[:, :1]
+        held_out = np.full_like(by_rule, np.nan)
+        held_out[:, len(SELECTION_RULES) :] = means[:, len(CHOICES) :]
+        bounds.append(np.concatenate([bootstrap.bounds(each) for each in (by_rule, by_rule - last, held_out - last)]).T)
+        numbers = runs.count(axis=1)
+        keys += [(label, rule, numbers.min(), numbers.max()) for rule in CHOICES]
+    gains = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"])
+    figures = with_bounds("point", "gain", "held_out")
+    gains[figures] = np.array(bounds).reshape(-1, len(figures))
+    gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
+    return gains[["setting", "rule", *figures, "rank", "fewest", "most"]], *_rank_changes(drawn)
 
 
-def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Array) -> Array:
+def _resampled_means(chosen: Array, curves: Array, weights: Array) -> Array:
     """(1 + reps, CHOICES and then what is held out of COMMON): means over tasks and seeds; the first row is the sample.
 
     The best common steps are chosen anew in every resample. The best of resampled means is higher on average than the
     best of the means: the resamples are moved back by as much, since on fifty tasks no interval would hold otherwise.
 
-    `chosen` is (tasks, seeds, SELECTION_RULES), `curves` of every task and seed, `weights` (tasks, 1 + reps, seeds).
+    `chosen` is (tasks, seeds, SELECTION_RULES); `curves` (tasks, seeds, steps), NaN where a run lacks the step;
+    `weights` (tasks, 1 + reps, seeds).
     """
-    scores, shared = curve_matrix(curves)
+    shared = np.asarray(np.isfinite(curves).all(axis=1))  # (tasks, steps)
+    scores = np.where(shared[:, None], curves, 0.0)
     own, held_out = ((weights @ each).mean(axis=0) for each in (chosen, held_out_scores(scores, shared)))
     steps = np.where(shared[:, None], weights @ scores, -np.inf)
     best = np.stack([steps.max(axis=-1).mean(axis=0), steps.mean(axis=0).max(axis=-1)], axis=-1)
@@ -100,18 +98,6 @@ def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Ar
     if len(gains) > 1:
         gains[1:] += gains[0] - gains[1:].mean(axis=0)
     return np.concatenate([own, own[:, :1] + gains, held_out], axis=-1)
-
-
-def curve_matrix(curves: Sequence[Sequence[Run]]) -> tuple[Array, NDArray[np.bool_]]:
-    """Scores (tasks, seeds, steps), 0 where a seed of the task lacks the step, and where none does: (tasks, steps)."""
-    common = [set.intersection(*(set(run) for run in of_task)) for of_task in curves]
-    steps = sorted(set.union(*common)) or [0]
-    shared = np.array([[step in known for step in steps] for known in common])
-    scores = [
-        [[run[step] if here else 0.0 for step, here in zip(steps, known, strict=True)] for run in of_task]
-        for of_task, known in zip(curves, shared.tolist(), strict=True)
-    ]
-    return np.array(scores), shared
 
 
 def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:
@@ -123,55 +109,37 @@ def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:
     return np.where(known, np.take_along_axis(scores, steps, axis=-1), np.nan)
 
 
-def _gains(drawn: Mapping[str, Array], counts: Mapping[str, tuple[int, int]], bootstrap: Bootstrap) -> pd.DataFrame:
-    figures, found = with_bounds("point", "gain", "held_out"), []
-    for means in drawn.values():
-        own, last, none = means[:, : len(CHOICES)], means[:, :1], np.full((len(means), len(SELECTION_RULES)), np.nan)
-        held_out = np.concatenate([none, means[:, len(CHOICES) :]], axis=-1)
-        found.append(np.concatenate([bootstrap.bounds(each) for each in (own, own - last, held_out - last)]).T)
-    keys = [(label, rule, *counts[label]) for label in drawn for rule in CHOICES]
-    gains = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"])
-    gains[figures] = np.array(found).reshape(-1, len(figures))
-    gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
-    return gains[["setting", "rule", *figures, "rank", "fewest", "most"]]
-
-
 def _rank_changes(drawn: Mapping[str, Array]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The orders, and the swaps."""
+    """The orders, and the swaps; of means (1 + reps, CHOICES and others) of each setting."""
     reps = min(map(len, drawn.values()), default=1)
     means = np.array([each[:reps, : len(CHOICES)] for each in drawn.values()]).reshape(len(drawn), reps, len(CHOICES))
     orders: list[tuple[Any, ...]] = []
     swaps: list[tuple[Any, ...]] = []
-    for rule, values in zip(CHOICES, np.moveaxis(means, -1, 0), strict=True):
-        known = np.flatnonzero(~np.isnan(values[:, 0]))
-        if len(known) > 1:
-            names = np.array(list(drawn), dtype=object)[known]
-            order, pairs = _rank_change(means[known, :, 0].T, values[known].T)
-            orders.append((rule, len(known), *order))
-            swaps += [(rule, names[higher], names[lower], *others) for higher, lower, *others in pairs]
+    for place, rule in enumerate(CHOICES):
+        known = np.flatnonzero(~np.isnan(means[:, 0, place]))
+        if len(known) < 2:
+            continue
+        names = np.array(list(drawn), dtype=object)[known]
+        last, own = means[known, :, 0].T, means[known, :, place].T  # (1 + reps, settings)
+        one, other = np.triu_indices(len(known), 1)
+        by_last, by_rule = last[0, one] - last[0, other], own[0, one] - own[0, other]
+        least = np.minimum(-by_last * np.sign(by_rule), np.abs(by_rule))  # the smaller of both differences
+        swapped = np.flatnonzero(least > ROUNDING)
+        largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
+        up = by_rule[largest] > 0
+        higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
+        by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
+        order, kept, share = np.argsort(-own, axis=1, kind="stable"), np.nan, np.full(len(largest), np.nan)
+        if reps > 1:
+            kept = float((order[1:] == order[0]).all(axis=1).mean())
+            share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0)
+        orders.append((rule, len(known), float(kendalltau(last[0], own[0]).statistic), len(swapped), len(one), kept))
+        pairs = zip(names[higher], names[lower], by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
+        swaps += [(rule, *pair) for pair in sorted(pairs, key=lambda pair: -pair[-1] if reps > 1 else 0.0)]
     return (
         pd.DataFrame(orders, columns=["rule", "settings", "tau", "swaps", "pairs", "kept"]),
         pd.DataFrame(swaps, columns=["rule", "higher", "lower", "by_rule", "by_last", "share"]),
     )
-
-
-def _rank_change(last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    """Tau, swaps, pairs and kept; and the largest swaps: of means (1 + reps, settings) by `last` and by a rule."""
-    one, other = np.triu_indices(last.shape[1], 1)
-    least = -(last[0, one] - last[0, other]) * np.sign(own[0, one] - own[0, other])
-    least = np.minimum(least, np.abs(own[0, one] - own[0, other]))  # the smaller of both differences
-    swapped = np.flatnonzero(least > ROUNDING)
-    largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
-    up = own[0, one[largest]] > own[0, other[largest]]
-    higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
-    by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
-    order = np.argsort(-own, axis=1, kind="stable")
-    some = len(own) > 1
-    kept = float((order[1:] == order[0]).all(axis=1).mean()) if some else np.nan
-    share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0) if some else np.full(len(largest), np.nan)
-    tau = float(kendalltau(last[0], own[0]).statistic)
-    found = zip(higher, lower, by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
-    return (tau, len(swapped), len(one), kept), sorted(found, key=lambda swap: -swap[-1] if some else 0.0)
 
 
 EVERY = ""  # in place of an axis: all settings of the grid

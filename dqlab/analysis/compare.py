@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count, product
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -23,7 +24,7 @@ from dqlab.analysis.results import Report
 from dqlab.analysis.statistics import BOUNDS, aggregates_of, tidy_rows
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, nearest
-from dqlab.printing import Console
+from dqlab.printing import Console, counted
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -38,17 +39,13 @@ MANY = 6  # more groups than that are rows, not columns
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison, with sentences that warn, and how its intervals are made.
-
-    Attributes:
-        groups: of runs of one configuration: `group`, a letter for tables; `name`; `config`, the parameters that are
-            not the same in all groups.
-        scores: group, name, task, data_digest, caveat, seeds, rule (or one minus another), metric (mean, iqm), point,
-            low, high; bounds are NaN where one seed alone allows no interval.
-    """
+    """A comparison, with sentences that warn, and how its intervals are made."""
 
     groups: tuple[Mapping[str, Any], ...]
+    """Of runs of one configuration: `group`, a letter; `name`; `config`, the parameters that differ between groups."""
     scores: pd.DataFrame
+    """Group, name, task, data_digest, caveat, seeds, rule (or one minus another), metric (mean, iqm), point, low, high;
+    bounds are NaN where one seed alone allows no interval."""
     warnings: tuple[str, ...]
     confidence: float
     reps: int
@@ -76,13 +73,9 @@ def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Comparison:
 def group_runs(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """A row a run; those of one configuration and physics have one letter in `group`: A, ..., Z, AA, AB, ..."""
     keys = [(frozenset(run.config.items()), run.physics) for run in runs]
-    letters = {key: _letter(place) for place, key in enumerate(dict.fromkeys(keys))}
+    names = ("".join(each) for size in count(1) for each in product(ascii_uppercase, repeat=size))
+    letters = dict(zip(dict.fromkeys(keys), names, strict=False))
     return pd.DataFrame([vars(run) for run in runs]).assign(group=[letters[key] for key in keys])
-
-
-def _letter(place: int) -> str:
-    more, last = divmod(place, len(ascii_uppercase))
-    return (_letter(more - 1) if more else "") + ascii_uppercase[last]
 
 
 def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
@@ -101,68 +94,53 @@ def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
 
 def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> pd.DataFrame:
     """Each group on each task and data set, by the rules that all runs have; of runs with one seed the first counts."""
-    rows: dict[tuple[str, str, str], list[Any]] = {}
-    for run in runs.drop_duplicates([*SAME, "seed"]).sort_values("seed", kind="stable").itertuples():
-        rows.setdefault((run.group, run.task, run.digest), []).append(run)
     samples: dict[tuple[Any, ...], NDArray[np.float64]] = {}
-    for key in dict.fromkeys(runs[SAME].itertuples(index=False, name=None)):
-        about = (*key, rows[key][0].caveat, tuple(run.seed for run in rows[key]))
-        scores = [run.scores for run in rows[key]]
-        known = {rule: [each[rule] for each in scores] for rule in rules if all(rule in each for each in scores)}
+    for key, alike in runs.groupby(SAME, sort=False):
+        own = alike.drop_duplicates("seed").sort_values("seed")
+        scores = pd.DataFrame(list(own.scores)).dropna(axis=1)
+        known = {rule: scores[rule].to_numpy() for rule in rules if rule in scores}
         if set(GAP) <= set(known):  # what choosing the best by its score is worth
-            known[" minus ".join(GAP)] = [each[GAP[0]] - each[GAP[1]] for each in scores]
-        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known.items()}
+            known[" minus ".join(GAP)] = known[GAP[0]] - known[GAP[1]]
+        about = (*key, own.caveat.iloc[0], tuple(own.seed))
+        samples |= {(*about, rule): values[:, None] for rule, values in known.items()}
     tidy = tidy_rows(aggregates_of(samples, bootstrap, METRICS), METRICS)
     return pd.DataFrame(tidy, columns=["group", "task", "data_digest", "caveat", "seeds", "rule", "metric", *BOUNDS])
 
 
 def comparison_warnings(found: FoundRuns, runs: pd.DataFrame) -> Iterator[str]:
     """What must be said of a comparison, one sentence each."""
-    yield from _left_out(found)
-    repeated = runs.groupby([*SAME, "seed"], sort=False).size()
-    for (group, task, _, seed), number in repeated[repeated > 1].items():
-        yield f"{group} on {task} has {number} runs with seed {seed}: only the first one counts."
-    by_task = _letters_by(runs, runs.task)
-    if any(len(letters) < runs.group.nunique() for letters in by_task):
-        yield f"Not every configuration was run on every task: {_listed(by_task)}."
-    if len(physics := _letters_by(runs, runs.physics)) > 1:
-        yield f"The environments differ in what they compute ({_listed(physics)}): their scores do not compare."
-    made_with = pd.DataFrame(list(runs.made_with), index=runs.index).fillna("").replace("", "unknown")
-    for name in made_with:
-        if len(letters := _letters_by(runs, made_with[name])) > 1:
-            yield f"Made with different {name}: {_listed(letters)}."
-    tasks = [(task, of_task) for task, of_task in runs.groupby("task", sort=False)]
-    for task, of_task in tasks:
-        if len(letters := _letters_by(of_task, of_task.digest.str[:12])) > 1:
-            yield f"{task}: the data differ (by digest {_listed(letters)}). Scores on different data do not compare."
-    seeds = [(task, of_task.groupby(SAME, sort=False).seed.agg(frozenset)) for task, of_task in tasks]
-    for task, known in seeds:
-        few = [f"{key[0]} ({len(own)})" for key, own in known.items() if len(own) < FEW]
-        if few:
-            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Such intervals are too narrow."
-    for task, known in seeds:
-        if known.nunique() > 1:
-            yield f"{task}: not every configuration has the same seeds."
-
-
-def _left_out(found: FoundRuns) -> Iterator[str]:
     for number, how in ((found.failed, "failed"), (found.unfinished, "not finished")):
         if number:
             yield f"{number} {'run has' if number == 1 else 'runs have'} {how}: left out."
     if found.gone:
-        number, first = len(found.gone), found.gone[0]
-        whose = "A reused cell is" if number == 1 else f"{number} reused cells are"
-        yield f"{whose} gone ({first}{', ...' if number > 1 else ''}): left out. Run the grid again to train them here."
-    yield from (f"Left out: {text}" for text in found.damaged)
+        gone = f"{counted(len(found.gone), 'reused cell')} gone, such as {found.gone[0]}"
+        yield f"{gone}: left out. Run the grid again to train them here."
+    yield from (f"Left out: {text}" for text in found.lost.out)
+    repeated = runs.groupby([*SAME, "seed"], sort=False).size()
+    for (group, task, _, seed), number in repeated[repeated > 1].items():
+        yield f"{group} on {task} has {number} runs with seed {seed}: only the first one counts."
+    if (runs.groupby("group").task.nunique() < runs.task.nunique()).any():
+        yield f"Not every configuration was run on every task: {_differing(runs, runs.task)}."
+    if said := _differing(runs, runs.physics):
+        yield f"The environments differ in what they compute ({said}): their scores do not compare."
+    made_with = pd.DataFrame(list(runs.made_with), index=runs.index).fillna("").replace("", "unknown")
+    for name in made_with:
+        if said := _differing(runs, made_with[name]):
+            yield f"Made with different {name}: {said}."
+    for task, of_task in runs.groupby("task", sort=False):
+        if said := _differing(of_task, of_task.digest.str[:12]):
+            yield f"{task}: the data differ (by digest {said}). Scores on different data do not compare."
+        seeds = of_task.groupby(SAME, sort=False).seed.agg(frozenset)
+        if few := [f"{key[0]} ({len(own)})" for key, own in seeds.items() if len(own) < FEW]:
+            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Such intervals are too narrow."
+        if seeds.nunique() > 1:
+            yield f"{task}: not every configuration has the same seeds."
 
 
-def _letters_by(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
-    """What the runs say -> the letters of the groups whose runs say so."""
-    return runs.group.groupby(values, sort=False).unique()
-
-
-def _listed(letters: pd.Series) -> str:
-    return "; ".join(f"{text}: {', '.join(each)}" for text, each in letters.items())
+def _differing(runs: pd.DataFrame, values: pd.Series) -> str:
+    """What the runs say, each with the letters of the groups whose runs say so; empty where all say the same."""
+    letters = runs.group.groupby(values, sort=False).unique()
+    return "; ".join(f"{text}: {', '.join(each)}" for text, each in letters.items()) if len(letters) > 1 else ""
 
 
 def print_comparison(compared: Comparison, console: Console) -> None:
@@ -170,11 +148,9 @@ def print_comparison(compared: Comparison, console: Console) -> None:
     console.print(rich_table(_differences(compared)) if len(compared.groups) > 1 else Text("One configuration."))
     for table in score_tables(compared):
         console.print(rich_table(table))
-    percent = f"{100 * compared.confidence:g}%"
-    console.print(
-        f"Intervals: {percent}, of the mean and the interquartile mean (IQM) over seeds, {compared.reps:,} bootstrap "
-        "samples. best-online chooses a checkpoint by the score that it then reports: it is too high."
-    )
+    intervals = f"Intervals: {100 * compared.confidence:g}%, of the mean and the interquartile mean (IQM) over seeds"
+    biased = "best-online chooses a checkpoint by the score that it then reports: it is too high."
+    console.print(f"{intervals}, {compared.reps:,} bootstrap samples. {biased}")
     for text in compared.warnings:
         console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
 
@@ -215,12 +191,7 @@ RUNS = Path("runs")
 
 
 def run_compare(
-    runs: Sequence[str],
-    experiment: str | None,
-    wanted: str,
-    uri: str | None,
-    rules: Sequence[str] | None,
-    form: str | None,
+    runs: Sequence[str], experiment: str | None, wanted: str, uri: str | None, rules: list[str] | None, form: str | None
 ) -> None:
     """Compare what is named, and print it: as tables, or in one of FORMATS."""
     found = find_runs(runs, experiment, wanted, uri or tracking_uri(RUNS / "any"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,47 +27,35 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One finished run of one seed.
+    """One finished run of one seed."""
 
-    Attributes:
-        name: of the folder or MLflow run where it is recorded.
-        label: of the grid's setting that it belongs to.
-        config: its configuration as text, without what makes no difference.
-        digest: of its data.
-        made_with: versions, commit and device.
-        scores: D4RL-normalised, by selection rule.
-    """
-
-    name: str
-    label: str
+    name: str  # of the folder or MLflow run where it is recorded
+    label: str  # of the grid's setting that it belongs to
     task: str
     seed: int
     caveat: str
     physics: str
-    digest: str
-    config: Mapping[str, str]
-    made_with: Mapping[str, str]
-    scores: Mapping[str, float]
+    digest: str  # of its data
+    config: Mapping[str, str]  # its configuration as text, without what makes no difference
+    made_with: Mapping[str, str]  # versions, commit and device
+    scores: Mapping[str, float]  # D4RL-normalised, by selection rule
 
 
 @dataclass
 class FoundRuns:
-    """What there is at one place, or several: finished runs, how many are not, and why others cannot be read.
-
-    `damaged` has a sentence or two on each run or pack, `gone` folders of reused cells that are not there any more.
-    """
+    """What there is at one place, or several: finished runs, how many are not, and why others cannot be read."""
 
     runs: list[FinishedRun] = field(default_factory=list)
     failed: int = 0
     unfinished: int = 0
-    damaged: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)  # folders of reused cells that are not there
+    lost: folders.SkippedRecords = field(default_factory=folders.SkippedRecords)
 
     def add(self, other: FoundRuns) -> None:
         """What there is at another place; what is named twice counts once."""
         self.runs = list({run.name: run for run in [*self.runs, *other.runs]}.values())
         self.failed, self.unfinished = self.failed + other.failed, self.unfinished + other.unfinished
-        self.damaged = list(dict.fromkeys([*self.damaged, *other.damaged]))
+        self.lost.out = list(dict.fromkeys([*self.lost.out, *other.lost.out]))
         self.gone = list(dict.fromkeys([*self.gone, *other.gone]))
 
 
@@ -82,19 +70,23 @@ def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str
         if Path(name).exists():
             found.add(read_folder(Path(name)))
         elif RUN_ID.fullmatch(name):
-            found.add(read_run(uri, name))
+            with _asking(uri) as store:
+                found.add(_replicas(store, _below(store, store.get_run(name))))
         else:
             raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
     if experiment:
-        found.add(read_experiment(uri, experiment, wanted))
+        with _asking(uri) as store:
+            known = store.get_experiment_by_name(experiment)
+            if known is None:
+                advice = nearest(experiment, [item.name for item in store.search_experiments()])
+                raise RunError(f"MLflow ({masked(uri)}) has no experiment '{experiment}'. {advice}")
+            found.add(_replicas(store, client.all_runs(store, [known.experiment_id], wanted)))
     if not found.runs:
         where = f"the experiment '{experiment}'" if experiment else ", ".join(runs)
         filtered = f' with the filter "{wanted}"' if wanted else ""
-        why = [*found.damaged, *(f"{path} is gone." for path in found.gone)][:1]
-        raise RunError(
-            f"Nothing to compare: no run of {where}{filtered} has finished "
-            f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in why)
-        )
+        numbers = f"({found.failed} failed, {found.unfinished} not finished)"
+        why = [*found.lost.out, *(f"{path} is gone." for path in found.gone)][:1]
+        raise RunError(" ".join([f"Nothing to compare: no run of {where}{filtered} has finished {numbers}.", *why]))
     return found
 
 
@@ -113,44 +105,42 @@ def comparable(given: Mapping[str, Any]) -> dict[str, str]:
 def read_folder(path: Path) -> FoundRuns:
     """All runs in a run's or a grid's folder; of those that are damaged it is said why."""
     folders.read_facts(path)
-    return _read_grid(path) if folders.is_grid(path) else _read_run(path)
-
-
-def _read_grid(path: Path) -> FoundRuns:
-    facts = read_record(path / folders.GRID, GridRecord)
-    found, lost = FoundRuns(), folders.SkippedRecords()
+    found = FoundRuns()
+    if not folders.is_grid(path):
+        _read_run(path, found)
+        return found
+    facts, lost = read_record(path / folders.GRID, GridRecord), folders.SkippedRecords()
     for pack in (path / "packs" / name for name in facts["packs"]):
         with lost.damaged():
             if (pack / folders.RUN).exists():
-                found.add(_read_run(pack))
-    found.add(_read_reused(path, facts, {Path(run.name).name for run in found.runs}))
+                _read_run(pack, found)
+    _read_reused(path, facts, found)
     if lost.out:
-        found.damaged += lost.out
+        found.lost.out += lost.out
     else:
-        seen = len(found.runs) + found.failed + len(found.damaged) + len(found.gone)
+        seen = len(found.runs) + found.failed + len(found.lost.out) + len(found.gone)
         found.unfinished = max(facts["cells"] - seen, found.unfinished)
     return found
 
 
-def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> FoundRuns:
+def _read_reused(grid: Path, facts: GridRecord, found: FoundRuns) -> None:
     """Cells that other grids have trained, except those that are finished here too."""
+    here = {Path(run.name).name for run in found.runs}
     elsewhere = {cell: path for cell, path in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
     there = {cell: path for cell, path in elsewhere.items() if os.path.exists(path / SUMMARY)}
     planned, facts_of = folders.planned_cells(grid) if there else {}, cache(lambda pack: RunFolder(pack).facts())
-    lost, runs = folders.SkippedRecords(), []
     for cell, path in there.items():
-        with lost.damaged():
+        with found.lost.damaged():
             if cell not in planned:
                 raise RunError(f"{grid / folders.GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
             own = Replica(path.name, planned[cell]["seed"], planned[cell]["label"])
-            runs.append(_compared(RunFolder(path.parent), own, facts_of(path.parent)))
-    gone = [str(path) for cell, path in elsewhere.items() if cell not in there]
-    return FoundRuns(runs, damaged=lost.out, gone=gone)
+            found.runs.append(_compared(RunFolder(path.parent), own, facts_of(path.parent)))
+    found.gone += [str(path) for cell, path in elsewhere.items() if cell not in there]
 
 
-def _read_run(path: Path) -> FoundRuns:
+def _read_run(path: Path, found: FoundRuns) -> None:
     """The replicas of a run or of a pack."""
-    folder, found, lost = RunFolder(path), FoundRuns(), folders.SkippedRecords()
+    folder = RunFolder(path)
     facts = folder.facts()
     for replica in replicas_of(facts):
         place = folder.replica(replica.name)
@@ -159,10 +149,8 @@ def _read_run(path: Path) -> FoundRuns:
         elif not (place / SUMMARY).exists():
             found.unfinished += 1
         else:
-            with lost.damaged():
+            with found.lost.damaged():
                 found.runs.append(_compared(folder, replica, facts))
-    found.damaged = lost.out
-    return found
 
 
 def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> FinishedRun:
@@ -182,22 +170,6 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
     )
 
 
-def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
-    """The runs of an experiment that an MLflow filter lets pass."""
-    with _asking(uri) as store:
-        experiment = store.get_experiment_by_name(name)
-        if experiment is None:
-            known = [item.name for item in store.search_experiments()]
-            raise RunError(f"MLflow ({masked(uri)}) has no experiment '{name}'. {nearest(name, known)}")
-        return _found(store, client.all_runs(store, [experiment.experiment_id], wanted))
-
-
-def read_run(uri: str, run_id: str) -> FoundRuns:
-    """A run, or, where it is a run's, a pack's or a grid's parent, those below it."""
-    with _asking(uri) as store:
-        return _found(store, _below(store, store.get_run(run_id)))
-
-
 @contextmanager
 def _asking(uri: str) -> Iterator[Any]:
     """A client whose failures are told in one line."""
@@ -215,13 +187,14 @@ def _asking(uri: str) -> Iterator[Any]:
 
 
 def _below(store: Any, run: Any) -> list[Any]:
+    """The run, or, where it is a run's, a pack's or a grid's parent, those below it."""
     if "seed" in run.data.tags:
         return [run]
     children = client.all_runs(store, [run.info.experiment_id], f"tags.`{client.PARENT}` = '{run.info.run_id}'")
     return [found for child in children for found in _below(store, child)]
 
 
-def _found(store: Any, runs: list[Any]) -> FoundRuns:
+def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
     """Of each replica's runs, and of the attempts at a grid's cell the last one; parents have no seed."""
     found, files, latest = FoundRuns(), dict[str, Mapping[str, str]](), dict[Any, Any]()
     replicas = (run for run in runs if "seed" in run.data.tags)
@@ -231,23 +204,16 @@ def _found(store: Any, runs: list[Any]) -> FoundRuns:
         latest[(tags[client.OWNER], key) if key else run.info.run_id] = run
     for run in latest.values():
         if run.info.status == "FINISHED":
-            found.runs.append(_finished(run, _configuration(store, run, files)))
+            digest = run.data.tags.get("config_digest")  # of a grid's cell, which has few parameters
+            if digest and digest not in files:
+                with tempfile.TemporaryDirectory() as folder:
+                    files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
+            found.runs.append(_finished(run, files[digest] if digest else comparable(run.data.params)))
         elif run.info.status == "FAILED":
             found.failed += 1
         else:
             found.unfinished += 1
     return found
-
-
-def _configuration(store: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
-    """Its parameters, or of a grid's cell, which has few of them, its file config.gin: one is fetched for a digest."""
-    digest = run.data.tags.get("config_digest")
-    if not digest:
-        return comparable(run.data.params)
-    if digest not in files:
-        with tempfile.TemporaryDirectory() as folder:
-            files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
-    return files[digest]
 
 
 def _finished(run: Any, config: Mapping[str, str]) -> FinishedRun:

@@ -23,23 +23,15 @@ WAITING, STARTING, RUNNING, FINISHED, FAILED = "waiting", "starting", "running",
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid; settings that run the same have cells of one id.
+    """One run of a grid; settings that run the same have cells of one id."""
 
-    Attributes:
-        id: hexadecimal digest of what it runs; equal in every grid that has the same cell.
-        label: of its setting: `N=5, eta=1.0`.
-        points: its place on each axis: `{'N': '5', 'eta': '1.0'}`.
-        scalars: hyper-parameters in which it may differ from others of its pack; complete name -> value.
-        kind: digest of everything else that it runs, and so of the packs that it fits into.
-    """
-
-    id: str
-    label: str = ""
-    points: Mapping[str, str] = field(default_factory=dict)
+    id: str  # hexadecimal digest of what it runs; equal in every grid that has the same cell
+    label: str = ""  # of its setting: `N=5, eta=1.0`
+    points: Mapping[str, str] = field(default_factory=dict)  # its place on each axis: `{'N': '5', 'eta': '1.0'}`
     task: str = ""
     seed: int = 0
-    scalars: Mapping[str, Any] = field(default_factory=dict)
-    kind: str = ""
+    scalars: Mapping[str, Any] = field(default_factory=dict)  # in which others of its pack may differ: full name, value
+    kind: str = ""  # digest of everything else that it runs, and so of the packs that it fits into
 
     @property
     def replica(self) -> str:
@@ -53,26 +45,16 @@ class Cell:
 
 @dataclass
 class CellStatus:
-    """A cell, and how far it is.
-
-    Attributes:
-        state: WAITING, STARTING, RUNNING, FINISHED or FAILED.
-        folder: where it has finished.
-        failure: why it has no result: `diverged` (it would again), `evaluation` or `crashed`.
-        reason: the same in words.
-        summary: as in its summary.json, once it has been read: `selection`, `evaluations`, `caveat`, ...
-        share: of its updates that are done, 0 to 1.
-        last_score: of its last evaluation.
-    """
+    """A cell, and how far it is."""
 
     cell: Cell
-    state: str = WAITING
-    failure: str = ""
-    reason: str = ""
-    folder: Path | None = None
-    summary: SummaryRecord = field(default_factory=lambda: cast("SummaryRecord", {}))
-    share: float = 0.0
-    last_score: float | None = None
+    state: str = WAITING  # or STARTING, RUNNING, FINISHED, FAILED
+    failure: str = ""  # why it has no result: `diverged` (it would again), `evaluation` or `crashed`
+    reason: str = ""  # the same in words
+    folder: Path | None = None  # where it has finished
+    summary: SummaryRecord = field(default_factory=lambda: cast("SummaryRecord", {}))  # once it has been read
+    share: float = 0.0  # of its updates that are done, 0 to 1
+    last_score: float | None = None  # of its last evaluation
 
     def wait(self) -> None:
         """It has begun, or not, and is still to be done."""
@@ -93,32 +75,22 @@ class CellStatus:
 
 @dataclass(frozen=True)
 class GridResults:
-    """A grid as far as it has come.
-
-    Attributes:
-        base: the setting that the others are compared with.
-        labels: of all settings, in the grid's order.
-        axes: axis name -> the texts of its points, in order.
-        results, failures, pending: every cell is in one of them; those with results have their summaries.
-        gin: the grid's configuration, flattened, as a gin text.
-        facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `seconds`, ...
-        components: that its cells use, algorithms first.
-        inspections: task -> label -> what is inside of that setting's policy of the lowest seed.
-    """
+    """A grid as far as it has come: every cell is in `results` (with its summary), `failures` or `pending`."""
 
     name: str
-    base: str
-    labels: tuple[str, ...]
-    axes: Mapping[str, tuple[str, ...]]
+    base: str  # the setting that the others are compared with
+    labels: tuple[str, ...]  # of all settings, in the grid's order
+    axes: Mapping[str, tuple[str, ...]]  # axis name -> the texts of its points, in order
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     results: tuple[CellStatus, ...]
     failures: tuple[CellStatus, ...] = ()
     pending: tuple[CellStatus, ...] = ()
-    gin: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    components: tuple[RegistryEntry[Any], ...] = ()
+    gin: str = ""  # the grid's configuration, flattened, as a gin text
+    facts: Mapping[str, Any] = field(default_factory=dict)  # `versions`, `device_names`, `git_commits`, `seconds`, ...
+    components: tuple[RegistryEntry[Any], ...] = ()  # that its cells use, algorithms first
     inspections: Mapping[str, Mapping[str, InspectionRecord]] = field(default_factory=dict)
+    """Task -> label -> what is inside of that setting's policy of the lowest seed."""
 
     @property
     def statuses(self) -> tuple[CellStatus, ...]:
@@ -170,23 +142,21 @@ class Report:
 
 
 def _check_reference(reference: Any) -> None:
-    _check_names(reference, "Report.reference", "{label: {task: (score,)}}")
+    """That it is label -> task -> finite numbers: a score, and perhaps its error, which is not negative."""
+
+    def check(fits: bool, place: str, wanted: str, given: Any) -> None:
+        if not fits:
+            raise ConfigError(f"Report.reference{place} must be {wanted}, not {given!r}.")
+
+    check(_has_names(reference), "", "{label: {task: (score,)}}", reference)
     for label, tasks in reference.items():
-        _check_names(tasks, f"Report.reference['{label}']", "{task: (score,)}")
+        check(_has_names(tasks), f"['{label}']", "{task: (score,)}", tasks)
         for task, published in tasks.items():
-            if not _is_score(published):
-                where = f"Report.reference['{label}']['{task}']"
-                raise ConfigError(f"{where} must be (score,) or (score, standard error), not {published!r}.")
+            fits = isinstance(published, (tuple, list)) and len(published) in (1, 2)
+            fits = fits and all(type(each) in (int, float) and abs(each) <= sys.float_info.max for each in published)
+            fits = fits and all(error >= 0 for error in published[1:])
+            check(fits, f"['{label}']['{task}']", "(score,) or (score, standard error)", published)
 
 
-def _check_names(given: Any, place: str, wanted: str) -> None:
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
-
-
-def _is_score(published: Any) -> bool:
-    """Whether it is finite numbers: a score, and perhaps its error, which is not negative."""
-    if not isinstance(published, (tuple, list)) or len(published) not in (1, 2):
-        return False
-    numbers = all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in published)
-    return numbers and not any(error < 0 for error in published[1:])
+def _has_names(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(name, str) for name in given)

@@ -1,9 +1,8 @@
 """The statistics of a grid as far as it has come, in tidy frames. Scores are D4RL-normalised points.
 
-Settings and base share their seeds, and a run of either with the same task and seed starts from the same data order,
-episodes and noise. So differences are taken pair by pair, and their bootstrap draws pairs, for every task by itself:
-what a seed does to both sides cancels. rliable's probability of improvement compares every run with every other one
-and resamples both sides independently; it is what others report, and the verdict does not depend on it.
+Settings and base share their seeds, and runs with the same task and seed start from the same data order, episodes and
+noise. So differences are taken pair by pair, and their bootstrap draws pairs, for every task by itself. rliable's
+probability of improvement compares every run with every other one; the verdict does not depend on it.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
-from dqlab.analysis.choosing import Histories, Run, checkpoint_choices, tuning_curves
+from dqlab.analysis.choosing import checkpoint_choices, tuning_curves
 from dqlab.analysis.resampling import METRICS, Array, Bootstrap, interquartile_mean, mean_score, sign_flip_tests
 from dqlab.analysis.results import GridResults, Report
 from dqlab.tracking.selection_rules import SELECTION_RULES
@@ -37,39 +37,28 @@ THRESHOLDS = 51
 
 @dataclass(frozen=True)
 class Analysis:
-    """The statistics of a grid as far as it has come; bounds are NaN where one run alone allows no interval.
-
-    Attributes:
-        results, settings: the grid, and what its report shows.
-        scores: a row a rule, setting and seed, a column a task; NaN where no run has a finite score.
-        estimates: rule, setting, task, metric, point, low, high. METRICS of settings with a complete seed over
-            ALL_TASKS; the mean of every task with a run; COMPARED of settings that share complete seeds with the
-            base; GAPS by the rule best_online.
-        comparisons: rule, setting, seeds (complete in both), p, corrected, smallest_p (the least that so many pairs
-            allow), exact (all sign flips were counted, not a sample of them), verdict (better, worse, undecided).
-        curves: setting, task, step, seeds, metric (mean, iqm), point, low, high, at the steps that all runs have; 0
-            is before training.
-        profiles: rule, setting, threshold, point, low, high: the share of runs whose score is above the threshold.
-        references: setting, task, point, low, high (ours), published, error, difference, inside (our interval).
-        gains, orders, swaps: what choosing the checkpoint by its score is worth, and what it makes of the order of
-            settings: as in `CheckpointChoices`.
-        tuning: what choosing among settings is worth, over their number: as `tuning_curves` has it.
-        cautions: plain sentences that must stand beside the figures.
-    """
+    """The statistics of a grid as far as it has come; bounds are NaN where one run alone allows no interval."""
 
     results: GridResults
-    settings: Report
-    scores: pd.DataFrame
+    settings: Report  # what its report shows
+    scores: pd.DataFrame  # a row a rule, setting and seed, a column a task; NaN where no run has a finite score
     estimates: pd.DataFrame
+    """Rule, setting, task, metric, point, low, high. METRICS of settings with a complete seed over ALL_TASKS; the mean
+    of every task with a run; COMPARED of settings that share complete seeds with the base; GAPS by best_online."""
     comparisons: pd.DataFrame
+    """Rule, setting, seeds (complete in both), p, corrected, smallest_p (the least that so many pairs allow), exact
+    (all sign flips were counted, not a sample of them), verdict (better, worse, undecided)."""
     curves: pd.DataFrame
-    profiles: pd.DataFrame
-    references: pd.DataFrame
-    gains: pd.DataFrame
+    """Setting, task, step, seeds, metric (mean, iqm), point, low, high, at steps that all runs have; 0 is untrained."""
+    profiles: pd.DataFrame  # rule, setting, threshold, point, low, high: the share of runs whose score is above it
+    references: (
+        pd.DataFrame
+    )  # setting, task, point, low, high (ours), published, error, difference, inside (our interval)
+    gains: pd.DataFrame  # as `checkpoint_choices` has it, and the next two
     orders: pd.DataFrame
     swaps: pd.DataFrame
-    tuning: pd.DataFrame
-    cautions: tuple[str, ...]
+    tuning: pd.DataFrame  # as `tuning_curves` has it
+    cautions: tuple[str, ...]  # plain sentences that must stand beside the figures
 
     def figure(self, rule: str, metric: str, task: str = ALL_TASKS) -> pd.DataFrame:
         """Point, low and high by setting, of the settings that have this figure, in the grid's order."""
@@ -93,9 +82,8 @@ class Analysis:
     def reference_means(self) -> pd.DataFrame:
         """By published setting: the tasks that both have, and the plain averages over them."""
         both = self.references[self.references.point.notna() & (self.references.task != AVERAGE)]
-        groups = both.groupby("setting")
-        means = groups[["point", "published", "difference"]].mean().assign(tasks=groups.task.agg(tuple))
-        means = means.reindex(pd.Index(self.references.setting.unique(), name="setting"))
+        groups, labels = both.groupby("setting"), pd.Index(self.references.setting.unique(), name="setting")
+        means = groups[["point", "published", "difference"]].mean().assign(tasks=groups.task.agg(tuple)).reindex(labels)
         return means.assign(tasks=[tasks if isinstance(tasks, tuple) else () for tasks in means.tasks])
 
 
@@ -124,29 +112,17 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     ]
     estimates = pd.DataFrame(rows, columns=["rule", "setting", "task", "metric", *BOUNDS]).astype(FLOATS)
     comparisons = _comparisons(pairs, 1.0 - settings.confidence)
-    choices = checkpoint_choices(scores, histories, results, bootstrap)
-    return Analysis(
-        results,
-        settings,
-        scores,
-        estimates,
-        comparisons,
-        score_curves(results, histories, bootstrap),
-        _profiles(complete, bootstrap),
-        _references(estimates, results, settings),
-        *choices,
-        tuning_curves(scores, results, bootstrap),
-        tuple(cautions_of(results, settings, scores, comparisons, choices.gains)),
-    )
+    curves, profiles = score_curves(results, histories, bootstrap), _profiles(complete, bootstrap)
+    references, tuning = _references(estimates, results, settings), tuning_curves(scores, results, bootstrap)
+    gains, orders, swaps = checkpoint_choices(scores, histories, results, bootstrap)
+    frames = (scores, estimates, comparisons, curves, profiles, references, gains, orders, swaps, tuning)
+    return Analysis(results, settings, *frames, tuple(cautions_of(results, settings, scores, comparisons, gains)))
 
 
 def score_table(results: GridResults) -> pd.DataFrame:
     """The finite scores: a row a rule, setting and seed, a column a task."""
-    runs = [
-        (rule, each.cell.label, each.cell.seed, each.cell.task, each.score(rule))
-        for rule in SELECTION_RULES
-        for each in results.results
-    ]
+    both = product(SELECTION_RULES, results.results)
+    runs = [(rule, each.cell.label, each.cell.seed, each.cell.task, each.score(rule)) for rule, each in both]
     scores = pd.DataFrame(runs, columns=["rule", "setting", "seed", "task", "score"]).astype({"score": float})
     table = scores[np.isfinite(scores.score)].pivot(index=["rule", "setting", "seed"], columns="task", values="score")
     return table.reindex(columns=pd.Index(results.tasks, name="task"))
@@ -182,7 +158,7 @@ def _task_means(scores: pd.DataFrame, results: GridResults, bootstrap: Bootstrap
         for task, runs in zip(results.tasks, rows.T, strict=True)
         if np.isfinite(runs).any()
     }
-    return tidy_rows({key: item[:, None] for key, item in bootstrap.of_each(columns, mean_score).items()}, ["mean"])
+    return tidy_rows(aggregates_of(columns, bootstrap, {"mean": mean_score}), ["mean"])
 
 
 def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels: Sequence[str]) -> dict[Key, Array]:
@@ -193,7 +169,12 @@ def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels:
 
 def _compared(pairs: Mapping[Key, Array], bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
     wins = {key: win_matrix(both[..., 0], both[..., 1]) for key, both in pairs.items()}
-    probabilities, differences = bootstrap.of_pairs(wins), bootstrap.of_each(pairs, _differences)
+
+    def difference(both: Array) -> Array:  # of (seeds, tasks, 2, columns): IQM and mean of one minus those of the other
+        values = np.stack([interquartile_mean(both), mean_score(both)])
+        return np.asarray(values[:, 0] - values[:, 1])
+
+    probabilities, differences = bootstrap.of_pairs(wins), bootstrap.of_each(pairs, difference)
     found = {(*key, ALL_TASKS): np.column_stack([probabilities[key], differences[key]]) for key in pairs}
     return tidy_rows(found, COMPARED)
 
@@ -203,25 +184,15 @@ def win_matrix(ours: Array, others: Array) -> Array:
     return 0.5 + 0.5 * np.sign(ours[:, None] - others[None])
 
 
-def _differences(both: Array) -> Array:
-    """Of (seeds, tasks, 2, columns): IQM and mean of the first minus those of the second."""
-    values = np.stack([interquartile_mean(both), mean_score(both)])
-    return np.asarray(values[:, 0] - values[:, 1])
-
-
 def _comparisons(pairs: Mapping[Key, Array], level: float) -> pd.DataFrame:
     """Tests of every setting against the base, p-values corrected for their number by each rule."""
     tests = sign_flip_tests({key: both[..., 0] - both[..., 1] for key, both in pairs.items()})
-    rows = []
-    for rule in SELECTION_RULES:
-        keys = [key for key in pairs if key[0] == rule]
-        for key, p in zip(keys, holm(np.array([tests[key].p for key in keys])).tolist(), strict=True):
-            ours, base = mean_score(pairs[key])
-            verdict = "undecided" if p > level or len(pairs[key]) < ENOUGH else "better" if ours > base else "worse"
-            test = tests[key]
-            rows.append((*key, len(pairs[key]), test.p, p, test.smallest_p, test.exact, verdict))
-    columns = ["rule", "setting", "seeds", "p", "corrected", "smallest_p", "exact", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [(*key, len(both), *tests[key], *mean_score(both)) for key, both in pairs.items()]
+    found = pd.DataFrame(rows, columns=["rule", "setting", "seeds", "p", "smallest_p", "exact", "ours", "base"])
+    found["corrected"] = found.groupby("rule").p.transform(lambda p: holm(p.to_numpy()))
+    decided = (found.corrected <= level) & (found.seeds >= ENOUGH)
+    found["verdict"] = np.where(decided, np.where(found.ours > found.base, "better", "worse"), "undecided")
+    return found[["rule", "setting", "seeds", "p", "corrected", "smallest_p", "exact", "verdict"]]
 
 
 def holm(p: Array) -> Array:
@@ -244,45 +215,40 @@ def _checkpoint_gaps(complete: pd.DataFrame, results: GridResults, bootstrap: Bo
     return tidy_rows({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
 
 
-def score_curves(results: GridResults, runs: Histories, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Mean and IQM at the steps that all runs have: of every setting on every task, and over ALL_TASKS.
-
-    The one over all tasks is of the seeds that every task has.
-    """
-    groups = {(label, task): [[run] for run in runs[label][task].values()] for label in runs for task in results.tasks}
+def score_curves(results: GridResults, runs: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Mean and IQM at steps that all runs have: on every task, and over ALL_TASKS, of the seeds that every task has."""
+    tables = dict(iter(runs.groupby(level=["setting", "task"], sort=False)))
     if len(results.tasks) > 1:
-        for label, tasks in runs.items():
-            seeds = sorted(set.intersection(*map(set, tasks.values())))
-            groups[label, ALL_TASKS] = [[of_task[seed] for of_task in tasks.values()] for seed in seeds]
-    common = {key: [set(run) for row in rows for run in row] for key, rows in groups.items()}
-    steps = {key: sorted(set.intersection(*own)) if own else [] for key, own in common.items()}
-    scores = {
-        key: np.array([[[run[step] for step in steps[key]] for run in row] for row in rows])
-        for key, rows in groups.items()
-        if steps[key]
-    }
+        tasks = pd.Series(1, runs.index).groupby(level=["setting", "seed"]).transform("sum")
+        whole = runs[tasks == len(results.tasks)].groupby(level="setting", sort=False)
+        tables |= {(label, ALL_TASKS): own for label, own in whole}
+    common = {key: own.dropna(axis=1) for key, own in tables.items() if own.notna().all().any()}
+    scores = {}  # (seeds, tasks, steps)
+    for key, own in common.items():
+        scores[key] = own.to_numpy().reshape(own.index.unique("task").size, -1, own.shape[1]).swapaxes(0, 1)
     metrics = {"mean": mean_score, "iqm": interquartile_mean}
     rows = [
         (*key, metric, step, len(scores[key]), *numbers)
         for key, item in aggregates_of(scores, bootstrap, metrics).items()
         for metric, of_metric in zip(metrics, item.swapaxes(0, 1), strict=True)
-        for step, numbers in zip(steps[key], of_metric.T.tolist(), strict=True)
+        for step, numbers in zip(common[key].columns.tolist(), of_metric.T.tolist(), strict=True)
     ]
     if len(results.tasks) == 1:
         rows += [(label, ALL_TASKS, *others) for label, _, *others in rows]
     return pd.DataFrame(rows, columns=["setting", "task", "metric", "step", "seeds", *BOUNDS]).astype(FLOATS)
 
 
-def score_histories(results: GridResults) -> Histories:
-    """Setting -> task -> seed -> finite scores, the untrained policy's among them."""
-    found: dict[str, dict[str, dict[int, Run]]] = {
-        label: {task: {} for task in results.tasks} for label in results.labels
-    }
-    for each in sorted(results.results, key=lambda status: status.cell.seed):
+def score_histories(results: GridResults) -> pd.DataFrame:
+    """Finite scores of evaluations: a row a setting, task and seed, a column a step; 0 is before training."""
+    order = {label: place for place, label in enumerate(results.labels)}
+    places = [(order[r.cell.label], results.tasks.index(r.cell.task), r.cell.seed) for r in results.results]
+    keys, found = [], []
+    for _, each in sorted(zip(places, results.results, strict=True), key=lambda pair: pair[0]):
         rows = [row for row in (each.summary.get("untrained"), *each.summary["evaluations"]) if row]
-        known = {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
-        found[each.cell.label][each.cell.task][each.cell.seed] = known
-    return found
+        found.append({row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])})
+        keys.append((each.cell.label, each.cell.task, each.cell.seed))
+    index = pd.MultiIndex.from_tuples(keys, names=["setting", "task", "seed"])
+    return pd.DataFrame(found, index, dtype=float).sort_index(axis=1)
 
 
 def _profiles(scores: Mapping[Key, Array], bootstrap: Bootstrap) -> pd.DataFrame:

@@ -340,6 +340,6 @@ def sync(args: argparse.Namespace) -> None:
 )
 def ui(args: argparse.Namespace) -> int:
     """Open MLflow's pages on the runs that were recorded here."""
-    from dqlab.tracking.mlflow.ui import serve_ui
+    from dqlab.tracking.mlflow.client import serve_ui
 
     return serve_ui(args.place, args.host, args.port)

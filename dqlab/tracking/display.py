@@ -18,18 +18,14 @@ from dqlab.files import atomic_path
 from dqlab.printing import Console
 from dqlab.tracking.selection_rules import rule_name
 
+Row = Mapping[str, Any]
 SHOWN = {"behaviour/bc_loss": "L_behaviour", "actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
 
 
 class Display(progress.Progress):
-    """Progress of one run.
+    """Progress of one run of so many updates; a console that is no terminal gets plain lines.
 
-    Args:
-        steps: updates in all.
-        quiet: say nothing but errors.
-        console: where to; one that is not a terminal gets plain lines.
-        caveat: what must stand beside every score ("not D4RL"), or empty.
-        scored: whether the task has reference scores; returns are shown alone where it has none.
+    The caveat ("not D4RL") stands beside every score; where a task is not `scored`, returns are shown alone.
     """
 
     def __init__(
@@ -38,17 +34,10 @@ class Display(progress.Progress):
         console = console or Console()
         self._scored, self._quiet, self._steps = scored, quiet, steps
         self._caveat = f" ({caveat})" if caveat else ""
-        super().__init__(
-            progress.TextColumn("[bold]training"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]} updates/s"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[losses]}"),
-            progress.TextColumn("{task.fields[score]}"),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
+        texts = ("[bold]training", "{task.fields[rate]} updates/s", "{task.fields[losses]}", "{task.fields[score]}")
+        title, rate, *others = map(progress.TextColumn, texts)
+        columns = (title, progress.BarColumn(), progress.MofNCompleteColumn(), rate, progress.TimeRemainingColumn())
+        super().__init__(*columns, *others, console=console, disable=quiet or not console.is_terminal)
         self._bar = self.add_task("training", total=steps, rate="-", losses="", score="")
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -65,10 +54,9 @@ class Display(progress.Progress):
         scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
         self.update(self._bar, score=f"{name} {scores}{self._caveat}")
         for title, result in evaluations.items():
-            self.say(
-                f"step {step:>8,}  {title}  {name} {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
-                + (f"  return {result.return_mean:.0f}" if self._scored else "")
-            )
+            score = f"{name} {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
+            returned = f"  return {result.return_mean:.0f}" if self._scored else ""
+            self.say(f"step {step:>8,}  {title}  {score}{returned}")
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -117,16 +105,11 @@ def download_progress(console: Console) -> Iterator[Callable[[int, int | None], 
 
 
 def summary_table(
-    summaries: Mapping[str, Mapping[str, Any]],
-    data: Mapping[str, Any],
-    caveat: str,
-    failures: Mapping[str, int] | None = None,
-    scored: bool = True,
+    summaries: Mapping[str, Row], data: Row, caveat: str, failures: Mapping[str, int] | None = None, scored: bool = True
 ) -> Table:
     """The table a run ends with: every selection rule's score, of every replica, and the data's mean return.
 
-    Summaries and failures (their steps) are by the replicas' titles, `data` is the provenance in run.json. Without
-    `scored` the score is the return: the task has no reference scores.
+    Summaries and failures (their steps) are by replicas' titles, `data` is as in run.json; not `scored`: returns alone.
     """
     scale = "" if SUCCESS in caveat else "D4RL-normalised" if data.get("is_d4rl") else "normalised"
     note = ", ".join(filter(None, (scale, caveat)))
@@ -154,7 +137,7 @@ def summary_table(
     return table
 
 
-def _of_evaluations(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def _of_evaluations(row: Row, summary: Row) -> str:
     """How offline selection's choice stands among the losses; of how many evaluations a mean is, where ten are not."""
     trained = [each for each in summary["evaluations"] if each["selection_loss"] is not None]
     losses = {each["step"]: each["selection_loss"] for each in trained}
@@ -164,23 +147,18 @@ def _of_evaluations(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return f" (of {len(losses)})" if row["rule"] == "mean_last_10" and len(losses) < 10 else ""
 
 
-def _numbers(row: Mapping[str, Any], scored: bool, spread: bool = True) -> list[str]:
+def _numbers(row: Row, scored: bool, spread: bool = True) -> list[str]:
     """Score, its deviation if it is one of several, return; a return alone has its deviation as its score's."""
     own = [f"{row['return_mean']:.0f}"] if scored else []
     return [f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}" if spread else "-", *own]
 
 
 def draw_score_curve(
-    evaluations: Sequence[dict[str, Any]],
-    selection: dict[str, dict[str, Any]],
-    title: str,
-    path: Path,
-    scored: bool = True,
+    evaluations: Sequence[Row], selection: Mapping[str, Row], title: str, path: Path, scored: bool = True
 ) -> None:
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
-    Evaluations and what the rules chose are dicts of `Evaluated` and `Chosen`. Without `scored` a score is the return:
-    the task has no reference scores.
+    Evaluations and what the rules chose are dicts of `Evaluated` and `Chosen`; not `scored`: the score is the return.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

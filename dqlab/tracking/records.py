@@ -1,12 +1,10 @@
 """What dqlab's files of records hold: one schema each, by which every reader of a file reads it.
 
-A record may come from a stranger, a full disk or another version. What does not fit its schema is never used: the file
-is named in one line, with the first thing that is wrong in it.
+A record may come from a stranger, a full disk or another version. What does not fit is never used, but named in a line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -19,8 +17,7 @@ from dqlab.errors import RunError, one_line, printable
 from dqlab.files import read_bytes
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES, SELECTION_RULES
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.=+-]*$", max_length=200)]
-"""A folder's, below the one that the record lies in: no path."""
+Name = Annotated[str, Field(pattern=r"^\w[\w.=+-]*$", max_length=200)]  # of a folder beside the record: no path
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e11)]
@@ -127,7 +124,6 @@ class SummaryRecord(TypedDict):
     cell: NotRequired[str]
     steps: NotRequired[Count]
     algorithm: NotRequired[str]
-    data_return_mean: NotRequired[float | None]
 
 
 class InspectionRecord(TypedDict):
@@ -285,6 +281,7 @@ REMEDIES: dict[object, str] = {
 }
 """What to do with a file that does not fit its schema."""
 Record = TypeVar("Record")
+_adapter: Any = cache(TypeAdapter)
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
@@ -298,25 +295,20 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 def parse_record(text: bytes | str, kind: type[Record]) -> Record:
     """A record as it was written, unknown names included. Raises ValueError: it is no JSON, or does not fit."""
     found = from_json(text)
-    _adapter(cast(Hashable, kind)).validate_python(found, strict=True)
+    _adapter(kind).validate_python(found, strict=True)
     return cast(Record, found)
 
 
-def read_journal(path: Path, known: int = 0) -> list[JournalRecord]:
-    """The records of a metrics.jsonl after the first `known`; a line that is still being written is left for later."""
+def read_journal(path: Path, start: int = 0, stop: int | None = None) -> list[JournalRecord]:
+    """Some records of a metrics.jsonl, without a line that is still being written; a RunError where one is damaged."""
     try:
-        return parse_journal(read_bytes(path).split(b"\n")[known:-1]) if path.exists() else []
+        lines = read_bytes(path).split(b"\n")[:-1][start:stop] if path.exists() else []
+        found = parse_record(b"[" + b",".join(lines) + b"]", list[JournalRecord])
+        if len(found) != len(lines):
+            raise ValueError("a line holds more than one record")
+        return found
     except (OSError, ValueError) as error:
         raise damage_message(path, error) from error
-
-
-def parse_journal(lines: Iterable[bytes]) -> list[JournalRecord]:
-    """Lines of metrics.jsonl, all in one go. Raises ValueError: one of them is no record; the message counts from 0."""
-    lines = list(lines)
-    found = parse_record(b"[" + b",".join(lines) + b"]", list[JournalRecord])
-    if len(found) != len(lines):
-        raise ValueError("a line holds more than one record")
-    return found
 
 
 def damage_message(path: Path, error: Exception, remedy: str = AGAIN) -> RunError:
@@ -328,14 +320,9 @@ def in_short(error: Exception) -> str:
     """What is wrong with a record: the first place that does not fit its schema."""
     if not isinstance(error, ValidationError):
         return one_line(error, 120)
-    first = error.errors(include_url=False, include_input=False)[0]
+    first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return printable(f"it has no {place}", 120, keep="")
     said = first["msg"].removeprefix("Value error, ")
     return printable(f"{place}: {said[:1].lower()}{said[1:]}" if place else said, 160, keep="")
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

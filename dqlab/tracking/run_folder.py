@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from dqlab.config.identity import Replica, replicas_of
 from dqlab.errors import RunError
-from dqlab.files import atomic_path, open_lock, read_bytes, write_text
+from dqlab.files import atomic_path, open_lock, write_text
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import FailureRecord, RunRecord, SummaryRecord
@@ -41,11 +41,16 @@ class Journal:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _first_lines(path, keep) if keep else []
-        if (known := len(kept)) < keep:
+        known = 0
+        if keep:
+            from dqlab.tracking.records import read_journal
+
+            known = len(read_journal(path, stop=keep))
+        if known < keep:
             raise RunError(f"{path} has {known} records, the checkpoint knows of {keep}: the run folder is damaged.")
+        kept = b"".join(path.read_bytes().splitlines(keepends=True)[:keep]) if keep else b""
         with atomic_path(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+            temporary.write_bytes(kept)
         self.count = keep
         self._file = path.open("a")
 
@@ -62,18 +67,6 @@ class Journal:
     def sync(self) -> None:
         """Make what is written survive a power cut; a checkpoint that counts these records may follow."""
         os.fsync(self._file.fileno())
-
-
-def _first_lines(path: Path, number: int) -> list[bytes]:
-    """A journal's first lines, or as many as it has, each of them a record. Raises RunError: it is damaged."""
-    from dqlab.tracking.records import damage_message, parse_journal
-
-    try:
-        lines = read_bytes(path).splitlines(keepends=True)[:number] if path.exists() else []
-        parse_journal(lines)
-    except (OSError, ValueError) as error:
-        raise damage_message(path, error) from error
-    return lines
 
 
 def claim_folder(folder: Path, owner: str = "") -> TextIO:
@@ -134,24 +127,19 @@ class RunFolder:
         elif self.facts().get("state") == "failed" and not self._mendable():
             reason = next((str(known["reason"]) for known in map(self.failure, self.replicas()) if known), "")
             raise RunError(f"The run in {self.path} has failed, and would again: {reason}")
-        else:
-            self._check_whole()
+        else:  # the first checkpoint is written before the first record
+            names = [replica.name for replica in self.replicas()]
+            journals = [path for name in names if (path := self.replica(name) / "metrics.jsonl").exists()]
+            begun = self.checkpoint.exists() or any(path.stat().st_size for path in journals)
+            missing = " and ".join(path.name for path in (self.config, self.checkpoint) if not path.exists())
+            if begun and missing:
+                advice = "Put the file back, or choose another --out: beginning anew would overwrite its records."
+                said = f"The run in {self.path} has begun, and its {missing} is missing: it cannot go on."
+                raise RunError(f"{said} {advice}")
 
     def _mendable(self) -> bool:
         """Whether a replica has failed in a way that a resume may mend."""
         return any(failure and failure["kind"] == EVALUATION for failure in map(self.failure, self.replicas()))
-
-    def _check_whole(self) -> None:
-        """See that a run that has begun can go on; the first checkpoint is written before the first record."""
-        names = [replica.name for replica in self.replicas()]
-        journals = [path for name in names if (path := self.replica(name) / "metrics.jsonl").exists()]
-        begun = self.checkpoint.exists() or any(path.stat().st_size for path in journals)
-        missing = [path.name for path in (self.config, self.checkpoint) if not path.exists()]
-        if begun and missing:
-            raise RunError(
-                f"The run in {self.path} has begun, and its {' and '.join(missing)} is missing: it cannot go on, and "
-                "beginning anew would overwrite its records. Put the file back, or choose another --out."
-            )
 
     def lock(self) -> None:
         """Claim the folder for this process, until it ends, however it ends."""
@@ -212,10 +200,8 @@ class RunFolder:
             raise RunError(f"{self.replica(replica.name)} has no summary: {failure['reason']}")
         path = self.replica(replica.name) / "summary.json"
         if not path.exists():
-            raise RunError(
-                f"{path.parent} has no summary yet: the run has not finished. Continue it "
-                f"(dqlab train --resume --out {self.path}), or name a file of its checkpoints/."
-            )
+            advice = f"Continue it (dqlab train --resume --out {self.path}), or name a file of its checkpoints/."
+            raise RunError(f"{path.parent} has no summary yet: the run has not finished. {advice}")
         return read_record(path, SummaryRecord)
 
     def chosen_step(self, replica: Replica, rule: str) -> int:

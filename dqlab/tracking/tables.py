@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from dqlab.config.identity import Replica
 from dqlab.errors import RunError
 from dqlab.files import expanded
 from dqlab.tracking.folders import SkippedRecords
@@ -20,10 +19,7 @@ from dqlab.tracking.selection_rules import SELECTION_RULES
 def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
     """All runs in a folder and below it: a row a replica, with its score by each selection rule once it has finished.
 
-    The name `dqlab.runs` is that of a package. Runs whose records are damaged are left out, with a warning.
-
-    Raises:
-        RunError: there is no such folder.
+    Runs whose records are damaged are left out, with a warning. Raises RunError: there is no such folder.
     """
     if not expanded(folder).is_dir():
         raise RunError(f"There is no folder '{folder}'.")
@@ -33,22 +29,18 @@ def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
             run = RunFolder(path.parent)
             facts = {"algorithm": "", **run.facts()}
             for replica in run.replicas():
-                own = {"path": str(run.replica(replica.name)), "cell": replica.cell, "seed": replica.seed}
-                rows.append({**facts, **own, **_standing(run, replica)})
+                place = run.replica(replica.name)
+                own: dict[str, Any] = {"path": str(place), "cell": replica.cell, "seed": replica.seed}
+                if run.failure(replica):
+                    own["state"] = "failed"
+                elif (place / "summary.json").exists():
+                    selection = run.summary(replica)["selection"]
+                    own |= {"state": "finished", **{rule: selection[rule]["score_mean"] for rule in SELECTION_RULES}}
+                rows.append({**facts, **own})
     for text in leaving.out:
         warnings.warn(f"Left out: {text}", stacklevel=2)
     columns = ["path", "task", "algorithm", "cell", "seed", "state", "caveat", *SELECTION_RULES]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _standing(run: RunFolder, replica: Replica) -> dict[str, Any]:
-    """A replica's scores, or that it has failed; nothing while it trains."""
-    if run.failure(replica):
-        return {"state": "failed"}
-    if not (run.replica(replica.name) / "summary.json").exists():
-        return {}
-    selection = run.summary(replica)["selection"]
-    return {"state": "finished", **{rule: selection[rule]["score_mean"] for rule in SELECTION_RULES}}
 
 
 def logged_metrics(run: RunFolder) -> pd.DataFrame:

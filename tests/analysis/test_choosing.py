@@ -16,7 +16,6 @@ from made_grids import TASKS, made_grid
 from dqlab.analysis.choosing import (
     CHOICES,
     MOST_SWAPS,
-    CheckpointChoices,
     best_weights,
     budget_sizes,
     checkpoint_choices,
@@ -57,8 +56,8 @@ def curved(curve: Curve, values: tuple[str, ...] = ("A", "B"), tasks: int = 1, s
     return replace(grid, results=tuple(found))
 
 
-def choices_of(grid: GridResults) -> CheckpointChoices:
-    return checkpoint_choices(score_table(grid), score_histories(grid), grid, Bootstrap(100, 0.95))
+def all_gains(grid: GridResults) -> pd.DataFrame:
+    return checkpoint_choices(score_table(grid), score_histories(grid), grid, Bootstrap(100, 0.95))[0]
 
 
 def gains_of(analysis: Analysis, label: str) -> pd.DataFrame:
@@ -88,7 +87,7 @@ def test_equal_checkpoints_gain_the_known_constant_by_luck_alone() -> None:
     generator, seeds, deviation = np.random.default_rng(0), 4, 10.0
     drawn = {label: generator.normal(50, deviation, (2, seeds, 20)) for label in map(str, range(100))}
     grid = curved(lambda label, task, seed: drawn[label][TASKS.index(task), seed], tuple(drawn), 2, seeds)
-    means = choices_of(grid).gains.groupby("rule")[["gain", "held_out"]].mean()
+    means = all_gains(grid).groupby("rule")[["gain", "held_out"]].mean()
     expected = BEST_OF_20 * deviation
     # standard error: 0.35, of last over 800 runs
     assert means.gain["best_online"] == pytest.approx(expected, abs=1.2)
@@ -127,7 +126,7 @@ def test_intervals_of_the_best_common_checkpoint_hold() -> None:
         with_curve(each, drawn[each.cell.points["N"]][tasks.index(each.cell.task), each.cell.seed].tolist())
         for each in grid.results
     ]
-    gains = choices_of(replace(grid, results=tuple(found))).gains
+    gains = all_gains(replace(grid, results=tuple(found)))
     gains = gains[gains.rule == "common_task"]
     true = BEST_OF_20 * 5 / math.sqrt(seeds)
     assert ((gains.gain_low <= true) & (true <= gains.gain_high)).mean() > 0.8  # of 40, with 100 repetitions

@@ -274,7 +274,7 @@ def test_reused_cells_are_compared_under_this_grids_labels(tmp_path: Path) -> No
     lost = folder_of(other, GRID, GRID.results[0].cell)
     lost.rename(tmp_path / "away")
     said = compared(folder).warnings
-    assert said[0] == f"A reused cell is gone ({lost}): left out. Run the grid again to train them here."
+    assert said[0] == f"1 reused cell gone, such as {lost}: left out. Run the grid again to train them here."
     assert not any("not finished" in text for text in said)
 
 

@@ -23,10 +23,9 @@ from mlflow_stores import fresh_store
 from ray_cluster import until
 
 from dqlab.errors import RunError
-from dqlab.tracking.mlflow.client import mlflow_client, store_path, store_uri, tracking_uri
+from dqlab.tracking.mlflow.client import mlflow_client, store_of, store_path, store_uri, tracking_uri
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 from dqlab.tracking.mlflow.sync import send_folder
-from dqlab.tracking.mlflow.ui import store_of
 
 
 class Server:

@@ -22,9 +22,8 @@ from made_grids import TASKS, made_grid
 from mlflow_stores import fresh_store
 
 from dqlab.errors import RunError
-from dqlab.tracking.mlflow.client import all_runs, mlflow_client
+from dqlab.tracking.mlflow.client import all_runs, free_port, mlflow_client, serve_ui, store_of
 from dqlab.tracking.mlflow.sync import send_folder
-from dqlab.tracking.mlflow.ui import free_port, serve_ui, store_of
 
 GRID = made_grid(values=(2, 10), tasks=TASKS[:1], seeds=2)
 PATIENCE = 120_000  # milliseconds; the pages are large, and the machine may be busy

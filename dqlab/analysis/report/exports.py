@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -66,19 +65,13 @@ def scores_csv(results: GridResults) -> str:
     reserved = {"label", "task", "seed", *SCORES, *LAST}
     axes = {axis: f"{axis}_axis" if axis in reserved else axis for axis in results.axes}
     columns = ["label", *axes.values(), "task", "seed", *SCORES, *LAST]
-    order = {label: place for place, label in enumerate(results.labels)}
-    tasks = {task: place for place, task in enumerate(results.tasks)}
-    cells = sorted(all_cells(results), key=lambda cell: (order[cell["label"]], tasks[cell["task"]], cell["seed"]))
-    rows = [
-        {
-            **dict.fromkeys(columns, ""),
-            **cell,
-            **{column: cell["points"].get(axis, "") for axis, column in axes.items()},
-            **{f"score_{rule}": score for rule, score in cell.get("scores", {}).items()},
-            "steps": (cell.get("evaluations") or [{}])[-1].get("step", ""),
-        }
-        for cell in cells
-    ]
+    rows = []
+    for cell in all_cells(results):
+        places = {column: cell["points"].get(axis, "") for axis, column in axes.items()}
+        scores = {f"score_{rule}": score for rule, score in cell.get("scores", {}).items()}
+        steps = (cell.get("evaluations") or [{}])[-1].get("step", "")
+        rows.append({**dict.fromkeys(columns, ""), **cell, **places, **scores, "steps": steps})
+    rows.sort(key=lambda row: (results.labels.index(row["label"]), results.tasks.index(row["task"]), row["seed"]))
     return str(pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, na_rep="nan"))
 
 
@@ -115,8 +108,10 @@ SPECIAL |= {"±": r"$\pm$", "\u2212": "$-$", "\u2013": "--", "\u00d7": r"$\times
 def latex_tables(analysis: Analysis) -> str:
     r"""Tables of aggregates, gaps, orders, tasks, comparisons by each of the rules, and published scores: booktabs."""
     results = analysis.results
-    head = HEAD.format(name=_one_line(results.name), caveat=f" and is {results.caveat}" if results.caveat else "")
-    return head + "\n".join(latex_table(table) for table in _tables(analysis))
+    caveat = f" and is {results.caveat}" if results.caveat else ""
+    return HEAD.format(name=" ".join(results.name.split()), caveat=caveat) + "\n".join(
+        latex_table(table) for table in _tables(analysis)
+    )
 
 
 def _tables(analysis: Analysis) -> Iterator[ReportTable]:
@@ -169,19 +164,14 @@ def _small(size: str, text: str) -> str:
 
 def escape_latex(text: str) -> str:
     """Text as LaTeX prints it literally; letters that pdfLaTeX does not have are left as they are, for LuaLaTeX."""
-    escaped = "".join(SPECIAL.get(character, character) for character in _one_line(text))
+    escaped = "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
-
-
-ALWAYS = (
+ALWAYS = (  # works behind every grid, as references.bib has them
     *("wang2023diffusion", "agarwal2021deep", "holm1979simple", "dodge2019show", "jackson2025clean", "fu2020d4rl"),
     *("todorov2012mujoco", "paszke2019pytorch", "towers2024gymnasium", "kingma2015adam"),
 )
-"""Works behind every grid, as references.bib has them."""
 DQLAB = """@misc{{dqlab,
   author = {{{{The dqlab authors}}}},
   title = {{{{dqlab}}: Reproduce, Ablate and Extend {{Diffusion-QL}}}},
@@ -191,7 +181,6 @@ DQLAB = """@misc{{dqlab,
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 
 
-@cache
 def load_bibliography() -> Mapping[str, str]:
     """Every entry of references.bib, by key."""
     text = files(__package__).joinpath("references.bib").read_text(encoding="utf-8")
@@ -199,10 +188,7 @@ def load_bibliography() -> Mapping[str, str]:
 
 
 def bibtex_file(results: GridResults) -> str:
-    """What a paper with these results would cite, in the order of references.bib.
-
-    Components whose works references.bib does not have (a plugin's) are named in comments.
-    """
+    """What a paper with these results would cite; components whose works references.bib lacks stand in comments."""
     keys, known = {*ALWAYS, *(key for component in results.components for key in component.cites)}, load_bibliography()
     lacking = [each for each in results.components if YEAR.search(each.source) and not known.keys() & set(each.cites)]
     blocks = [DQLAB.format(version=__version__), *(f"{entry}\n" for key, entry in known.items() if key in keys)]

@@ -83,31 +83,23 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def draw_panels(
-    titles: Sequence[str],
-    height: float,
-    x: str = "",
-    y: str = "",
-    most: int = COLUMNS,
-    more: float = 0.5,
-    **shared: bool,
+    titles: Sequence[str], height: float, x: str = "", y: str = "", most: int = COLUMNS, more: float = 0.5, **axes: bool
 ) -> tuple[Any, list[Any]]:
-    """A figure with a panel a title, `most` beside each other, and these panels.
+    """A figure with a panel a title, `most` beside each other, and these panels; `axes` may be `sharex`, `sharey`.
 
-    Args:
-        height, more: inches of a row of panels, and for what is above and below all of them.
-        x, y: what is said below the lowest panels, of three columns the middle one's, and beside the leftmost.
-        shared: `sharex`, `sharey`.
+    A row of panels is `height` inches, what is above and below all of them `more`. `x` stands below the lowest panels,
+    of three columns the middle one, `y` beside the leftmost.
     """
     columns = min(len(titles), most)
     rows = -(-len(titles) // columns)
     figure = new_figure(TEXT_WIDTH if columns > 1 else 4.5, height * rows + more)
-    grid = figure.subplots(rows, columns, squeeze=False, **shared).flatten().tolist()
-    for axes in grid[len(titles) :]:
-        axes.set_visible(False)
-    for place, (axes, title) in enumerate(zip(grid, titles, strict=False)):
+    grid = figure.subplots(rows, columns, squeeze=False, **axes).flatten().tolist()
+    for panel in grid[len(titles) :]:
+        panel.set_visible(False)
+    for place, title in enumerate(titles):
         lowest = place + columns >= len(titles)
         said = lowest and (columns != 3 or place % columns == 1)  # three of them would touch each other
-        style_axes(axes, title, x if said else "", y if place % columns == 0 else "")
+        style_axes(grid[place], title, x if said else "", y if place % columns == 0 else "")
     return figure, grid[: len(titles)]
 
 
@@ -268,20 +260,20 @@ def interval_figure(analysis: Analysis) -> ReportFigure | None:
 def score_by_value(analysis: Analysis) -> ReportFigure | None:
     """IQM over the axis' values, a panel a rule; None without exactly one numeric axis, or without a run."""
     results, axis = analysis.results, numeric_axis(analysis.results)
-    known = [analysis.figure(rule, "iqm") for rule in analysis.settings.rules]
-    if axis is None or all(each.empty for each in known):
+    figures = [analysis.figure(rule, "iqm") for rule in analysis.settings.rules]
+    if axis is None or all(each.empty for each in figures):
         return None
     lines, scores = lines_of(results, axis), f"IQM, {points_label(results.caveat)}"
     figure, panels = _rule_panels(analysis, 2.0 + 0.3 * (len(lines) > 1), plain_label(axis), scores)
     values = sorted({value for line in lines.values() for value, _ in line})
-    for axes, iqm in zip(panels, known, strict=True):
+    for axes, iqm in zip(panels, figures, strict=True):
         for place, (name, line) in enumerate(lines.items()):
-            points = [value for value, label in line if label in iqm.index]
-            found = iqm.loc[[label for _, label in line if label in iqm.index]]
-            around = [(found.point - found.low).clip(lower=0), (found.high - found.point).clip(lower=0)]
-            marker = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4, "capsize": 3, "linewidth": 1.3}
-            bars = [each.fillna(0) for each in around]
-            axes.errorbar(points, found.point, bars, label=plain_label(name) or None, **line_style(place), **marker)
+            known = [(value, label) for value, label in line if label in iqm.index]
+            found = iqm.loc[[label for _, label in known]]
+            bars = np.nan_to_num([found.point - found.low, found.high - found.point]).clip(min=0)
+            style = {**line_style(place), "marker": MARKERS[place % len(MARKERS)], "markersize": 4, "linewidth": 1.3}
+            drawn = {"label": plain_label(name) or None, "capsize": 3, **style}
+            axes.errorbar([value for value, _ in known], found.point, bars, **drawn)
         if len(values) > 2 and values[0] > 0 and _unevenness(np.log(values)) < _unevenness(values):
             axes.set_xscale("log")
             axes.minorticks_off()
@@ -330,31 +322,26 @@ def tuning_figure(analysis: Analysis) -> ReportFigure | None:
     titles = [known.get(axis, f"{axis}: held out") for axis in chosen]
     figure, panels = draw_panels(titles, 2.5, "policies evaluated", points_label(caveat), sharey=True)
     for axes, axis in zip(panels, chosen, strict=True):
-        for name, style, line in _tuning_lines(groups[axis]):
-            _line(axes, line.assign(policies=found.policies), "policies", name, {"linewidth": 1.4, **style}, dots=True)
-        if (most := int(groups[axis].policies.max())) > MOST_SIZES:
+        own = groups[axis]
+        lines = []
+        for place, (point, each) in enumerate(islice(own.groupby("point", sort=False), MOST_LINES)):
+            lines.append((plain_label(str(point), 20), line_style(place), each, "held_out"))
+        if axis in known:
+            seen = {"color": COLOURS[1], "linestyle": DASHES[1]}  # above, where both are one
+            held_out = [("held out", {"color": INK}, own, "held_out")] if own.held_out.notna().any() else []
+            lines = [*held_out, ("seen", seen, own, "seen")]
+        for name, style, each, scored in lines:
+            points = one_figure(each, scored).assign(policies=each.policies)
+            _line(axes, points, "policies", name, {"linewidth": 1.4, **style}, dots=True)
+        if (most := int(own.policies.max())) > MOST_SIZES:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         else:
             axes.set_xticks(range(1, most + 1, 1 + most // 9))
         axes.legend(fontsize=7, frameon=False, labelcolor=INK)
-    caption = (
-        "Tuning budget: mean over tasks of the best of so many policies, chosen on each task by itself, selection rule "
-        f"{rule_name(rule)}. A policy is a setting with one seed. Seen: in the evaluation that it is chosen by, which "
-        "is too high."
-    )
+    caption = "Tuning budget: mean over tasks of the best of so many policies, chosen on each task by itself, "
+    caption += f"selection rule {rule_name(rule)}. A policy is a setting with one seed. "
+    caption += "Seen: in the evaluation that it is chosen by, which is too high."
     caption += " Held out: with the other seeds of the chosen setting." if found.held_out.notna().any() else ""
     caption += f" Shaded: {_interval(analysis)}." if found.seen_low.notna().any() else ""
     return ReportFigure("tuning", caption, figure)
-
-
-def _tuning_lines(found: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
-    """Name, style and points of the lines of a panel: seen and held out, or what is held out by point of an axis."""
-    if found.axis.iloc[0] in (EVERY, SEEDS):
-        if found.held_out.notna().any():
-            yield "held out", {"color": INK}, one_figure(found, "held_out")
-        # above, where both are one
-        yield "seen", {"color": COLOURS[1], "linestyle": DASHES[1]}, one_figure(found, "seen")
-        return
-    for place, (point, own) in enumerate(islice(found.groupby("point", sort=False), MOST_LINES)):
-        yield plain_label(str(point), 20), line_style(place), one_figure(own, "held_out")

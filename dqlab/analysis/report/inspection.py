@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,26 +32,23 @@ NO_VALUES = "There are no values to be drawn: no critics, or no episode from whi
 
 def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
     """Name -> figure of what is inside of a grid's policies, of its first tasks."""
-    known = {task: seen for task, seen in analysis.results.inspections.items() if seen}
-    return {figure.name: figure for task in list(known)[:MOST_TASKS] for figure in _of_task(analysis, task)}
-
-
-def _of_task(analysis: Analysis, task: str) -> Iterator[figures.ReportFigure]:
-    every = analysis.results.inspections[task]
-    labels, note = figures.choose_labels(analysis, list(every), MOST_SETTINGS, FEWER_SETTINGS)
-    seen = {label: every[label] for label in labels}
-    where = f"{task}, seed {analysis.results.seeds[0]}, last checkpoint"
-    valued = any(each["values"] for each in seen.values())
-    said = f"Actions of policies and data in the same states of the data ({where}). {note}".strip()
-    said += "" if valued else f" {NO_VALUES}"
-    yield figures.ReportFigure(f"actions_{task}", said, actions_figure(seen))
-    if valued:
-        said = f"Values that the critics predicted along episodes, over the discounted returns that came ({where}). "
-        said += f"Above the line they were too high. {note}"
-        yield figures.ReportFigure(f"values_{task}", said.strip(), values_figure(seen))
-    for label, each in [item for item in seen.items() if item[1]["chain"]][:1]:
-        said = f"How noise becomes actions in one state: {label} ({where})."
-        yield figures.ReportFigure(f"chain_{task}", said, chain_figure(each))
+    drawn = []
+    for task, every in [item for item in analysis.results.inspections.items() if item[1]][:MOST_TASKS]:
+        labels, note = figures.choose_labels(analysis, list(every), MOST_SETTINGS, FEWER_SETTINGS)
+        seen = {label: every[label] for label in labels}
+        where = f"{task}, seed {analysis.results.seeds[0]}, last checkpoint"
+        valued = any(each["values"] for each in seen.values())
+        said = f"Actions of policies and data in the same states of the data ({where}). {note}".strip()
+        said += "" if valued else f" {NO_VALUES}"
+        drawn.append(figures.ReportFigure(f"actions_{task}", said, actions_figure(seen)))
+        if valued:
+            said = f"Values that critics predicted along episodes, over the discounted returns that came ({where}). "
+            said += f"Above the line they were too high. {note}"
+            drawn.append(figures.ReportFigure(f"values_{task}", said.strip(), values_figure(seen)))
+        for label, each in [item for item in seen.items() if item[1]["chain"]][:1]:
+            said = f"How noise becomes actions in one state: {label} ({where})."
+            drawn.append(figures.ReportFigure(f"chain_{task}", said, chain_figure(each)))
+    return {figure.name: figure for figure in drawn}
 
 
 def actions_figure(seen: Inspections) -> Any:
@@ -118,17 +115,15 @@ def animate_chain(seen: InspectionRecord, path: Path, seconds: float = 4.0) -> N
     cloud = axes.scatter(*points[0].T, s=8, alpha=0.6, linewidths=0, color=figures.COLOURS[0])
     pictures = []
     for place in np.arange(0.0, len(points) - 1 + 1e-9, 1 / BETWEEN):
-        before = int(place)
-        after = min(before + 1, len(points) - 1)
+        before, after = int(place), min(int(place) + 1, len(points) - 1)
         cloud.set_offsets(points[before] + (place - before) * (points[after] - points[before]))
         figures.style_axes(axes, _title(seen["chain_steps"], before))
         figure.canvas.draw()
         pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
-    moving = {"save_all": True, "append_images": pictures[1:], "loop": 0}
-    each = [1000 * seconds / len(pictures)] * (len(pictures) - 1)
+    shown = [*[1000 * seconds / len(pictures)] * (len(pictures) - 1), 1500]  # milliseconds
     try:
         with atomic_path(path) as temporary:
-            pictures[0].save(temporary, "GIF", duration=[*each, 1500], **moving)
+            pictures[0].save(temporary, "GIF", duration=shown, save_all=True, append_images=pictures[1:], loop=0)
     except OSError as error:
         raise RunError(f"{path} could not be written: {error.strerror or error}. Choose another place.") from error
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -30,28 +31,21 @@ NAMES = {**{metric: metric for metric in METRICS}, "iqm": "IQM", "optimality_gap
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of texts.
+    """A table of texts."""
 
-    Attributes:
-        name: for references, such as `iqm-mean`.
-        caption: what it shows, with selection rule and caveat.
-        cells: rows by name, columns by head and what stands below it (the selection rule of its scores). The second
-            line of a cell is in small print (an interval).
-        strong: the row that stands out (the base).
-    """
-
-    name: str
-    caption: str
+    name: str  # for references, such as `iqm-mean`
+    caption: str  # what it shows, with selection rule and caveat
     cells: pd.DataFrame
-    strong: str | None = None
+    """Rows by name, columns by head and what stands below it (the selection rule of its scores). The second line of a
+    cell is in small print (an interval)."""
+    strong: str | None = None  # the row that stands out (the base)
 
     @cached_property
     def columns(self) -> list[tuple[str, str, bool]]:
         """Of each column, that of names first: head, what stands below it, and whether it holds words, not numbers."""
         words = [not all(map(NUMBER.match, values)) for _, values in self.cells.items()]
-        return [(self.cells.index.name, "", True)] + [
-            (*both, each) for both, each in zip(self.cells, words, strict=True)
-        ]
+        heads = [(*both, each) for both, each in zip(self.cells, words, strict=True)]
+        return [(self.cells.index.name, "", True), *heads]
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
@@ -87,9 +81,8 @@ def rich_table(table: ReportTable, most: int | None = None) -> Group:
 
 def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> ReportTable:
     """A row a setting: aggregates over tasks and seeds, by each rule."""
-    columns = {
-        (NAMES[metric], rule_name(rule)): _figure_texts(analysis, rule, metric) for rule in rules for metric in metrics
-    }
+    both = product(rules, metrics)
+    columns = {(NAMES[metric], rule_name(rule)): _figure_texts(analysis, rule, metric) for rule, metric in both}
     named = enumerate_names([NAMES[metric] for metric in metrics])
     tasks = counted(len(analysis.results.tasks), "task")
     caption = f"{named[0].upper()}{named[1:]} over {tasks}, by selection rule. {_intervals(analysis)}"
@@ -98,10 +91,8 @@ def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[
 
 def gap_table(analysis: Analysis) -> ReportTable:
     """A row a setting: what choosing the best checkpoint online is worth."""
-    columns = {
-        (f"best-online {MINUS} {rule}", "gap"): _figure_texts(analysis, "best_online", f"over_{rule}")
-        for rule in ("last", "offline")
-    }
+    gaps = {rule: _figure_texts(analysis, "best_online", f"over_{rule}") for rule in ("last", "offline")}
+    columns = {(f"best-online {MINUS} {rule}", "gap"): texts for rule, texts in gaps.items()}
     caption = "What choosing the checkpoint by its score is worth, in points: mean over runs. "
     return _by_setting(analysis, "gaps", caption + _intervals(analysis), columns)
 
@@ -116,11 +107,10 @@ def common_table(analysis: Analysis) -> ReportTable:
     last = gains[gains.rule == "last"].set_index("setting")
     counts = [str(row.most) if row.fewest == row.most else f"{row.fewest}\u2013{row.most}" for row in last.itertuples()]
     columns["checkpoints", "to choose from"] = pd.Series(counts, last.index, dtype=object)
-    caption = (
-        "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. Held out: "
-        "its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, in points. A gain "
-        "is at least 0 unless held out; its interval, moved back by what resampling adds to a best, may begin below. "
-    )
+    caption = "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. "
+    caption += "Held out: its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, "
+    caption += "in points. A gain is at least 0 unless held out; its interval, moved back by what resampling adds to a "
+    caption += "best, may begin below. "
     return _by_setting(analysis, "common", caption + _intervals(analysis), columns)
 
 
@@ -144,9 +134,8 @@ def swap_table(analysis: Analysis, most: int = 5) -> ReportTable:
         both = (format_points(value, signed=True) for value in (row.by_rule, row.by_last))
         rows.append((choice_name(row.rule), row.higher, row.lower, *both, _percent(row.share)))
     caption = f"Pairs of settings that change places when checkpoints are chosen: of each rule the {most} surest. "
-    return text_table(
-        "swaps", caption + _unit(analysis.results.caveat), ["By rule", "higher", "lower", *differences, share], rows
-    )
+    heads: Heads = ["By rule", "higher", "lower", *differences, share]
+    return text_table("swaps", caption + _unit(analysis.results.caveat), heads, rows)
 
 
 def _percent(share: float) -> str:
@@ -160,9 +149,9 @@ def task_table(analysis: Analysis, rule: str) -> ReportTable:
     if len(results.tasks) > 1:
         columns["all tasks", under] = analysis.figure(rule, "mean").point.map(format_points)
     caption = (
-        f"Selection rule: {under}. Mean ± standard error over {counted(len(results.seeds), 'seed')} (their number in "
-        f"brackets where fewer have finished). {_unit(results.caveat)}"
+        f"Selection rule: {under}. Mean ± standard error over {counted(len(results.seeds), 'seed')} (their number "
     )
+    caption += f"in brackets where fewer have finished). {_unit(results.caveat)}"
     table = _by_setting(analysis, f"tasks-{rule}", caption, columns)
     return table.turned("Task") if len(results.tasks) > len(results.labels) else table
 
@@ -193,10 +182,8 @@ def comparison_table(analysis: Analysis, rule: str) -> ReportTable:
         ("least p", "possible"): tests.smallest_p.map(p_value),
         ("verdict", under): tests.verdict.reindex(results.labels, fill_value="no runs to compare"),
     }
-    caption = (
-        f"Against {results.base}, selection rule {under}: {TEST}; p corrected after {CORRECTION} for "
-        f"{counted(len(tests), 'comparison')}. {_intervals(analysis)}"
-    )
+    caption = f"Against {results.base}, selection rule {under}: {TEST}; p corrected after {CORRECTION} for "
+    caption += f"{counted(len(tests), 'comparison')}. {_intervals(analysis)}"
     table = _by_setting(analysis, f"comparisons-{rule}", caption, columns)
     return replace(table, cells=table.cells.drop(index=results.base), strong=None)
 

@@ -43,8 +43,8 @@ THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:
 def write_report(results: GridResults, settings: Report, folder: Path, analysis: Analysis | None = None) -> list[Path]:
     """Write the report of a grid, as far as it has come; an older one is replaced at once, or stays as it is.
 
-    The folder gets `index.html`, `figures/`, and FILES; `analysis` is theirs, where there is one already. Returns the
-    files, the page first. Raises RunError: the folder holds something else than a report.
+    The folder gets `index.html`, `figures/`, and FILES; `analysis` is theirs, where there is one already. Returns
+    the files, the page first. Raises RunError: the folder holds something else than a report.
     """
     analysis = analysis or analyse(results, settings)
     drawn = draw_figures(analysis) | inspection_figures(analysis)
@@ -136,52 +136,39 @@ def summary_paragraph(analysis: Analysis) -> str:
     results = analysis.results
     settings = f"{counted(len(results.labels), 'setting')} ({enumerate_names(results.labels)})"
     tasks = f"{counted(len(results.tasks), 'task')} ({enumerate_names(results.tasks)})"
-    compared = f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."
-    caveat = [f"All scores: {results.caveat}."] if results.caveat else []
-    return " ".join([compared, _progress(results), *_decided(analysis), *caveat])
-
-
-def _progress(results: GridResults) -> str:
-    done, failed, pending = len(results.results), len(results.failures), len(results.pending)
-    total = counted(len(results.statuses), "run")
-    if not failed and not pending:
-        return f"All {total} have finished."
+    said = [f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."]
+    failed, pending, total = len(results.failures), len(results.pending), counted(len(results.statuses), "run")
     others = [f"{failed:,} failed"] if failed else []
     others += [f"{pending:,} {'is' if pending == 1 else 'are'} still to come"] if pending else []
-    return f"Of {total}, {done:,} finished, {' and '.join(others)}."
+    finished = f"Of {total}, {len(results.results):,} finished, {' and '.join(others)}."
+    said += [finished if others else f"All {total} have finished.", *_decided(analysis)]
+    said += [f"All scores: {results.caveat}."] if results.caveat else []
+    return " ".join(said)
 
 
 def _decided(analysis: Analysis) -> Iterator[str]:
     """The best setting and the verdicts by the first rule."""
     first = analysis.settings.rules[0]
-    found = analysis.figure(first, "iqm")
+    found, tests = analysis.figure(first, "iqm"), analysis.compared(first)
     if found.empty:
         yield "No setting has a seed that finished on every task: there is nothing to compare yet."
         return
     best = found.loc[found.point.idxmax()]
     shown = f"{format_points(best.point)} {format_interval(best.low, best.high)}".strip()
     yield f"By selection rule {rule_name(first)}, {best.name} has the highest interquartile mean (IQM), {shown}."
-    if not analysis.compared(first).empty:
-        yield _verdicts(analysis, first)
-
-
-def _verdicts(analysis: Analysis, rule: str) -> str:
-    tests = analysis.compared(rule)
-    rows = tests.join(analysis.figure(rule, "iqm_difference")).sort_values(
-        "point", key=lambda point: -point.abs(), kind="stable"
-    )
+    rows = tests.join(analysis.figure(first, "iqm_difference"))
+    rows = rows.sort_values("point", key=lambda point: -point.abs(), kind="stable")
     clauses = []
     for verdict in ("better", "worse", "undecided"):
-        said = [_evidence(row) for row in rows[rows.verdict == verdict].itertuples()]
+        said = []
+        for row in rows[rows.verdict == verdict].itertuples():
+            points = f"{format_points(row.point, signed=True)} IQM points"
+            around, p = format_interval(row.low, row.high, signed=True), p_value(row.corrected)
+            evidence = f"{points} {around}".rstrip() + f", corrected p {p if p.startswith('<') else f'= {p}'}"
+            said.append(f"{row.Index} ({evidence})")
         if said:
             clauses.append(f"{enumerate_names(said, 4)} {'is' if len(said) == 1 else 'are'} {verdict}")
     few = tests.seeds.max() < ENOUGH
     reason = f" (no test decides below {counted(ENOUGH, 'seed')}, however large the difference)" if few else ""
-    return f"Against the base, {analysis.results.base}: {'; '.join(clauses)}{reason}."
-
-
-def _evidence(row: Any) -> str:
-    around = format_interval(row.low, row.high, signed=True)
-    difference = f"{format_points(row.point, signed=True)} IQM points{f' {around}' if around else ''}"
-    p = p_value(row.corrected)
-    return f"{row.Index} ({difference}, corrected p {p if p.startswith('<') else f'= {p}'})"
+    if clauses:
+        yield f"Against the base, {analysis.results.base}: {'; '.join(clauses)}{reason}."

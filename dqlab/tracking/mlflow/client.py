@@ -1,34 +1,36 @@
-"""MLflow's client: addresses of stores, its limits, experiments and runs."""
+"""MLflow's client and its pages: addresses of stores, its limits, experiments and runs."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from dqlab.errors import RunError, masked
+from dqlab.errors import ConfigError, RunError, masked, one_line, printable_name
 from dqlab.files import remove_leftovers
-from dqlab.tracking.folders import is_known, read_facts
+from dqlab.tracking.folders import grid_of, is_known, read_facts
 from dqlab.tracking.records import JournalRecord
 
-ODD = set("?#%")
-"""Characters of paths that mean something else in an address."""
+ODD = set("?#%")  # characters of paths that mean something else in an address
 OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
 BATCH, PARAMETERS, PAGE = 900, 90, 1000
 LONGEST_VALUE, LONGEST_TAG = 480, 4000
 """MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
+STORE = "mlflow.db"
+PORTS, LAST_PORT = 100, 65535
+RUNS_PAGE = "/#/experiments?workflowType=machine_learning"
+"""MLflow's first page is that of language models' traces, of which there are none."""
 
 
 def store_uri(path: Path) -> str:
-    """The address of a store; that of one in a folder such as `50%?` names SQLite's driver too.
-
-    SQLAlchemy decodes what is encoded here, but MLflow makes folders called as it is written, unless a driver is named.
-    """
+    """The address of a store; in a folder such as `50%?` it names SQLite's driver, or MLflow would not decode it."""
     return f"sqlite+pysqlite:///{quote(str(path))}" if ODD & set(str(path)) else f"sqlite:///{path}"
 
 
@@ -58,11 +60,8 @@ def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
     """MLflow's metrics, each with the record's own time: sent a second time, they are the same and stored once."""
     from mlflow.entities import Metric
 
-    return [
-        Metric(name, value, int(record["time"] * 1000), record["step"])
-        for record in records
-        for name, value in record["metrics"].items()
-    ]
+    points = ((record, name, value) for record in records for name, value in record["metrics"].items())
+    return [Metric(name, value, int(record["time"] * 1000), record["step"]) for record, name, value in points]
 
 
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:
@@ -73,8 +72,7 @@ def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str],
 
 def all_runs(client: Any, experiments: list[str], wanted: str = "") -> list[Any]:
     """Runs of experiments that a filter lets pass, page by page."""
-    found: list[Any] = []
-    token = None
+    found, token = list[Any](), None
     while True:
         page = client.search_runs(experiments, wanted, max_results=PAGE, page_token=token)
         found, token = [*found, *page], page.token
@@ -96,15 +94,9 @@ def log_all(client: Any, run: str, metrics: Iterable[Any], params: Mapping[str, 
 
 def mirror_environment() -> dict[str, str]:
     """Environment of a mirror: short HTTP timeouts, its own retries, one thread, no usage reports, no chatter."""
-    defaults = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "OMP_NUM_THREADS": "1",
-        "GIT_PYTHON_REFRESH": "quiet",
-    }
-    return {**defaults, **os.environ}
+    http = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "OMP_NUM_THREADS": "1"}
+    silent = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "GIT_PYTHON_REFRESH": "quiet"}
+    return {**http, "MLFLOW_DISABLE_TELEMETRY": "true", **silent, **os.environ}
 
 
 @contextmanager
@@ -123,23 +115,19 @@ def client_environment(uri: str = "") -> Iterator[None]:
 
 def beside_uri(run: Path) -> str:
     """The address of the store beside a run."""
-    return store_uri(run.resolve().parent / "mlflow.db")
+    return store_uri(run.resolve().parent / STORE)
 
 
 def tracking_uri(run: Path) -> str:
-    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs; a RunError where the folder names another address.
-
-    It may be a stranger's, who would get the records and the user's password: so the user has to say it too.
-    """
+    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs; a RunError where the folder names another address."""
     beside = beside_uri(run)
     if said := os.environ.get("MLFLOW_TRACKING_URI"):
         return said
+    # another may be a stranger's, who would get the records and the user's password: the user has to say it, too
     recorded = (read_facts(run).get("mlflow_uri") if is_known(run) else "") or beside
     if recorded != beside:
-        raise RunError(
-            f"{run} was recorded at {masked(recorded)}, which nothing but the folder itself says. If that is where it "
-            "belongs, set MLFLOW_TRACKING_URI to it (dqlab sync: or --to)."
-        )
+        advice = "If that is where it belongs, set MLFLOW_TRACKING_URI to it (dqlab sync: or --to)."
+        raise RunError(f"{run} was recorded at {masked(recorded)}, which nothing but the folder itself says. {advice}")
     return beside
 
 
@@ -162,8 +150,57 @@ def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
         kind = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
     if found.lifecycle_stage == "deleted":
-        raise RunError(
-            f"MLflow's experiment '{name}' is deleted. Restore it, with MLFLOW_TRACKING_URI set to its store, by "
-            f"`mlflow experiments restore -x {found.experiment_id}`; then: dqlab sync {run}."
-        )
+        command = f"`mlflow experiments restore -x {found.experiment_id}`; then: dqlab sync {run}."
+        where = "with MLFLOW_TRACKING_URI set to its store"
+        raise RunError(f"MLflow's experiment '{name}' is deleted. Restore it, {where}, by {command}")
     return str(found.experiment_id)
+
+
+def serve_ui(place: str | None, host: str, port: int) -> int:
+    """Become `mlflow ui` on the store of a place, until Ctrl-C; of a server, only say where it is, and return 0."""
+    uri = store_of(place)
+    if uri.startswith(("http:", "https:")):
+        print(f"MLflow: {masked(uri)}")
+        return 0
+    path = store_path(uri)
+    if path is not None and not path.exists():  # MLflow would make an empty one
+        raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
+    port = free_port(host, port)
+    print(f"MLflow: http://{host}:{port}{RUNS_PAGE} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
+    environment = {**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri}  # a command line is seen by everybody
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    return os.execve(sys.executable, command, environment)
+
+
+def store_of(place: str | None) -> str:
+    """The tracking URI of a folder of runs, a run, a grid, a URI, or None: what is here; a RunError without records."""
+    if place and "://" in place:
+        return place
+    if not place and (said := os.environ.get("MLFLOW_TRACKING_URI")):
+        return said
+    folder = Path(place or "runs")
+    folder = grid_of(folder) or folder
+    if is_known(folder):
+        return tracking_uri(folder)
+    stores = sorted(folder.rglob(STORE), key=lambda path: path.stat().st_mtime)
+    if not stores:
+        advice = "Name a folder of runs, or a URI."
+        raise RunError(f"Nothing was recorded in MLflow in {folder}: there is no {STORE}. {advice}")
+    return store_uri(stores[-1].resolve())
+
+
+def free_port(host: str, first: int) -> int:
+    """The first port from `first` on that nobody uses; an error where there is none, or no such host."""
+    if not 1 <= first <= LAST_PORT:
+        raise ConfigError(f"--port must be from 1 to {LAST_PORT}, not {first}.")
+    if not host.strip():
+        raise ConfigError("--host is empty. 127.0.0.1 is this machine only, 0.0.0.0 every address that it has.")
+    refused: OSError | UnicodeError
+    for port in range(first, min(first + PORTS, LAST_PORT + 1)):
+        try:
+            socket.create_server((host, port)).close()
+            return port
+        except (OSError, UnicodeError) as error:
+            refused = error
+    name = printable_name(host)
+    raise RunError(f"No port of {name} from {first} on can be used: {one_line(refused)}. Choose --host and --port.")

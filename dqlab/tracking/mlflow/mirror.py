@@ -46,10 +46,7 @@ class Mirror:
 
 
 def keep_sending(run: Path, experiment: str) -> bool:
-    """Send every few seconds until standard input ends, then once more, for PATIENCE seconds if that fails.
-
-    Pauses grow while sending fails; why is said on standard output. Returns whether all has been sent.
-    """
+    """Send until standard input ends, and then, for PATIENCE seconds, until all is sent; returns whether it is."""
     pause, deadline, said = POLL_SECONDS, float("inf"), ""
     while True:
         over = bool(select.select([sys.stdin], [], [], 0 if deadline < float("inf") else pause)[0])
@@ -80,8 +77,7 @@ def warn_unsent(path: Path) -> None:
 def sync_to_mlflow(path: Path, to: str = "") -> tuple[Path, str]:
     """Send the rest of a run or a grid, for which a pack stands; a RunError where that cannot be.
 
-    `to` is MLflow's tracking URI, by default as `tracking_uri` finds it. Returns what was sent, and the URI without a
-    password.
+    `to` is a tracking URI, by default `tracking_uri`'s. Returns what was sent, and the URI without a password.
     """
     path = grid_of(path) or path
     facts = read_facts(path)
@@ -103,6 +99,4 @@ def is_tracked(run: Path) -> bool:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m dqlab.tracking.mlflow.mirror RUN EXPERIMENT, until standard input ends")
     sys.exit(0 if keep_sending(Path(sys.argv[1]), sys.argv[2]) else 1)

@@ -34,11 +34,8 @@ MEMORY = "mlflow.json"
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
     """Send whatever of a run's or a grid's folder has not been sent, one process at a time; may be called at any time.
 
-    With `over` nobody writes into the folder any more: what has not ended is shown as killed, until it goes on.
-
-    Raises:
-        LeftOutError: something in the folder is damaged, or a link; all else was sent.
-        Exception: whatever MLflow's client raises; what was sent before is remembered.
+    With `over` nobody writes into the folder any more: what has not ended is shown as killed, until it goes on. Raises
+    LeftOutError: something is damaged, or a link, all else was sent; or what MLflow's client raises.
     """
     with open_lock(folder / "mlflow.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -51,27 +48,18 @@ def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> 
 
 
 class Memory:
-    """What one store has of a run, a pack or a grid; what is remembered of another store is forgotten.
-
-    `grid` is, of a pack, the id of its grid's run and the grid's owner.
-
-    Attributes:
-        runs: what has been sent of each run, by key; the top one first.
-        owner: a name that nobody else has, and MLflow's runs have as a tag.
-        attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
-        began: when a grid did, in seconds.
-        settled: a grid's packs that need no further look.
-    """
+    """What one store has of a run, a grid, or a pack with its grid's run and owner; what another had is forgotten."""
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
         self.path, self._place, self._saved = path, {"uri": masked(uri), "grid": grid[0]}, ""
         known: dict[str, Any] = {**read_record(path, MemoryRecord)} if path.exists() else {}
         same = masked(known.get("uri", "")) == masked(uri) and known.get("grid", grid[0]) == grid[0]
-        self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex
+        self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex  # nobody else has it: a tag of MLflow's runs
+        # tells a pack from those of its name before it; earlier versions had none
         self.attempt: str = known.get("attempt", "") if known else uuid.uuid4().hex[:8]
-        self.began: float = known.get("began", 0.0)
-        self.runs: dict[str, SentRecord] = known.get("runs", {}) if same else {}
-        self.settled: list[str] = known.get("settled", []) if same else []
+        self.began: float = known.get("began", 0.0)  # when a grid did, in seconds
+        self.runs: dict[str, SentRecord] = known.get("runs", {}) if same else {}  # by key, the top one first
+        self.settled: list[str] = known.get("settled", []) if same else []  # a grid's packs that need no further look
 
     def save(self) -> None:
         """Write the file, if there is anything new."""
@@ -103,7 +91,12 @@ class MlflowWriter:
         facts = read_record(grid / GRID, GridRecord)
         memory.began = memory.began or min(path.lstat().st_mtime for path in grid.iterdir())
         top = grid_tree(grid, facts, memory.began, self._over, {} if self._over else memory.runs, self.skipped)
-        self.send_tree(memory, top, packs=self._open_packs(memory, facts))
+        packs = {name: grid / "packs" / name for name in facts["packs"]}  # `packs` may be a link
+        # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
+        memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
+        done = set() if self._over else set(memory.settled)  # those are looked at once more at the end
+        begun = [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
+        self.send_tree(memory, top, packs=begun)
         memory.runs[top.key]["records"] = int(top.tags["finished"])
         memory.save()
 
@@ -127,14 +120,6 @@ class MlflowWriter:
                 self._send(memory, replace(top, status=top.status or of_children))
         finally:
             memory.save()
-
-    def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
-        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look."""
-        packs = {name: self._folder / "packs" / name for name in facts["packs"]}  # `packs` may be a link
-        # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
-        memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
-        done = set() if self._over else set(memory.settled)
-        return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
 
     def _send_pack(self, grid: Memory, parent: str, path: Path) -> None:
         memory = Memory(path / MEMORY, self._uri, (parent, grid.owner))
@@ -187,13 +172,13 @@ class MlflowWriter:
             sent["bytes"], sent["tags"] = size, _digest(node.tags)
 
     def _send_results(self, sent: SentRecord, node: TrackedRun, first: bool) -> None:
-        metrics, tags = node.results()
+        results, tags = node.results()
         if _digest(node.tags) != sent["tags"]:
             tags = {**node.tags, **tags}
             for name in () if first else self._client.get_run(sent["run"]).data.tags:
                 if name.startswith(TAG) and name not in tags:
                     self._client.delete_tag(sent["run"], name)
-        client.log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
+        client.log_all(self._client, sent["run"], client.metrics_of(results), node.parameters if first else {}, tags)
 
     def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
         """Artifacts that are new, or other than they were."""
@@ -214,10 +199,9 @@ class MlflowWriter:
         real = os.path.realpath(url2pathname(place.removeprefix("file://")))
         folders = (store.parent, self._folder.parent)
         if not any(real.startswith(os.path.realpath(folder / "mlartifacts") + os.sep) for folder in folders):
-            raise RunError(
-                f"{masked(self._uri)} has files put into {masked(place)}, which nothing but the store itself says. If "
-                "that is where they belong, set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)."
-            )
+            said = f"{masked(self._uri)} has files put into {masked(place)}, which nothing but the store itself says."
+            advice = "set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)"
+            raise RunError(f"{said} If that is where they belong, {advice}.")
 
     def _show(self, sent: SentRecord, node: TrackedRun) -> None:
         """Show a run with its status, if it is not shown already; one that goes on has not failed."""

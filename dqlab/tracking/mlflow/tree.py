@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,42 +19,30 @@ from dqlab.tracking import records
 from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells
 from dqlab.tracking.run_folder import RunFolder
 
-Results = tuple[list[Any], dict[str, str]]  # MLflow's metrics, and tags
+Results = tuple[list[records.JournalRecord], dict[str, str]]  # metrics, and tags
+Sent = Mapping[str, records.SentRecord]  # what MLflow has of a folder's runs, by key
 VIDEOS = "videos"  # RUN/<replica>/videos/, and the artifacts' folder
 JOURNAL = "metrics.jsonl"
-ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}
-"""The file that says how a replica ended, by MLflow's status."""
+ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}  # how a replica ended, by MLflow's status
 LONGEST_LINE = 1 << 20  # bytes of a journal's first line above which it is not read for its time
 TAG = "tag."  # what the names of tags begin with that a run's owner has given it: none is one of dqlab's own
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One MLflow run, as its folder describes it.
+    """One MLflow run, as its folder describes it."""
 
-    Attributes:
-        key: which of the folder's runs it is.
-        root: the folder out of which none of its files may lead.
-        name, tags, parameters: as MLflow shows them.
-        status: MLflow's word; empty where it follows from the children's.
-        place, journal: of a replica, its own folder, and the file of its metrics if these are sent.
-        files: artifacts, each with its folder among the artifacts.
-        texts: artifacts that are no files here, by name.
-        results: reads what is known only at its end: final metrics, and tags.
-        children: runs below it.
-    """
-
-    key: str
+    key: str  # which of the folder's runs it is
     name: str
-    root: Path
+    root: Path  # the folder out of which none of its files may lead
     tags: Mapping[str, str]
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    status: str = ""
-    place: Path | None = None
-    journal: Path | None = None
-    files: Mapping[Path, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    results: Callable[[], Results] = lambda: ([], {})
+    status: str = ""  # MLflow's word; empty where it follows from the children's
+    place: Path | None = None  # a replica's own folder
+    journal: Path | None = None  # the file of its metrics, if these are sent
+    files: Mapping[Path, str] = field(default_factory=dict)  # artifacts, each with its folder among the artifacts
+    texts: Mapping[str, str] = field(default_factory=dict)  # artifacts that are no files here, by name
+    results: Callable[[], Results] = lambda: ([], {})  # reads what is known only at its end
     children: Sequence[TrackedRun] = ()
 
     @property
@@ -81,34 +69,24 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
     replicas = replicas_of(facts)
 
     def child(replica: Replica) -> TrackedRun:
-        own = path / replica.name
+        own, seed = path / replica.name, str(replica.seed)
         status = _status(own, over) if ended else _unended(over)  # weights are chosen at the end
         if ended and status not in ENDED_BY:
             status = "FINISHED"  # its summary is missing, which will be told
-        return TrackedRun(
-            replica.name,
-            " ".join(part for part in (name, replica.cell, f"seed {replica.seed}") if part),
-            path,
-            {**tags, "seed": str(replica.seed), **({"cell": replica.cell} if replica.cell else {})},
-            {**shared, **replica.bindings},
-            status,
-            own,
-            own / JOURNAL,
-            _files_of_replica(own, status),
-            results=partial(_results, own, path, status),
-        )
+        title = " ".join(part for part in (name, replica.cell, f"seed {seed}") if part)
+        tagged = {**tags, "seed": seed, **({"cell": replica.cell} if replica.cell else {})}
+        files = _videos(own)
+        if status in ENDED_BY:  # then all files, before only videos
+            flat = sorted(each for each in own.glob("[!.]*") if each.is_file() and each.name != JOURNAL)
+            weights = sorted((own / "checkpoints").glob("*.safetensors"))
+            files |= {own / ENDED_BY[status]: "", **dict.fromkeys(flat, ""), **dict.fromkeys(weights, "checkpoints")}
+        given, results = {**shared, **replica.bindings}, partial(_results, own, path, status)
+        return TrackedRun(replica.name, title, path, tagged, given, status, own, own / JOURNAL, files, results=results)
 
-    return TrackedRun(
-        "run",
-        name,
-        path,
-        tags,
-        shared,
-        ended or _unended(over),
-        files={path / "config.gin": ""} if ended else {},
-        results=partial(_mean_scores, [path / replica.name for replica in replicas if ended], path),
-        children=[child(replica) for replica in replicas],
-    )
+    files = {path / "config.gin": ""} if ended else {}
+    scores = partial(_mean_scores, [path / replica.name for replica in replicas if ended], path)
+    top = TrackedRun("run", name, path, tags, shared, ended or _unended(over), files=files, results=scores)
+    return replace(top, children=[child(replica) for replica in replicas])
 
 
 def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
@@ -127,87 +105,51 @@ def _cell(
     path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, str], over: bool, history: bool = True
 ) -> TrackedRun:
     """A cell: few parameters, so that MLflow's comparisons can be read."""
-    own, seed = path / replica.name, str(replica.seed)
+    own, seed, status = path / replica.name, str(replica.seed), _status(path / replica.name, over)
     points = {axis_parameter(axis): str(text) for axis, text in replica.points.items()}
-    status = _status(own, over)
     kept = ("config.gin", "summary.json", "failure.json", "curve.png") if status in ENDED_BY else ()
-    return TrackedRun(
-        key,
-        f"{replica.cell} | {task} | seed {seed}",
-        path,
-        {**tags, "kind": "cell", "cell": replica.cell, "seed": seed, "task": task},
-        {**points, "seed": seed, "task": task},
-        status,
-        own,
-        own / JOURNAL if history else None,
-        {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)},
-        results=partial(_results, own, path, status, digest=True),
-    )
+    files = {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)}
+    title, parameters = f"{replica.cell} | {task} | seed {seed}", {**points, "seed": seed, "task": task}
+    tags = {**tags, "kind": "cell", "cell": replica.cell, "seed": seed, "task": task}
+    results, journal = partial(_results, own, path, status, digest=True), own / JOURNAL if history else None
+    return TrackedRun(key, title, path, tags, parameters, status, own, journal, files, results=results)
 
 
 def grid_tree(
-    grid: Path,
-    facts: records.GridRecord,
-    began: float,
-    over: bool,
-    sent: Mapping[str, records.SentRecord],
-    skipped: SkippedRecords,
+    grid: Path, facts: records.GridRecord, began: float, over: bool, sent: Sent, skipped: SkippedRecords
 ) -> TrackedRun:
-    """A grid's own run, with a child for each cell that another grid has trained; its packs have trees of their own.
-
-    `sent` is what MLflow has of it and of those cells, by their keys; `skipped` takes cells that cannot be used.
-    """
+    """A grid's own run, of which MLflow has `sent`, and a child for each cell that another grid has trained."""
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts["axes"].items())
-    ends = _ends(grid, facts, began)
+    packs = [grid / "packs" / name for name in facts["packs"]]
+    ended = (path for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}"))
+    own = (path.stat().st_mtime for path in ended if _status(path.parent, over=True) == "FINISHED")
+    ends = sorted([*own, *(began for _ in reused_cells(facts))])  # other grids' cells are there from the beginning
+    known = sent["grid"]["records"] if "grid" in sent else 0  # MLflow stores the same points once
+    progress = [
+        records.JournalRecord(step=int(max(0.0, end - began)), time=end, metrics={"finished_cells": number})
+        for number, end in list(enumerate(ends, start=1))[known:]
+    ]
     # tags, because a grid may grow and parameters stay as they were
     tags = {"kind": "grid", "grid": facts["name"], "base": facts["base"], "caveat": facts.get("caveat", "")}
     tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
-    tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(grid, facts), **note_tags(grid)}
+    tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(packs), **note_tags(grid)}
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
-    return TrackedRun(
-        "grid",
-        grid.resolve().name,
-        grid,
-        tags,
-        status=status or _unended(over),
-        files={path: str(path.parent.relative_to(grid)) for path in report},
-        texts={"grid.gin": facts["gin"]},
-        results=partial(_progress, ends, began, sent["grid"]["records"] if "grid" in sent else 0),
-        children=list(_reused(grid, facts, sent, skipped)),
-    )
+    files, texts = {path: str(path.parent.relative_to(grid)) for path in report}, {"grid.gin": facts["gin"]}
+    top = TrackedRun("grid", grid.resolve().name, grid, tags, {}, status or _unended(over), files=files, texts=texts)
+    return replace(top, results=lambda: (progress, {}), children=list(_reused(grid, facts, sent, skipped)))
 
 
-def _ends(grid: Path, facts: records.GridRecord, began: float) -> list[float]:
-    """When each cell that has finished had done so, in order; those of other grids had from the beginning."""
-    packs = (grid / "packs" / name for name in facts["packs"])
-    ended = (path for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}"))
-    own = (path.stat().st_mtime for path in ended if _status(path.parent, over=True) == "FINISHED")
-    return sorted([*own, *(began for _ in reused_cells(facts))])
-
-
-def _progress(ends: Sequence[float], began: float, known: int) -> Results:
-    """A point of `finished_cells`, over seconds, for each end but the known ones: MLflow stores the same ones once."""
-    from mlflow.entities import Metric
-
-    numbered = list(enumerate(ends, start=1))[known:]
-    return [Metric("finished_cells", n, int(end * 1000), int(max(0.0, end - began))) for n, end in numbered], {}
-
-
-def _versions(grid: Path, facts: records.GridRecord) -> dict[str, str]:
+def _versions(packs: Sequence[Path]) -> dict[str, str]:
     """What the first pack that has begun says of the programs that train."""
-    packs = (grid / "packs" / name for name in facts["packs"])
-    first = next((pack for pack in packs if (pack / "run.json").exists()), None)
-    tags: dict[str, str] = {}
-    if first is not None:
+    for first in [pack for pack in packs if (pack / "run.json").exists()][:1]:
         with suppress(DqlabError):  # it is told where the pack is sent
             tags = run_tags(RunFolder(path_within(first, first.parent)).facts())
-    return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
+            return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
+    return {}
 
 
-def _reused(
-    grid: Path, facts: records.GridRecord, sent: Mapping[str, records.SentRecord], skipped: SkippedRecords
-) -> Iterator[TrackedRun]:
+def _reused(grid: Path, facts: records.GridRecord, sent: Sent, skipped: SkippedRecords) -> Iterator[TrackedRun]:
     """Cells that another grid has trained: their scores and files, without their history."""
     done = {key for key, run in sent.items() if run["status"] == "FINISHED"}
     reused = {cell: path for cell, path in reused_cells(facts).items() if f"reused cell-{cell}" not in done}
@@ -217,10 +159,8 @@ def _reused(
             if cell not in planned:
                 raise RunError(f"Cell {cell}, reused from {path}, is not in the grid's plan.")
             if path.name != f"cell-{cell}" or grid_of(path.parent) is None:
-                raise RunError(
-                    f"{printable_name(path)}, from which cell {cell} is said to be reused, is no folder of that cell "
-                    "in a grid."
-                )
+                place = printable_name(path)
+                raise RunError(f"{place}, from which cell {cell} is said to be reused, is no folder of it in a grid.")
             if not os.path.exists(path / "summary.json"):
                 raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
             own = planned[cell]
@@ -278,19 +218,9 @@ def _videos(path: Path) -> dict[Path, str]:
     return dict.fromkeys(sorted((path / VIDEOS).glob("[!.]*")), VIDEOS)
 
 
-def _files_of_replica(path: Path, status: str) -> dict[Path, str]:
-    """All files of a plain run's replica, once it has ended; its videos also before."""
-    if status not in ENDED_BY:
-        return _videos(path)
-    own = sorted(each for each in path.glob("[!.]*") if each.is_file() and each.name != JOURNAL)
-    weights = sorted((path / "checkpoints").glob("*.safetensors"))
-    end = {path / ENDED_BY[status]: ""}
-    return {**end, **dict.fromkeys(own, ""), **dict.fromkeys(weights, "checkpoints"), **_videos(path)}
-
-
 def _results(path: Path, root: Path, status: str, digest: bool = False) -> Results:
     """A replica's final score by every selection rule, at the step of the rule's checkpoint; or why it failed."""
-    tags, metrics = {}, []
+    tags, metrics = {}, list[records.JournalRecord]()
     if digest and (config := path / "config.gin").exists():
         tags["config_digest"] = config_digest(read_text(path_within(config, root)))
     if status == "FAILED":
@@ -298,14 +228,15 @@ def _results(path: Path, root: Path, status: str, digest: bool = False) -> Resul
         tags |= {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
     if status == "FINISHED":
         selection, at = _selection(path, root)
-        metrics = [_score(rule, row["score_mean"], at, row["step"] or 0) for rule, row in selection.items()]
+        for rule, row in selection.items():
+            metrics.append({"step": row["step"] or 0, "time": at, "metrics": {f"score/{rule}": row["score_mean"]}})
     return metrics, tags
 
 
-def _selection(path: Path, root: Path) -> tuple[Mapping[str, records.ChosenRecord], int]:
-    """What a replica's summary says, and when it was written, in milliseconds."""
+def _selection(path: Path, root: Path) -> tuple[Mapping[str, records.ChosenRecord], float]:
+    """What a replica's summary says, and when it was written."""
     summary = path_within(path / "summary.json", root)
-    return records.read_record(summary, records.SummaryRecord)["selection"], int(summary.stat().st_mtime * 1000)
+    return records.read_record(summary, records.SummaryRecord)["selection"], summary.stat().st_mtime
 
 
 def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
@@ -314,12 +245,7 @@ def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
     for path in replicas:
         with suppress(DqlabError):
             found += [_selection(path, root)] if _status(path, over=True) == "FINISHED" else []
-    at = max((written for _, written in found), default=0)
-    scores = {rule: [rows[rule]["score_mean"] for rows, _ in found] for rule in (found[0][0] if found else ())}
-    return [_score(rule, sum(values) / len(values), at, 0) for rule, values in scores.items()], {}
-
-
-def _score(rule: str, score: float, milliseconds: int, step: int) -> Any:
-    from mlflow.entities import Metric
-
-    return Metric(f"score/{rule}", score, milliseconds, step)
+    if not found:
+        return [], {}
+    means = {f"score/{rule}": sum(rows[rule]["score_mean"] for rows, _ in found) / len(found) for rule in found[0][0]}
+    return [{"step": 0, "time": max(written for _, written in found), "metrics": means}], {}
