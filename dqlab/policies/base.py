@@ -18,8 +18,7 @@ from dqlab.noise import Noise, NoiseSpec
 class Dims:
     """Sizes: S, A, and the bound of the action range [-max_action, max_action]^A.
 
-    Attributes:
-        chunk: h, how many of the environment's actions an action holds, one after the other; A counts all of them.
+    An action holds `chunk` of the environment's actions, one after the other; A counts all of them.
     """
 
     state: int
@@ -58,10 +57,7 @@ class Policy(ABC):
         return {}
 
     def act(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (B, A) as in evaluation where no candidates are ranked: a sample, or what is surer than one.
-
-        `noise` is that of `sample`.
-        """
+        """Actions (B, A) as in evaluation where no candidates are ranked: a sample by its `noise`, or what is surer."""
         return self.sample(network, dims, state, noise)
 
 

@@ -148,13 +148,11 @@ class _RunUnderWay(RunCallbacks):
             self.pack,
             self.data,
             experiment.resolved_replicas,
-            self.evaluator.roll_out,
-            experiment.resolved_task,
+            self.evaluator,
             folder,
             self,
             execution_mode(experiment, self.before),
             bool(self.before),
-            self.evaluator.stop,
         )
         self.display.say(f"ready after {time.monotonic() - started:.0f} s")
         if loop.step:

@@ -179,7 +179,7 @@ def draw_score_curve(
 ) -> None:
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
-    Evaluations and what the rules chose are dicts of `Evaluated` and `Chosen`. Without `scored` a score is the return:
+    Evaluations are dicts of `Evaluated`, `selection` is what the rules chose. Without `scored` a score is the return:
     the task has no reference scores.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -15,7 +15,7 @@ from dqlab.errors import RunError
 from dqlab.files import atomic_path, check_ordinary
 
 if TYPE_CHECKING:
-    from dqlab.tracking.records import StateRecord, WeightsRecord
+    from dqlab.tracking.records import WeightsRecord
 
 Groups = dict[str, dict[str, Tensor]]
 
@@ -26,22 +26,18 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], re
     Raises:
         RunError: the disk is full or the folder cannot be written; an earlier file of that name is untouched.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    flat = {
-        f"{group}|{name}": value.detach().cpu().contiguous()
-        for group, named in tensors.items()
-        for name, value in named.items()
-    }
+    whole = {f"{group}|{name}": value for group, named in tensors.items() for name, value in named.items()}
+    flat = {key: value.detach().cpu().contiguous() for key, value in whole.items()}
     # one entry: safetensors writes several in any order, and equal checkpoints are to be equal files
     text = json.dumps({**record, DIGEST: weights_digest(flat, record)})
     try:
         with atomic_path(path) as temporary:
             save_file(flat, temporary, metadata={"dqlab": text})
-    except Exception as error:
-        if isinstance(error, OSError) or "I/O" in str(error) or type(error).__name__ == "SafetensorError":
-            raise RunError(f"Cannot write {path}: {error}. Free some space; --resume continues the run.") from error
-        raise
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"Cannot write {path}: {error}. Free some space; --resume continues the run.") from error
 
 
 def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
@@ -52,13 +48,6 @@ def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
     if "seed" not in record:
         raise RunError(f"{path} holds a training state, no weights of one replica. Name a file of checkpoints/.")
     return weights, record
-
-
-def load_state(path: Path) -> tuple[Groups, StateRecord]:
-    """A run's training state, and its record; a RunError where it is damaged, or the file holds something else."""
-    from dqlab.tracking.records import StateRecord
-
-    return read_checkpoint(path, StateRecord)
 
 
 Record = TypeVar("Record")
