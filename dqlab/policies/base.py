@@ -16,10 +16,7 @@ from dqlab.noise import Noise, NoiseSpec
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes: S, A, and the bound of the action range [-max_action, max_action]^A.
-
-    An action holds `chunk` of the environment's actions, one after the other; A counts all of them.
-    """
+    """Sizes: S; A; the bound of [-max_action, max_action]^A; h = chunk, how many of the environment's actions A has."""
 
     state: int
     action: int
@@ -28,7 +25,7 @@ class Dims:
 
 
 class Policy(ABC):
-    """How actions are made. Stateless: parameters come bound in a `Network`, randomness as data.
+    """How actions are made; parameters come bound in a `Network`, randomness as data.
 
     Subclasses are frozen dataclasses whose fields gin can set.
     """

@@ -41,10 +41,11 @@ def log_slope(u: Tensor, bound: float, floor: float = 0.0) -> Tensor:
 
 @dataclass(frozen=True)
 class PerceptronPolicy(Policy):
-    """A policy whose networks are perceptrons of `depth` hidden layers.
+    """A policy whose networks are perceptrons.
 
     Attributes:
         hidden_dim: width of the hidden layers.
+        depth: how many there are.
         activation: after each of them, a name from the `activation` registry or a factory.
     """
 
@@ -82,10 +83,8 @@ class DeterministicPolicy(PerceptronPolicy):
 
 
 class GaussianNetwork(nn.Module):
-    """State (B, S) -> mean and log standard deviation side by side, (B, 2A), neither bounded.
-
-    The layers give both, or the mean alone where the standard deviation does not depend on the state: its logarithms
-    are then A parameters, at first 0.
+    """State (B, S) -> mean and log standard deviation side by side, (B, 2A), neither bounded. Where the latter does not
+    depend on the state, it is A parameters, at first 0, and the layers give the mean alone.
     """
 
     def __init__(self, layers: nn.Module, action_dim: int, state_dependent_std: bool) -> None:
@@ -225,7 +224,8 @@ class GaussianMixturePolicy(PerceptronPolicy):
 
 def _component(values: Tensor, index: Tensor) -> Tensor:
     """Values (B, A) of the components at index (B,), from values (B, K, A)."""
-    return values.take_along_dim(index.view(-1, 1, 1), dim=1).squeeze(1)
+    rows = index.view(-1, 1, 1).expand(-1, 1, values.shape[-1])
+    return values.gather(1, rows).squeeze(1)
 
 
 @policies.register("cvae", source="Fujimoto et al. 2019 (BCQ) and its code", cites=("fujimoto2019off",))

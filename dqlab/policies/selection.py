@@ -67,7 +67,8 @@ selections: Registry[Callable[[], Selection]] = Registry(
 
 def take_candidates(candidates: Tensor, index: Tensor) -> Tensor:
     """Actions (B, A): the candidates (C, B, A) at index (B,), or the mean of those at index (k, B)."""
-    chosen = candidates.take_along_dim(index.view(-1, candidates.shape[1], 1), dim=0)
+    rows = index.view(-1, candidates.shape[1], 1).expand(-1, -1, candidates.shape[-1])
+    chosen = candidates.gather(0, rows)  # by `take_along_dim` an exported program would have one B only
     return chosen.squeeze(0) if len(chosen) == 1 else chosen.mean(dim=0)
 
 
@@ -96,8 +97,7 @@ class ImplicitPolicy(WeightedSelection):
 class IDQLExpectile(ImplicitPolicy):
     """Draw a candidate with weight |tau - 1(u < 0)|, u = Q - V, V the tau-expectile.
 
-    Attributes:
-        tau: in (0, 1); 0.7 for locomotion, 0.9 for AntMaze.
+    `tau` is in (0, 1): 0.7 for locomotion, 0.9 for AntMaze.
     """
 
     tau: float = 0.7
@@ -160,8 +160,7 @@ class IDQLQuantile(IDQLExpectile):
 class IDQLExponential(ImplicitPolicy):
     """Draw a candidate with weight alpha |exp(alpha u) - 1| / |u|, u = Q - V, V the log-mean-exp of Q.
 
-    Attributes:
-        alpha: inverse temperature, in units of 1 / Q.
+    `alpha` is an inverse temperature, in units of 1 / Q.
     """
 
     alpha: PositiveFloat = 1.0
@@ -253,8 +252,7 @@ class TopK(MeanOfBest):
 class SoftmaxQ(WeightedSelection):
     """Draw a candidate with probability softmax(min over critics of Q / temperature).
 
-    Attributes:
-        temperature: in units of Q.
+    `temperature` is in units of Q.
     """
 
     temperature: PositiveFloat = 1.0

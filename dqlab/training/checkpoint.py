@@ -21,10 +21,8 @@ Groups = dict[str, dict[str, Tensor]]
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
-    """Write groups of named tensors and a JSON-able record into one file.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written; an earlier file of that name is untouched.
+    """Write groups of named tensors and a JSON-able record into one file; a RunError where the disk is full or the
+    folder cannot be written: an earlier file of that name is untouched.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -32,7 +30,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], re
     whole = {f"{group}|{name}": value for group, named in tensors.items() for name, value in named.items()}
     flat = {key: value.detach().cpu().contiguous() for key, value in whole.items()}
     # one entry: safetensors writes several in any order, and equal checkpoints are to be equal files
-    text = json.dumps({**record, DIGEST: weights_digest(flat, record)})
+    text = json.dumps({**record, "sha256": weights_digest(flat, record)})
     try:
         with atomic_path(path) as temporary:
             save_file(flat, temporary, metadata={"dqlab": text})
@@ -54,10 +52,8 @@ Record = TypeVar("Record")
 
 
 def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Groups, Record]:  # type: ignore[assignment]
-    """Read a file that `write_checkpoint` wrote: groups of named tensors (on the CPU), and the record, of a kind.
-
-    Raises:
-        RunError: the file is missing, damaged (a single bit shows), no dqlab checkpoint, or its record of another kind.
+    """Groups of named tensors (on the CPU), and the record, of a kind, of `write_checkpoint`; a RunError where the file
+    is missing, damaged (a single bit shows), no dqlab checkpoint, or its record of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -67,7 +63,7 @@ def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Gr
         check_ordinary(path)
         with safe_open(path, framework="pt") as file:
             record = parse_record((file.metadata() or {})["dqlab"], kind)
-            written = cast(dict[str, Any], record).pop(DIGEST, None)  # earlier versions wrote none
+            written = cast(dict[str, Any], record).pop("sha256", None)  # earlier versions wrote none
             # copies: a file's tensors begin anywhere, and on some CPUs a product's last bits depend on where they begin
             flat = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
@@ -84,9 +80,6 @@ def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Gr
         group, _, name = key.partition("|")
         groups.setdefault(group, {})[name] = value
     return groups, record
-
-
-DIGEST = "sha256"
 
 
 def weights_digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:

@@ -97,8 +97,7 @@ class Evaluator:
 class _EpisodesUnderWay:
     """Episodes of K replicas under way, E each, from these seeds, in states (K * E, S); replicas of `rows` act.
 
-    A replica whose numbers are not finite is left out from then on: by row, `faults` says why, and whether its policy
-    has diverged.
+    One whose numbers are not finite is left out; by row, `faults` says why, and whether its policy has diverged.
     """
 
     def __init__(self, evaluator: Evaluator, states: NDArray[Any], seeds: Sequence[int], rows: Collection[int]) -> None:

@@ -112,11 +112,6 @@ class Loop:
         """Updates done."""
         return self.pack.state.step
 
-    @property
-    def finished(self) -> bool:
-        """Whether the budget is spent, or no replica is in training any more."""
-        return self.step >= self.plan.steps or not self.states.running()
-
     def run(self, update_context: UpdateContext = nullcontext) -> None:
         """Train to the end of the budget, or until no replica is in training any more, each update in its context.
 
@@ -126,7 +121,7 @@ class Loop:
         """
         if self._saved_step < 0:
             self.save()  # from here on, a run without a checkpoint has lost it
-        while self._is_due() or not self.finished:
+        while self._is_due() or (self.step < self.plan.steps and self.states.running()):
             self._check_stop()
             if self._is_due():
                 self._evaluate()

@@ -153,9 +153,8 @@ def official_result(evaluation: Evaluated, selection: str) -> str:
 
 @dataclass(frozen=True)
 class ReplicaFailure:
-    """Why a replica ended before its time, in one line, and after how many updates that was noticed.
-
-    Its kind is `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
+    """Why a replica ended before its time, in one line, and after how many updates that was noticed; its kind is
+    `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
     """
 
     reason: str

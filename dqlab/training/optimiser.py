@@ -62,10 +62,7 @@ def clip_by_norm(gradient: Tensor, max_norm: Tensor, members: int = 1) -> Tensor
 
 
 def clip_together(gradients: Mapping[str, Tensor], max_norm: Tensor) -> dict[str, Tensor]:
-    """Scale each row of all gradients (K, P) so that their norm together is at most max_norm (K,).
-
-    The factor is min(1, max_norm / norm), as in `optax.clip_by_global_norm`; rows with max_norm <= 0 are left alone.
-    """
+    """As `clip_by_norm`, by the norm of all gradients together: min(1, max_norm / norm), as optax's global norm."""
     norm = torch.stack([torch.linalg.vector_norm(each, dim=-1) for each in gradients.values()]).square().sum(0).sqrt()
     factor = torch.where(max_norm > 0, (max_norm / norm).clamp(max=1.0), 1.0).unsqueeze(-1)
     return {name: each * factor for name, each in gradients.items()}
@@ -98,10 +95,9 @@ class NetworkOptimiser:
         return found if trained.weight_decay is None else [*found, rate * scalars[trained.weight_decay] * trains]
 
     def step(self, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor], clip: bool = True) -> None:
-        """One step, in place, with a gradient (K, P) and the values (K,) of `controls`, by name.
+        """One step, in place, with a gradient (K, P), bounded here if `clip`, and values (K,) of `controls`, by name.
 
-        `tensors` has `parameters` and `moments` of all networks, by name, and `hyper`; `clip`: whether the gradient is
-        bounded here.
+        `tensors` has `parameters` and `moments` of all networks, by name, and `hyper`.
         """
         name, trained, parameters = self.name, self.trained, tensors["parameters"][self.name]
         rate, trains = control[f"rate/{name}"], control[f"trains/{name}"]

@@ -32,9 +32,8 @@ from dqlab.training.optimiser import Factor, Moments, NetworkOptimiser, clip_tog
 
 @dataclass
 class PackState:
-    """All that changes in training, by name: matrices (K, P) whose rows are replicas, and the number of updates done.
-
-    Adam's `moments` are a first and a second one for each network; `targets` have the layout of their source.
+    """All that changes in training, by name: matrices (K, P) whose rows are replicas, of `moments` Adam's first and
+    second, of `targets` in the layout of their source; and the number of updates done.
     """
 
     parameters: dict[str, Tensor]
@@ -118,10 +117,8 @@ class Pack:
     def load(self, replica: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Inject weights of one replica: of networks or targets, as tensors by their names in the network's module.
 
-        A target that is not named becomes a copy of its source, if that is named.
-
-        Raises:
-            RunError: a network is unknown, or its tensors do not fit.
+        A target that is not named becomes a copy of its source, if that is named; a RunError where something is unknown
+        or does not fit.
         """
         if unknown := sorted(set(weights) - set(self._sources)):
             known = ", ".join(self._sources)
@@ -137,11 +134,10 @@ class Pack:
         """Named parameters of every network and target of one replica, as copies."""
         rows = {**self.state.parameters, **self.state.targets}
         named = {name: self.layouts[self._sources[name]].unflatten(row[replica]) for name, row in rows.items()}
-        weights: dict[str, dict[str, Tensor]] = tree_map(torch.clone, named)
-        return weights
+        return tree_map(torch.clone, named)  # type: ignore[no-any-return]
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One update of every replica; returns the losses' scalars, name -> (K,), on the device.
+        """One update of every replica; the losses' scalars, name -> (K,), on the device.
 
         Batch and noise (what `algorithm.update_noise` asks for) have a leading replica axis: state (K, B, S), ...
         """
@@ -198,8 +194,7 @@ class Pack:
     def tensors(self, rows: slice) -> TensorTree:
         """What an update of those replicas reads and changes: views of the state, and their scalars."""
         state = {name: getattr(self.state, name) for name in ("parameters", "moments", "targets")}
-        views: TensorTree = tree_map(itemgetter(rows), {**state, "hyper": self.hyper})
-        return views
+        return tree_map(itemgetter(rows), {**state, "hyper": self.hyper})  # type: ignore[no-any-return]
 
     def controls(self, steps: range) -> Tensor:
         """What depends on the step's number, (K, steps, C) on the device, C in the order of `control_names`.
@@ -283,10 +278,7 @@ class Pack:
         return rows[name], loss.sum(), info
 
     def losses(self, rows: slice, batch: Batch, noise: Noise, trains: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes.
-
-        `trains` says whose losses: all networks' by default, whatever the phase.
-        """
+        """Losses' scalars of some replicas, name -> (k,), of `trains` or all networks, and gradients; all stays."""
         info: dict[str, Tensor] = {}
         for name in self.trained if trains is None else trains:
             info |= self._gradient(name, self.tensors(rows), batch, noise)[1]

@@ -38,10 +38,8 @@ class Probe:
     precision: Precision = FULL
 
     def check_wiring(self) -> None:
-        """Update once in every phase and act once, so that mistakes in the wiring show.
-
-        Raises:
-            ConfigError: the losses do not report what selection goes by; or whatever a component raises.
+        """Update once in every phase and act once; a ConfigError where the losses do not report what selection goes by,
+        or whatever a component raises.
         """
         _update_and_act(Pack([self.algorithm], self.dims, [0], precision=self.precision))
 
@@ -144,9 +142,8 @@ def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec], replicas: int = 1)
 def made_up_update(pack: Pack, rows: int, replicas: int = 1) -> tuple[Batch, dict[str, Tensor]]:
     """A batch of zeros and the noise of one update, for so many replicas of a pack."""
     dims, zeros = pack.dims, torch.zeros(replicas, rows, dtype=pack.dtype, device=pack.device)
-    state, action, rewards = (
-        zeros.unsqueeze(-1).expand(-1, -1, size) for size in (dims.state, dims.action, dims.chunk)
-    )
+    sizes = (dims.state, dims.action, dims.chunk)
+    state, action, rewards = (zeros.unsqueeze(-1).expand(-1, -1, size) for size in sizes)
     noise = made_up_noise(pack, pack.algorithm.update_noise(dims, rows), replicas)
     next_action = action if pack.algorithm.reads_next_action else None
     return Batch(state, action, zeros if dims.chunk == 1 else rewards, state, zeros, next_action), noise
@@ -185,5 +182,4 @@ def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: Noise) -> int:
 
 
 def _bytes(tensors: Any) -> int:
-    """Of nested tensors."""
     return sum(tensor.nbytes for tensor in nested_tensors(tensors))

@@ -170,10 +170,7 @@ class SamplerCore:
         return NoiseStream(by_lane, pack.seeds, name, dtype=pack.dtype, device=pack.device, chunk=20)
 
     def sample_actions(self, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (K, B, A) for states (K, B, S) of any device and floating type; the next call may overwrite them.
-
-        `noise`, from a `noise_stream`, is what `algorithm.act_noise` asks for, for every replica and lane.
-        """
+        """Actions (K, B, A) for states (K, B, S), by noise of a `noise_stream`; the next call may overwrite them."""
         self._state.flatten(1, 2)[:, : self.states].copy_(to_device(self.pack.device, state.to(self.pack.dtype)))
         for name, value in noise.items():
             self._noise[name].copy_(value)

@@ -29,10 +29,7 @@ SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
 
 
 def merge_sums(graph: Graph) -> int:
-    """Merge the summed products in a graph as `make_fx` traces it, whose nodes know their values' shapes, in place.
-
-    Returns how many products and sums it has fewer.
-    """
+    """Merge the summed products in a graph of `make_fx`, in place; returns how many products and sums it has fewer."""
     for node in list(graph.nodes):  # views of the shape of what they view: `vmap` leaves many
         if node.target is aten.view.default and _shape(node) == _shape(node.args[0]):
             node.replace_all_uses_with(node.args[0])

@@ -24,24 +24,18 @@ from dqlab.training.execution.torch_internals import clear_cublas_workspaces
 
 
 class ExecutionMode:
-    """Makes programs ready to run; those of one mode object share what they can (compiled code, memory).
-
-    `preparation` says what making a program ready takes, where one would notice.
-    """
+    """Makes programs ready to run; those of one mode object share what they can (compiled code, memory)."""
 
     reason = "as configured"
     preparation = ""
+    """What making a program ready takes, where one would notice."""
 
     def unavailable_reason(self, device: torch.device) -> str:
         """What this machine lacks to run programs on that device this way; empty where nothing is."""
         return ""
 
     def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
-        """The mode to use: itself. `auto` goes by the floating-point operations of all updates' matrix products.
-
-        Raises:
-            ConfigError: it cannot run on this machine.
-        """
+        """The mode to use: itself, or a ConfigError if it cannot run here; `auto` goes by all updates' operations."""
         if lacking := self.unavailable_reason(device):
             raise ConfigError(f"Execution mode '{name_of(self)}' needs {lacking}. Use Training.execution='auto'.")
         return self
@@ -196,10 +190,7 @@ class Auto(ExecutionMode):
 
 
 def warm_up(program: Program, function: Callable[[TensorTree], Any], stream: torch.cuda.Stream) -> None:
-    """Three runs, in which libraries make their handles and choose their kernels, on the stream of the recordings.
-
-    The state is put back after each.
-    """
+    """Three runs, in which libraries make handles and choose kernels, on the recordings' stream, each undone."""
     changed = [tensor for name in program.changes for tensor in nested_tensors(program.tensors[name])]
     kept = [tensor.clone() for tensor in changed]
     stream.wait_stream(torch.cuda.current_stream())

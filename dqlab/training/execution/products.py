@@ -45,15 +45,11 @@ def onednn_available() -> bool:
         return False
 
 
-ZEN_5 = 26
-"""The family of AMD's processors whose AVX-512 is 512 bits wide."""
-
-
 @cache
 def onednn_pays() -> bool:
     """Whether oneDNN multiplies faster than what PyTorch would call: by the processor, not by a trial that may vary."""
     vendor, family = processor_family()
-    return vendor == "AuthenticAMD" and family >= ZEN_5 and onednn_available()
+    return vendor == "AuthenticAMD" and family >= 26 and onednn_available()  # Zen 5's, whose AVX-512 is 512 bits wide
 
 
 START = 500_000

@@ -156,10 +156,7 @@ def cpp_compiler() -> str:
 
 
 def missing_for_triton() -> str:
-    """What this machine lacks to compile for a GPU; empty where nothing is.
-
-    Triton writes the kernels; a C compiler builds what launches each of them, which includes Python's own header.
-    """
+    """What this machine lacks to compile for a GPU, if anything: Triton, or what builds its launchers of kernels."""
     if find_spec("triton") is None:
         return "Triton (pip install triton)"
     if not _found("CC", "gcc", "clang"):

@@ -1,7 +1,7 @@
-"""What training uses of PyTorch that PyTorch does not document, all in one place.
+"""What training uses of PyTorch that PyTorch does not document, all in one place: another version may rename it.
 
-Another version may rename any of it. tests/training/test_torch_internals.py says, name by name, what would break then.
-`diffusion/process.py` and `networks/stacking.py`, which lie below, say beside the line what each of them uses.
+tests/training/test_torch_internals.py says, name by name, what would break then; `diffusion/process.py` and
+`networks/stacking.py`, which lie below, beside the line what each of them uses.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def known_inductor_options(wanted: Mapping[str, Any]) -> dict[str, Any]:
 def compile_graph(graph: torch.fx.GraphModule, values: list[Any], options: Mapping[str, Any]) -> Any:
     """A graph of elementary operations, compiled for tensors like these.
 
-    `torch.compile` would have Dynamo trace the graph again (a fifth of the time of compiling, most of it where compiled
-    code is found on disk), and look at all tensors before every run.
+    `torch.compile` would have Dynamo trace it again, a fifth of the time, and look at all tensors before every run.
     """
     import torch._inductor
 
