@@ -243,12 +243,11 @@ class Loop:
             self.states.failed_evaluations[replica.name].append(recorded)
             metrics = {"eval/failed": 1.0}
         else:
-            returns, score = episodes.returns, self._evaluator.task.score
+            returns, length, score = episodes.returns, float(episodes.lengths.mean()), self._evaluator.task.score
             mean, std, mean_score = float(returns.mean()), float(returns.std()), float(score(returns.mean()))
             recorded = done = Evaluated(self.step, mean, std, mean_score, float(score(returns).std()), loss, means)
             self.states.evaluations[replica.name].append(done)
-            metrics = {"eval/return_mean": mean, "eval/return_std": std}
-            metrics |= {"eval/length_mean": float(episodes.lengths.mean())}
+            metrics = {"eval/return_mean": mean, "eval/return_std": std, "eval/length_mean": length}
             metrics |= {"score/mean": mean_score, "score/std": done.score_std}
         record = {"replica": replica.name, "seed": replica.seed, **asdict(recorded)}
         checkpoint.write_checkpoint(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)

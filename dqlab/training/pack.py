@@ -270,8 +270,9 @@ class Pack:
             loss, info = self.trained[name].loss(*args)
             for what, value in {f"the loss of '{name}'": loss, **info}.items():
                 if not isinstance(value, Tensor) or value.ndim:  # a batch of losses would be summed in silence
-                    found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-                    raise ConfigError(f"Training '{name}': {what} must be a scalar tensor (a mean, say), not {found}.")
+                    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+                    found = f"of shape {shape}: take its mean" if shape else repr(value)
+                    raise ConfigError(f"Training '{name}': {what} must be a scalar tensor, not {found}.")
             return loss, info
 
         loss, info = self.map(scalars, rows, batch, noise, tensors["hyper"])
