@@ -37,6 +37,7 @@ from dqlab.runs.load_policy import checkpoint_files
 from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.sync import send_folder
+from dqlab.tracking.records import StateRecord
 from dqlab.tracking.run_folder import Journal, RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
@@ -148,7 +149,7 @@ def use_run(run: Path) -> None:
         _said(lambda which=which: [checkpoint.load_weights(path) for path in checkpoint_files(folder, None, which)])
     _said(lambda: changed_results(parse_bindings(read_text(folder.config)), parse_bindings("A.x = 1")))
     _said(lambda: folder.check(resume=True))
-    _said(lambda: state.update(checkpoint.load_state(folder.checkpoint)[1]))
+    _said(lambda: state.update(checkpoint.read_checkpoint(folder.checkpoint, StateRecord)[1]))
     kept = {path: path.read_bytes() for path in run.glob("*/*.json*") if path.is_file()}
     _said(lambda: _restore(folder, state))
     for path, content in kept.items():

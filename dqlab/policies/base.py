@@ -16,11 +16,7 @@ from dqlab.noise import Noise, NoiseSpec
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes: S, A, and the bound of the action range [-max_action, max_action]^A.
-
-    Attributes:
-        chunk: h, how many of the environment's actions an action holds, one after the other; A counts all of them.
-    """
+    """Sizes: S; A; the bound of [-max_action, max_action]^A; h = chunk, how many of the environment's actions A has."""
 
     state: int
     action: int
@@ -29,7 +25,7 @@ class Dims:
 
 
 class Policy(ABC):
-    """How actions are made. Stateless: parameters come bound in a `Network`, randomness as data.
+    """How actions are made; parameters come bound in a `Network`, randomness as data.
 
     Subclasses are frozen dataclasses whose fields gin can set.
     """
@@ -58,10 +54,7 @@ class Policy(ABC):
         return {}
 
     def act(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (B, A) as in evaluation where no candidates are ranked: a sample, or what is surer than one.
-
-        `noise` is that of `sample`.
-        """
+        """Actions (B, A) as in evaluation where no candidates are ranked: a sample by its `noise`, or what is surer."""
         return self.sample(network, dims, state, noise)
 
 

@@ -1,5 +1,4 @@
-"""Diffusion policies: a conditional diffusion model of actions given states (Diffusion-QL, section 3); and EDM (Karras
-et al. 2022), with a preconditioned network, trained at continuous noise levels."""
+"""Diffusion policies: a conditional diffusion model of actions given states (Diffusion-QL, section 3); and EDM."""
 
 from __future__ import annotations
 
@@ -68,8 +67,8 @@ class DiffusionPolicy(ChainPolicy):
     Attributes:
         n_timesteps: N, diffusion steps in training.
         schedule, denoiser: names from their registries, or the components themselves.
-        sampler, prediction, weighting: names from their registries, or factories: how a chain is run, what the
-            denoiser predicts, and how much each timestep counts in its loss.
+        sampler, prediction, weighting: likewise, or factories: how a chain is run, what the denoiser predicts, and how
+            much each timestep counts in its loss.
     """
 
     n_timesteps: PositiveInt = 5
@@ -81,7 +80,6 @@ class DiffusionPolicy(ChainPolicy):
 
     @cached_property
     def process(self) -> Process:
-        """The diffusion process of the chosen schedule."""
         return Process.from_betas(build_betas(self.schedule, self.n_timesteps))
 
     @cached_property
@@ -107,10 +105,10 @@ class DiffusionPolicy(ChainPolicy):
     def reconstruct(
         self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """The losses (B,), and the actions (B, A) that the same forward pass stands for (EDP, section 4.1).
+        """The losses (B,), and one-step estimates of x_0 (B, A) by the same forward pass (EDP, section 4.1).
 
-        Those are one-step estimates of x_0, clipped to the action range. No gradient passes where they are clipped:
-        late timesteps, where x_0 magnifies the output by up to 1 / sqrt(abar), mostly are.
+        They are clipped to the action range. No gradient passes where they are: at late timesteps, where x_0 magnifies
+        the output by up to 1 / sqrt(abar), mostly.
         """
         losses, noisy, output = self.denoise(network, state, action, noise)
         start = self.resolved_prediction.start(self.process, noisy, noise["t"], output)
@@ -123,8 +121,8 @@ class DiffusionPolicy(ChainPolicy):
         target = self.resolved_prediction.target(self.process, action, eps, t)
         output = train_forward(network, noisy, t, state, strip_prefix("denoiser", noise))
         if output.shape != target.shape:
-            name, shape, wanted = type(network.module).__name__, tuple(output.shape), tuple(target.shape)
-            raise ConfigError(f"The denoiser {name} gives {shape} for actions {wanted}; it must give the same shape.")
+            gives = f"{type(network.module).__name__} gives {tuple(output.shape)} for actions {tuple(target.shape)}"
+            raise ConfigError(f"The denoiser {gives}; it must give the same shape.")
         losses = (output - target).square().mean(dim=-1)
         if set(self.loss_weights) != {1.0}:
             losses = losses * device_constants(self.loss_weights, losses.dtype, losses.device)[t]
@@ -133,10 +131,7 @@ class DiffusionPolicy(ChainPolicy):
     def sample(
         self, network: Network, dims: Dims, state: Tensor, noise: Noise, visited: list[Tensor] | None = None
     ) -> Tensor:
-        """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain.
-
-        Every noisy action (B, A) that the denoiser is asked about is appended to `visited`.
-        """
+        """Actions (B, A) for states (B, S), differentiable through the chain; the denoiser's inputs go to `visited`."""
         output = chain_denoiser(network, state, self.resolved_sampler.times(self.process))
 
         def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
@@ -217,8 +212,6 @@ class EDMPolicy(ChainPolicy):
         return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain."""
-
         def data(x: Tensor, t: int, state: Tensor) -> Tensor:
             alpha, sigma = self.process.alpha(t), self.process.sigma(t)
             return self.denoise(network, state, x / alpha, torch.full_like(x[:, :1], sigma / alpha))
@@ -230,8 +223,7 @@ def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noi
     """The denoiser's output (B, A) in training: by its `train_forward`, with the noise it asked for, if it has one."""
     if not hasattr(network.module, "train_forward"):
         return network(noisy, t, state)
-    output: Tensor = network.call("train_forward", noisy, t, state, noise)
-    return output
+    return network.call("train_forward", noisy, t, state, noise)  # type: ignore[no-any-return]
 
 
 def chain_denoiser(network: Network, state: Tensor, times: Sequence[int]) -> Denoise:

@@ -1,11 +1,9 @@
 """Flow policies: an ordinary differential equation that carries noise to actions along straight lines.
 
 Rectified flows, a one-step network distilled from one, and the average velocity of a flow, which needs no teacher; and
-adjoint matching, the regression that bends a flow towards actions of higher value, without its chain's gradient.
-The base flow's actions have some density p. With noise whose size forgets where a path began ("memoryless"), the flow
-that solves the stochastic control problem of a reward r gives actions of density p * exp(r) (Domingo-Enrich et al.
-2025, theorem 1). Its velocity is found by regression on the lean adjoint, the gradient of -r carried back along the
-paths by the base flow alone.
+adjoint matching, a regression that bends a flow whose actions have density p towards density p * exp(r), r a reward,
+by paths with noise that forgets where they began, "memoryless" (Domingo-Enrich et al. 2025, theorem 1). It is on the
+lean adjoint, the gradient of -r carried back along the paths by the base flow alone, not through the chain.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -58,19 +57,14 @@ class RectifiedFlowPolicy(Policy):
         return (network(x, noise["t"] * self.time_scale, state) - velocity).square().mean(dim=-1)
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """The point `start` (B, A) at t = 0."""
         return {"start": normal(batch, dims.action)}
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (B, A): the clamped end point; differentiable through all steps."""
-        return self.integrate(network, state, noise["start"]).clamp(-dims.max_action, dims.max_action)
-
-    def integrate(self, network: Network, state: Tensor, start: Tensor) -> Tensor:
-        """The point (B, A) at t = 1 that Euler's method reaches from `start` (B, A)."""
-        velocity, x = self.velocity(network, state, self.n_steps), start
+        """Actions (B, A): the clamped end points of Euler's method; differentiable through all steps."""
+        velocity, x = self.velocity(network, state, self.n_steps), noise["start"]
         for step in range(self.n_steps):
             x = x + velocity(x, step) / self.n_steps
-        return x
+        return x.clamp(-dims.max_action, dims.max_action)
 
     def velocity(self, network: Network, state: Tensor, count: int) -> Callable[[Tensor, int], Tensor]:
         """`(x (B, A), step) -> velocity (B, A)` at time step / n_steps, for the first `count` steps."""
@@ -89,15 +83,14 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
         denoiser: a name from the `denoiser` registry, or the component itself, for the flow's velocity.
         one_step: likewise, for the network from noise to action; it is called with t = 0.
         n_steps, time_scale: the flow's, as in `RectifiedFlowPolicy`.
-        alpha: weight of the distillation in `losses`. The two terms train separate networks, so with Adam it changes
-            next to nothing in behaviour cloning; Flow Q-learning has its own, which weighs distillation against Q.
+        alpha: weight of the distillation in `losses`; it trains a network of its own, so with Adam it changes next to
+            nothing in behaviour cloning. Flow Q-learning has another one, which weighs distillation against Q.
     """
 
     one_step: str | Callable[..., nn.Module] = "mlp"
     alpha: NonNegativeFloat = 1.0
 
     def build(self, dims: Dims) -> nn.Module:
-        """Freshly initialised: the velocity network and the one-step network."""
         flow = super().build(dims)
         return nn.ModuleDict({"flow": flow, "one_step": denoisers.choose(self.one_step)(dims.state, dims.action)})
 
@@ -120,17 +113,10 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
         return super().losses(network.part("flow"), dims, state, action, noise)
 
     def distillation_losses(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """Squared distances (B,) of the one-step action, not clamped, to the flow's from the same noise; means over A.
-
-        No gradient goes to the flow. `noise` is that of `sample`.
-        """
+        """Squared distances (B,), means over A, of unclamped one-step actions to the flow's, which gets no gradient."""
         with torch.no_grad():
-            wanted = self.flow_sample(network, dims, state, noise)
+            wanted = super().sample(network.part("flow"), dims, state, noise)
         return (self.one_step_action(network, state, noise) - wanted).square().mean(dim=-1)
-
-    def flow_sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """The teacher's actions (B, A): the flow's clamped end points. `noise` is that of `sample`."""
-        return super().sample(network.part("flow"), dims, state, noise)
 
     def one_step_action(self, network: Network, state: Tensor, noise: Noise) -> Tensor:
         """What the one-step network makes of the noise (B, A), not clamped."""
@@ -138,7 +124,6 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
         return network.part("one_step")(start, torch.zeros_like(start[:, 0]), state)
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (B, A) in one step, clamped to the action range."""
         return self.one_step_action(network, state, noise).clamp(-dims.max_action, dims.max_action)
 
 
@@ -178,7 +163,7 @@ class MeanFlowPolicy(Policy):
     target_bound: PositiveFloat = 5.0
 
     def build(self, dims: Dims) -> nn.Module:
-        """A freshly initialised denoiser, whose states are one number longer where the end is drawn."""
+        """A denoiser, whose states are one number longer where the end is drawn."""
         return denoisers.choose(self.denoiser)(dims.state + (not self.fixed_end), dims.action)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
@@ -191,17 +176,14 @@ class MeanFlowPolicy(Policy):
         t, end = self._times(noise)
         velocity = action - noise["start"]
         x = noise["start"] + t.unsqueeze(-1) * velocity
-
-        def average(x: Tensor, t: Tensor) -> Tensor:
-            return self.average_velocity(network, state, x, t, end)
-
+        average = partial(self.average_velocity, network, state, end)
         u, slope = directional_derivative(average, (x, t), (velocity, torch.ones_like(t)))
         bound = self.target_bound * dims.max_action
         reached = (x + velocity + (end - t).unsqueeze(-1) * slope).clamp(-bound, bound)
         errors = (x + u - reached.detach()).square().mean(dim=-1)
         return errors * (errors.detach() + self.adaptive_floor) ** -self.adaptive_power
 
-    def average_velocity(self, network: Network, state: Tensor, x: Tensor, t: Tensor, end: Tensor) -> Tensor:
+    def average_velocity(self, network: Network, state: Tensor, end: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """u (B, A) from the times t (B,) to `end` (B,), at points x (B, A)."""
         seen = state if self.fixed_end else torch.cat([state, end.unsqueeze(-1)], dim=-1)
         out = network(x, t * self.time_scale, seen)
@@ -209,27 +191,24 @@ class MeanFlowPolicy(Policy):
 
     def _times(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Where intervals begin and end, (B,) each."""
-        count = self.n_times
-        drawn = [
-            (noise[name] * count).floor() / count if count else noise[name] for name in ("t", "end") if name in noise
-        ]
+        drawn, count = [noise[name] for name in ("t", "end") if name in noise], self.n_times
+        if count:
+            drawn = [(each * count).floor() / count for each in drawn]
         if self.fixed_end:
             return drawn[0], torch.ones_like(drawn[0])
         t, end = torch.minimum(*drawn), torch.maximum(*drawn)
         return t, torch.where(noise["instant"] < self.instant_share, t, end)
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """The point `start` (B, A) at time 0."""
         return {"start": normal(batch, dims.action)}
 
     def unbounded_action(self, network: Network, state: Tensor, noise: Noise) -> Tensor:
         """x_0 + u(x_0, 0, 1), (B, A), which may lie outside of the action range. `noise` is that of `sample`."""
         start = noise["start"]
         begin = torch.zeros_like(start[:, 0])
-        return start + self.average_velocity(network, state, start, begin, torch.ones_like(begin))
+        return start + self.average_velocity(network, state, torch.ones_like(begin), start, begin)
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (B, A) in one call of the network, clamped to the action range."""
         return self.unbounded_action(network, state, noise).clamp(-dims.max_action, dims.max_action)
 
 
@@ -239,8 +218,7 @@ def directional_derivative(
     """A function's value, and its derivative in a direction, through which no gradient flows.
 
     By two reverse passes: the pull-back is linear in its cotangent, and its own pull-back is the derivative. Forward
-    mode gives the same for PyTorch's operations, but stops at an `autograd.Function` without a rule for it, as
-    dqlab's Mish is; compiled, where nothing of the first pass is left but what the second one needs, it is no faster.
+    mode is no faster once compiled, and stops at an `autograd.Function` without a rule for it, as dqlab's Mish is.
     """
     value, pull = torch.func.vjp(function, *point)[:2]
     pull_back = torch.func.vjp(pull, torch.zeros_like(value))[1]
@@ -258,22 +236,16 @@ def adjoint_matching_losses(
     """Sums (B,) over a path's n steps of |2 / sigma (v_tuned - v_base) + sigma * adjoint|^2, summed over A.
 
     sigma = sqrt(2 (1 - t + h) / (t + h)) at t = step / n, h = 1 / n: that of the paper with h added, which keeps it
-    finite at t = 0. Gradients reach `tuned` alone, at points that count as given.
-
-    Args:
-        tuned: the velocity that is fitted; it also draws the paths.
-        base: that of the flow whose actions' density is tilted.
-        end_adjoint: minus the reward's gradient (B, A) at end points (B, A).
-        start: where paths begin, (B, A), standard normal.
-        eps: standard normal, (n - 1, B, A).
+    finite at t = 0. Gradients reach the velocity `tuned` alone, at points that count as given: it draws the paths, too.
+    `base` is the velocity of the flow whose actions' density is tilted; `end_adjoint` gives minus the reward's gradient
+    (B, A) at end points (B, A); `start` (B, A), where paths begin, and `eps` (n - 1, B, A) are standard normal.
     """
-    scales = memoryless_scales(len(eps) + 1)
-    points, velocities = memoryless_path(tuned, base, start, eps)
-    adjoints = lean_adjoints(base, points[:-1], end_adjoint(points[-1]))
+    (*points, end), velocities = memoryless_path(tuned, base, start, eps)
+    adjoints, scales = lean_adjoints(base, points, end_adjoint(end)), memoryless_scales(len(points))
     errors = []
-    for step, (x, velocity) in enumerate(zip(points, velocities, strict=False)):
-        wanted = base(x, step) - 0.5 * scales[step] ** 2 * adjoints[step]
-        errors.append(((velocity - wanted.detach()) * (2 / scales[step])).square().sum(dim=-1))
+    for step, (x, velocity, adjoint, scale) in enumerate(zip(points, velocities, adjoints, scales, strict=True)):
+        wanted = base(x, step) - 0.5 * scale**2 * adjoint
+        errors.append(((velocity - wanted.detach()) * (2 / scale)).square().sum(dim=-1))
     return torch.stack(errors).sum(dim=0)
 
 

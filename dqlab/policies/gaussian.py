@@ -1,5 +1,4 @@
-"""Policies of perceptrons: deterministic; Gaussian, squashed by tanh as in SAC, or around a squashed mean as in IQL;
-mixtures of Gaussians; and the conditional variational autoencoder of BCQ."""
+"""Policies of perceptrons: deterministic; Gaussian, as in SAC or IQL; Gaussian mixtures; and BCQ's autoencoder."""
 
 from __future__ import annotations
 
@@ -17,8 +16,6 @@ from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, gumbel, normal
 from dqlab.policies.base import Dims, Policy, policies
 
-EDGE = 1 - 1e-6
-
 
 def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """log N(x; mean, std^2), number by number."""
@@ -32,7 +29,7 @@ def squash(u: Tensor, bound: float) -> Tensor:
 
 def unsquash(action: Tensor, bound: float) -> Tensor:
     """The inverse, atanh(action / bound); of actions nearer to the bound than 1e-6 of it, that of the edge (7.25)."""
-    return (action / bound).clamp(-EDGE, EDGE).atanh()
+    return (action / bound).clamp(1e-6 - 1, 1 - 1e-6).atanh()
 
 
 def log_slope(u: Tensor, bound: float, floor: float = 0.0) -> Tensor:
@@ -86,12 +83,8 @@ class DeterministicPolicy(PerceptronPolicy):
 
 
 class GaussianNetwork(nn.Module):
-    """State (B, S) -> mean and log standard deviation side by side, (B, 2A).
-
-    Args:
-        layers: they give both, or the mean alone where the standard deviation does not depend on the state.
-        action_dim: A.
-        state_dependent_std: whether they give both; otherwise the log standard deviations are A parameters, at first 0.
+    """State (B, S) -> mean and log standard deviation side by side, (B, 2A), neither bounded. Where the latter does not
+    depend on the state, it is A parameters, at first 0, and the layers give the mean alone.
     """
 
     def __init__(self, layers: nn.Module, action_dim: int, state_dependent_std: bool) -> None:
@@ -100,7 +93,6 @@ class GaussianNetwork(nn.Module):
         self.log_std = None if state_dependent_std else nn.Parameter(torch.zeros(action_dim))
 
     def forward(self, state: Tensor) -> Tensor:
-        """Mean and log standard deviation (B, 2A), neither bounded."""
         out: Tensor = self.layers(state)
         return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], dim=-1)
 
@@ -130,8 +122,8 @@ class TanhGaussianPolicy(PerceptronPolicy):
         check_field(self.log_std_min < self.log_std_max, self, "log_std_min", "below log_std_max")
 
     def build(self, dims: Dims) -> nn.Module:
-        outputs = 2 * dims.action if self.state_dependent_std else dims.action
-        return GaussianNetwork(self.perceptron(dims.state, outputs), dims.action, self.state_dependent_std)
+        layers = self.perceptron(dims.state, dims.action * (1 + self.state_dependent_std))
+        return GaussianNetwork(layers, dims.action, self.state_dependent_std)
 
     def distribution(self, network: Network, dims: Dims, state: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, A) of u before the tanh; if not squashed, of the unclipped action."""
@@ -152,7 +144,6 @@ class TanhGaussianPolicy(PerceptronPolicy):
         return -self.log_prob(network, dims, state, action)
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """Standard normal `eps` (B, A)."""
         return {"eps": normal(batch, dims.action)}
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
@@ -163,10 +154,7 @@ class TanhGaussianPolicy(PerceptronPolicy):
     def sample_with_log_prob(
         self, network: Network, dims: Dims, state: Tensor, noise: Noise, floor: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Actions (B, A) as `sample` gives them, and their log pi(a|s) (B,) without inverting the tanh; squashed.
-
-        `floor` is that of `log_slope`.
-        """
+        """Actions (B, A) as `sample` gives them, squashed, and log pi(a|s) (B,); `floor` is that of `log_slope`."""
         mean, std = self.distribution(network, dims, state)
         u = mean + std * noise["eps"]
         return squash(u, dims.max_action), (log_normal(u, mean, std) - log_slope(u, dims.max_action, floor)).sum(dim=-1)
@@ -186,8 +174,7 @@ class TanhGaussianPolicy(PerceptronPolicy):
 class GaussianMixturePolicy(PerceptronPolicy):
     """Actions from a mixture of Gaussians around squashed means, clipped; trained by maximum likelihood.
 
-    As in robomimic, each component's mean is max_action * tanh(.), the density is that of the plain Gaussians, and
-    samples are clipped to the action range.
+    As in robomimic, each component's mean is max_action * tanh(.), the density that of the plain Gaussians.
 
     Attributes:
         n_components: K.
@@ -241,9 +228,6 @@ def _component(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, rows).squeeze(1)
 
 
-LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
-
-
 @policies.register("cvae", source="Fujimoto et al. 2019 (BCQ) and its code", cites=("fujimoto2019off",))
 @dataclass(frozen=True)
 class CVAEPolicy(PerceptronPolicy):
@@ -263,27 +247,24 @@ class CVAEPolicy(PerceptronPolicy):
     kl_weight: NonNegativeFloat = 0.5
     latent_clip: PositiveFloat = 0.5
 
-    def latents(self, dims: Dims) -> int:
-        """L, how many latent dimensions there are."""
-        return self.latent_dim or 2 * dims.action
-
     def build(self, dims: Dims) -> nn.Module:
-        latents = self.latents(dims)
+        latents = self.latent_dim or 2 * dims.action
         encoder = self.perceptron(dims.state + dims.action, 2 * latents)
         return nn.ModuleDict({"encoder": encoder, "decoder": self.perceptron(dims.state + latents, dims.action)})
 
     def encode(self, network: Network, dims: Dims, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (B, L) of the latent, given states (B, S) and actions (B, A)."""
         mean, log_std = network.part("encoder")(torch.cat([state, action], dim=-1)).chunk(2, dim=-1)
-        return mean, log_std.clamp(LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX)
+        return mean, log_std.clamp(-4.0, 15.0)
 
     def decode(self, network: Network, dims: Dims, state: Tensor, latent: Tensor) -> Tensor:
         """Actions (B, A) for states (B, S) and latents (B, L)."""
         return squash(network.part("decoder")(torch.cat([state, latent], dim=-1)), dims.max_action)
 
-    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """Standard normal `latent` (B, L)."""
-        return {"latent": normal(batch, self.latents(dims))}
+    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        return {"latent": normal(batch, self.latent_dim or 2 * dims.action)}
+
+    loss_noise = sample_noise
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Squared errors of the reconstruction plus kl_weight * KL (B,), means over action and latent dimensions."""
@@ -291,10 +272,6 @@ class CVAEPolicy(PerceptronPolicy):
         latent = mean + log_std.exp() * noise["latent"]
         error = (self.decode(network, dims, state, latent) - action).square().mean(dim=-1)
         return error + self.kl_weight * kl_to_standard(mean, log_std).mean(dim=-1)
-
-    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """Standard normal `latent` (B, L)."""
-        return {"latent": normal(batch, self.latents(dims))}
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A), decoded from clipped latents."""

@@ -34,16 +34,13 @@ class Selection(ABC):
 
     @abstractmethod
     def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
-        """Which candidates are taken.
+        """Index (B,) of the candidates that are taken; or (k, B), of which the mean is taken.
 
         Args:
             candidates: (C, B, A).
             q: their values (M, C, B), one row a critic that the ensemble ranks by; the lowest one counts.
             noise: what `noise` asks for.
             value: the states' values V (B,), where the algorithm has learned them.
-
-        Returns:
-            Index (B,) of the candidates that are taken; or (k, B), of which the mean is taken.
         """
 
 
@@ -71,11 +68,8 @@ selections: Registry[Callable[[], Selection]] = Registry(
 def take_candidates(candidates: Tensor, index: Tensor) -> Tensor:
     """Actions (B, A): the candidates (C, B, A) at index (B,), or the mean of those at index (k, B)."""
     rows = index.view(-1, candidates.shape[1], 1).expand(-1, -1, candidates.shape[-1])
-    chosen = candidates.gather(0, rows)
+    chosen = candidates.gather(0, rows)  # by `take_along_dim` an exported program would have one B only
     return chosen.squeeze(0) if len(chosen) == 1 else chosen.mean(dim=0)
-
-
-SMALL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,6 @@ class ImplicitPolicy(WeightedSelection):
     n_candidates: int = 64
 
     def log_weights(self, q: Tensor, value: Tensor | None) -> Tensor:
-        """log(|f'(u)| / |u|) up to a constant, (C, B)."""
         return self.log_ratio(q - (self.value_of(q) if value is None else value))
 
     @abstractmethod
@@ -97,11 +90,6 @@ class ImplicitPolicy(WeightedSelection):
         """log(|f'(u)| / |u|) of u of any shape, up to a constant; finite everywhere."""
 
 
-def asymmetry(u: Tensor, tau: float) -> Tensor:
-    """log |tau - 1(u < 0)|: log tau where u >= 0, log(1 - tau) elsewhere."""
-    return math.log(tau) + (u < 0).to(u.dtype) * (math.log(1 - tau) - math.log(tau))
-
-
 @selections.register(
     "idql_expectile", source="Hansen-Estruch et al. 2023 (IDQL), section 4, expectile", cites=("hansenestruch2023idql",)
 )
@@ -109,8 +97,7 @@ def asymmetry(u: Tensor, tau: float) -> Tensor:
 class IDQLExpectile(ImplicitPolicy):
     """Draw a candidate with weight |tau - 1(u < 0)|, u = Q - V, V the tau-expectile.
 
-    Attributes:
-        tau: expectile, in (0, 1); 0.7 for locomotion, 0.9 for AntMaze.
+    `tau` is in (0, 1): 0.7 for locomotion, 0.9 for AntMaze.
     """
 
     tau: float = 0.7
@@ -120,15 +107,14 @@ class IDQLExpectile(ImplicitPolicy):
         check_field(0 < self.tau < 1, self, "tau", "between 0 and 1, both excluded")
 
     def log_ratio(self, u: Tensor) -> Tensor:
-        """log(|f'(u)| / |u|) of the expectile loss, up to a constant log |tau - 1(u < 0)|: no division by u."""
-        return asymmetry(u, self.tau)
+        """log |tau - 1(u < 0)|: log tau where u >= 0, log(1 - tau) elsewhere; no division by u."""
+        return math.log(self.tau) + (u < 0).to(u.dtype) * (math.log(1 - self.tau) - math.log(self.tau))
 
     def value_of(self, q: Tensor) -> Tensor:
         """The tau-expectile (B,), exactly.
 
-        If the n lowest of the C candidates lie below V, V is their weighted mean with 1 - tau, the others with tau. The
-        optimality condition is piecewise linear in V and convex (tau >= 0.5) or concave, so the true V is the largest
-        or the smallest of the means for n = 0..C.
+        If the n lowest candidates lie below V, V is the mean with weights 1 - tau of those and tau of the others. The
+        condition for V is convex in it (tau >= 0.5) or concave: it is the largest or the smallest mean of n = 0..C.
         """
         summed = q.sort(dim=0).values.cumsum(dim=0)
         below = torch.cat([torch.zeros_like(summed[:1]), summed])
@@ -142,25 +128,20 @@ class IDQLExpectile(ImplicitPolicy):
     "idql_quantile", source="Hansen-Estruch et al. 2023 (IDQL), section 4, quantile", cites=("hansenestruch2023idql",)
 )
 @dataclass(frozen=True)
-class IDQLQuantile(ImplicitPolicy):
+class IDQLQuantile(IDQLExpectile):
     """Draw a candidate with weight |tau - 1(u < 0)| / |u|, u = Q - V, V the tau-quantile.
 
     Attributes:
-        tau: quantile, in (0, 1).
+        tau: in (0, 1).
         floor: in units of Q; |u| counts as at least this much, which bounds the weight of a candidate worth just V.
             Without a learned V one candidate often is (the quantile of few values is one of them, or between two).
     """
 
-    tau: float = 0.7
     floor: PositiveFloat = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(0 < self.tau < 1, self, "tau", "between 0 and 1, both excluded")
 
     def log_ratio(self, u: Tensor) -> Tensor:
         """log |tau - 1(u < 0)| - log max(|u|, floor)."""
-        return asymmetry(u, self.tau) - u.abs().clamp(min=self.floor).log()
+        return super().log_ratio(u) - u.abs().clamp(min=self.floor).log()
 
     def value_of(self, q: Tensor) -> Tensor:
         """The tau-quantile (B,), interpolated linearly between the two nearest of the sorted values."""
@@ -179,20 +160,18 @@ class IDQLQuantile(ImplicitPolicy):
 class IDQLExponential(ImplicitPolicy):
     """Draw a candidate with weight alpha |exp(alpha u) - 1| / |u|, u = Q - V, V the log-mean-exp of Q.
 
-    Attributes:
-        alpha: inverse temperature, in units of 1 / Q.
+    `alpha` is an inverse temperature, in units of 1 / Q.
     """
 
     alpha: PositiveFloat = 1.0
 
     def log_ratio(self, u: Tensor) -> Tensor:
-        """log(|exp(x) - 1| / |x|), x = alpha u, as max(x, 0) + log((1 - exp(-|x|)) / |x|).
+        """log(|exp(x) - 1| / |x|), x = alpha u, as max(x, 0) + log((1 - exp(-|x|)) / |x|): no exponential overflows.
 
-        No exponential grows, so nothing overflows; at |x| < 1e-6 the last term is taken at 1e-6, where it is 0 but for
-        5e-7.
+        At |x| < 1e-6 the last term is taken at 1e-6, where it is 0 but for 5e-7.
         """
         x = self.alpha * u
-        size = x.abs().clamp(min=SMALL)
+        size = x.abs().clamp(min=1e-6)
         return x.relu() + (-torch.expm1(-size) / size).log()
 
     def value_of(self, q: Tensor) -> Tensor:
@@ -224,9 +203,14 @@ class Argmax(Selection):
         return q.amin(dim=0).argmax(dim=0)
 
 
+@selections.register(
+    "mean_of_best",
+    source="the elites' mean of the cross-entropy method (Rubinstein 1999), one round",
+    cites=("rubinstein1999cross",),
+)
 @dataclass(frozen=True)
-class BestSelection(Selection):
-    """Knows the k best candidates.
+class MeanOfBest(Selection):
+    """Take the mean of the k best candidates.
 
     Attributes:
         k: how many, at most n_candidates.
@@ -238,8 +222,8 @@ class BestSelection(Selection):
         super().__post_init__()
         check_field(1 <= self.k <= self.n_candidates, self, "k", f"between 1 and n_candidates ({self.n_candidates})")
 
-    def best(self, q: Tensor) -> Tensor:
-        """Indices (k, B) of the highest min over critics of q (M, C, B), the best one first."""
+    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
+        """Indices (k, B) of the highest min over critics of Q, the best one first."""
         return q.amin(dim=0).topk(self.k, dim=0).indices
 
 
@@ -249,29 +233,14 @@ class BestSelection(Selection):
     cites=("fan2018hierarchical",),
 )
 @dataclass(frozen=True)
-class TopK(BestSelection):
+class TopK(MeanOfBest):
     """Draw one of the k best candidates, each with the same probability."""
 
     def noise(self, batch: int) -> dict[str, NoiseSpec]:
-        """Which of the k best, (B,)."""
         return {"rank": integers(self.k, batch)}
 
     def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
-        return self.best(q).gather(0, noise["rank"].unsqueeze(0)).squeeze(0)
-
-
-@selections.register(
-    "mean_of_best",
-    source="the elites' mean of the cross-entropy method (Rubinstein 1999), one round",
-    cites=("rubinstein1999cross",),
-)
-@dataclass(frozen=True)
-class MeanOfBest(BestSelection):
-    """Take the mean of the k best candidates."""
-
-    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
-        """Indices (k, B), of which the mean is taken."""
-        return self.best(q)
+        return super().__call__(candidates, q, noise).gather(0, noise["rank"].unsqueeze(0)).squeeze(0)
 
 
 @selections.register(
@@ -283,8 +252,7 @@ class MeanOfBest(BestSelection):
 class SoftmaxQ(WeightedSelection):
     """Draw a candidate with probability softmax(min over critics of Q / temperature).
 
-    Attributes:
-        temperature: in units of Q.
+    `temperature` is in units of Q.
     """
 
     temperature: PositiveFloat = 1.0

@@ -131,7 +131,7 @@ def write_replica_results(
         "points": dict(replica.points),
         "steps": evaluations[-1].step,
         **{name: known[name] for name in ("task", "algorithm", "caveat", "scored", "physics")},
-        "selection": {rule: asdict(row) for rule, row in chosen.items()},
+        "selection": chosen,
         "untrained": asdict(by_step[0]) if 0 in by_step else None,
         "data_return_mean": known["data"]["return_mean"],
         "evaluations": list(map(asdict, evaluations)),
@@ -140,7 +140,7 @@ def write_replica_results(
     own = folder.replica(replica.name)
     rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores
     for rule, name in rules.items():
-        write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule].step], name))
+        write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule]["step"]], name))
     title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
     draw_score_curve(summary["evaluations"], summary["selection"], title, own / "curve.png", known["scored"])
     write_text(own / "summary.json", json.dumps(summary, indent=1))

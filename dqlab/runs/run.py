@@ -138,9 +138,8 @@ class _RunUnderWay(RunCallbacks):
     def _build_loop(self) -> Loop:
         """The loop, ready to execute its update, and at its checkpoint if the run goes on."""
         experiment, folder, started = self.experiment, self.folder, time.monotonic()
-        plan, replicas, task = experiment.plan, experiment.resolved_replicas, experiment.resolved_task
-        roll_out, stop, mode = self.evaluator.roll_out, self.evaluator.stop, execution_mode(experiment, self.before)
-        loop = Loop(plan, self.pack, self.data, replicas, roll_out, task, folder, self, mode, bool(self.before), stop)
+        plan, replicas, mode = experiment.plan, experiment.resolved_replicas, execution_mode(experiment, self.before)
+        loop = Loop(plan, self.pack, self.data, replicas, self.evaluator, folder, self, mode, bool(self.before))
         self.display.say(f"ready after {time.monotonic() - started:.0f} s")
         if loop.step:
             self.display.say(f"resuming at step {loop.step:,}")

@@ -158,7 +158,7 @@ def draw_score_curve(
 ) -> None:
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
-    Evaluations and what the rules chose are dicts of `Evaluated` and `Chosen`; not `scored`: the score is the return.
+    Evaluations are dicts of `Evaluated`, `selection` is what the rules chose; not `scored`: the score is the return.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

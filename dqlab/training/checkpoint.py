@@ -15,33 +15,27 @@ from dqlab.errors import RunError
 from dqlab.files import atomic_path, check_ordinary
 
 if TYPE_CHECKING:
-    from dqlab.tracking.records import StateRecord, WeightsRecord
+    from dqlab.tracking.records import WeightsRecord
 
 Groups = dict[str, dict[str, Tensor]]
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
-    """Write groups of named tensors and a JSON-able record into one file.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written; an earlier file of that name is untouched.
+    """Write groups of named tensors and a JSON-able record into one file; a RunError where the disk is full or the
+    folder cannot be written: an earlier file of that name is untouched.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    flat = {
-        f"{group}|{name}": value.detach().cpu().contiguous()
-        for group, named in tensors.items()
-        for name, value in named.items()
-    }
+    whole = {f"{group}|{name}": value for group, named in tensors.items() for name, value in named.items()}
+    flat = {key: value.detach().cpu().contiguous() for key, value in whole.items()}
     # one entry: safetensors writes several in any order, and equal checkpoints are to be equal files
-    text = json.dumps({**record, DIGEST: weights_digest(flat, record)})
+    text = json.dumps({**record, "sha256": weights_digest(flat, record)})
     try:
         with atomic_path(path) as temporary:
             save_file(flat, temporary, metadata={"dqlab": text})
-    except Exception as error:
-        if isinstance(error, OSError) or "I/O" in str(error) or type(error).__name__ == "SafetensorError":
-            raise RunError(f"Cannot write {path}: {error}. Free some space; --resume continues the run.") from error
-        raise
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"Cannot write {path}: {error}. Free some space; --resume continues the run.") from error
 
 
 def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
@@ -54,21 +48,12 @@ def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
     return weights, record
 
 
-def load_state(path: Path) -> tuple[Groups, StateRecord]:
-    """A run's training state, and its record; a RunError where it is damaged, or the file holds something else."""
-    from dqlab.tracking.records import StateRecord
-
-    return read_checkpoint(path, StateRecord)
-
-
 Record = TypeVar("Record")
 
 
 def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Groups, Record]:  # type: ignore[assignment]
-    """Read a file that `write_checkpoint` wrote: groups of named tensors (on the CPU), and the record, of a kind.
-
-    Raises:
-        RunError: the file is missing, damaged (a single bit shows), no dqlab checkpoint, or its record of another kind.
+    """Groups of named tensors (on the CPU), and the record, of a kind, of `write_checkpoint`; a RunError where the file
+    is missing, damaged (a single bit shows), no dqlab checkpoint, or its record of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -78,7 +63,7 @@ def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Gr
         check_ordinary(path)
         with safe_open(path, framework="pt") as file:
             record = parse_record((file.metadata() or {})["dqlab"], kind)
-            written = cast(dict[str, Any], record).pop(DIGEST, None)  # earlier versions wrote none
+            written = cast(dict[str, Any], record).pop("sha256", None)  # earlier versions wrote none
             # copies: a file's tensors begin anywhere, and on some CPUs a product's last bits depend on where they begin
             flat = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
@@ -95,9 +80,6 @@ def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Gr
         group, _, name = key.partition("|")
         groups.setdefault(group, {})[name] = value
     return groups, record
-
-
-DIGEST = "sha256"
 
 
 def weights_digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from threading import Event
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from dqlab.config.identity import Replica
 from dqlab.data import Transitions
-from dqlab.envs.tasks import Task
 from dqlab.errors import EnvError, RunError, StoppedError
 from dqlab.tracking.run_folder import EVALUATION, Journal, RunFolder
 from dqlab.training import checkpoint
+from dqlab.training.evaluation import Evaluator
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.model_selection import (
     Evaluated,
@@ -61,21 +60,15 @@ BEYOND = 2.0
 """Values so many times the largest return are told of: what algorithms add to rewards, an entropy say, is less."""
 UpdateContext = Callable[[int], AbstractContextManager[object]]
 """Step -> a context in which that update is done, as a profiler needs."""
-Evaluate = Callable[[Pack, int, ExecutionMode, Collection[int]], list[EvaluationEpisodes]]
 
 
 class Loop:
     """Trains one pack in one run folder.
 
     Args:
-        plan: budget and intervals.
-        task: whose scores are meant.
-        callbacks: what is called as it goes.
         pack, data: on the same device; `replicas` are the pack's rows, by name.
-        evaluate: `(pack, step, mode, rows) -> EvaluationEpisodes of each replica`, those of the rows meaning something.
+        evaluator: when its `stop` is set, the loop saves and ends after the update, or its step, under way.
         folder: where everything is written; `resume`: continue from its checkpoint, if there is one.
-        mode: how the update is executed.
-        stop: when it is set, the loop saves and ends after the update, or the step of an evaluation, under way.
 
     Attributes:
         states: what has become of each replica.
@@ -88,36 +81,29 @@ class Loop:
         pack: Pack,
         data: Transitions,
         replicas: Sequence[Replica],
-        evaluate: Evaluate,
-        task: Task,
+        evaluator: Evaluator,
         folder: RunFolder,
         callbacks: RunCallbacks,
         mode: ExecutionMode,
-        resume: bool = False,
-        stop: Event | None = None,
+        resume: bool,
     ) -> None:
-        self.plan, self.pack, self.data, self.task = plan, pack, data, task
-        self.folder, self._callbacks, self._evaluate_pack = folder, callbacks, evaluate
+        self.plan, self.pack, self.folder = plan, pack, folder
+        self._callbacks, self._evaluator, self._stop = callbacks, evaluator, evaluator.stop
         self._interval: dict[str, Tensor] = {}  # sums since the last evaluation, (K,) float64, on the CPU
         self._interval_steps = 0
         self._window: dict[str, Tensor] = {}  # the same since the last log, where the run goes on between two
         self._logged_at, self._evaluated_at = 0, -1  # steps
         self._saved_at = time.monotonic()
-        self._stop = stop or Event()
         self._largest_reward, self._told_of = float(data.reward.abs().max()), set[str]()
         self._discounts: list[float] = pack.hyper["discount"].tolist() if "discount" in pack.hyper else []
-        record = (
-            self._restore({replica.name for replica in replicas}) if resume and folder.checkpoint.exists() else None
-        )
+        names = [replica.name for replica in replicas]
+        record = self._restore(names) if resume and folder.checkpoint.exists() else None
         self._saved_step = self.step if record else -1
         self.states = ReplicaStates(replicas, folder, record)
         counts = record["journal"] if record else {}
-        self.journals = {
-            name: Journal(folder.replica(name) / "metrics.jsonl", counts.get(name, 0))
-            for name in self.states.evaluations
-        }
-        left = plan.steps - pack.state.step
-        self._step = Step(pack, data, plan.batch_size, mode, left, callbacks.on_execution)
+        files = {name: folder.replica(name) / "metrics.jsonl" for name in names}
+        self.journals = {name: Journal(file, counts.get(name, 0)) for name, file in files.items()}
+        self._step = Step(pack, data, plan.batch_size, mode, plan.steps - self.step, callbacks.on_execution)
         self._step.restore_sums(self._window)
         self.mode = self._step.mode
 
@@ -125,11 +111,6 @@ class Loop:
     def step(self) -> int:
         """Updates done."""
         return self.pack.state.step
-
-    @property
-    def finished(self) -> bool:
-        """Whether the budget is spent, or no replica is in training any more."""
-        return self.step >= self.plan.steps or not self.states.running()
 
     def run(self, update_context: UpdateContext = nullcontext) -> None:
         """Train to the end of the budget, or until no replica is in training any more, each update in its context.
@@ -140,7 +121,7 @@ class Loop:
         """
         if self._saved_step < 0:
             self.save()  # from here on, a run without a checkpoint has lost it
-        while self._is_due() or not self.finished:
+        while self._is_due() or (self.step < self.plan.steps and self.states.running()):
             self._check_stop()
             if self._is_due():
                 self._evaluate()
@@ -152,9 +133,8 @@ class Loop:
         """Whether an evaluation belongs here, and has not been made."""
         if self._evaluated_at == self.step or not self.states.running():
             return False
-        if self.step == 0:
-            return self.plan.evaluate_untrained
-        return self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
+        regular = self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
+        return regular if self.step else self.plan.evaluate_untrained
 
     def _train_on(self, update_context: UpdateContext) -> None:
         """Update until something is logged or evaluated, a phase of training ends, or it is asked to stop."""
@@ -176,22 +156,28 @@ class Loop:
         if self._saved_step != self.step:
             self.save()
         running, recorded = self.states.running(), {}
-        episodes = self._roll_out(running)
+        try:
+            episodes = self._evaluator.roll_out(self.pack, self.step, self.mode, running)
+        except StoppedError:
+            self._check_stop()
+            raise
+        except EnvError as error:
+            raise EnvError(
+                f"The evaluation after {self.step:,} updates ended: {error} The checkpoint is written. When the "
+                f"environment is mended, dqlab train --resume --out {self.folder.path} goes on with the evaluation."
+            ) from error
         for row, replica in running.items():
             what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {episodes[row].fault}"
-            if not episodes[row].fault:
-                recorded[replica.name] = self._record(row, replica, episodes[row])
-            elif episodes[row].diverged:
+            if episodes[row].diverged:
                 self._diverged(replica, what)
+            elif done := self._record(row, replica, episodes[row]):
+                recorded[replica.name] = done
             else:
-                self._record_failure(row, replica, episodes[row].fault)
                 self._callbacks.on_warning(what)
         self._interval, self._interval_steps = {}, 0
         self._callbacks.on_evaluation(self.step, recorded)
         self._evaluated_at = self.step
-        if self.step < self.plan.steps or not any(
-            self.states.last_failed_evaluation(name) for name in self.states.evaluations
-        ):
+        if self.step < self.plan.steps or not any(map(self.states.last_failed_evaluation, self.journals)):
             self.save()
 
     def _check_stop(self) -> None:
@@ -238,63 +224,39 @@ class Loop:
             )
 
     def _diverged(self, replica: Replica, what: str) -> None:
-        reason = (
-            f"{what} Start another run with a lower learning rate or a gradient bound (grad_norm); the records are in "
-            f"{self.folder.path}."
-        )
-        self._fail(replica, ReplicaFailure(reason, self.step))
+        advice = "Start another run with a lower learning rate or a gradient bound (grad_norm)"
+        self._fail(replica, ReplicaFailure(f"{what} {advice}; the records are in {self.folder.path}.", self.step))
 
     def _fail(self, replica: Replica, failure: ReplicaFailure) -> None:
         """End one replica; the others go on."""
         self.states.fail(replica, failure)
         self._callbacks.on_replica_failure(replica.name, failure.reason)
 
-    def _roll_out(self, running: Collection[int]) -> list[EvaluationEpisodes]:
-        try:
-            return self._evaluate_pack(self.pack, self.step, self.mode, running)
-        except StoppedError:
-            self._check_stop()
-            raise
-        except EnvError as error:
-            raise EnvError(
-                f"The evaluation after {self.step:,} updates ended: {error} The checkpoint is written. When the "
-                f"environment is mended, dqlab train --resume --out {self.folder.path} goes on with the evaluation."
-            ) from error
-
-    def _means(self, row: int) -> tuple[dict[str, float], float | None]:
-        """Every loss's mean since the last evaluation, and that by which checkpoints are selected."""
+    def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated | None:
+        """Record a replica's weights and evaluation, which is None where it failed, and stop it early if it is time."""
         means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
-        return means, means.get(self.pack.algorithm.selection_loss)
-
-    def _record_failure(self, row: int, replica: Replica, reason: str) -> None:
-        """Record that there is no score; the weights are kept: they can be evaluated later."""
-        failed = FailedEvaluation(self.step, reason, loss := self._means(row)[1])
-        self.states.failed_evaluations[replica.name].append(failed)
-        self._write_snapshot(row, replica, failed)
-        if self.step < self.plan.steps:  # the last one is repeated by a resume, which would record something else
-            self._write(replica.name, {"eval/failed": 1.0, **({} if loss is None else {"eval/selection_loss": loss})})
-
-    def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated:
-        """Record one replica's evaluation."""
-        (means, loss), name = self._means(row), replica.name
-        selection = {} if loss is None else {"eval/selection_loss": loss}
-        returns, score = episodes.returns, self.task.score
-        mean, std, mean_score = float(returns.mean()), float(returns.std()), float(score(returns.mean()))
-        done = Evaluated(self.step, mean, std, mean_score, float(score(returns).std()), loss, means)
-        self.states.evaluations[name].append(done)
-        self._write_snapshot(row, replica, done)
-        evaluation = {"eval/return_mean": mean, "eval/return_std": std, "eval/length_mean": episodes.lengths.mean()}
-        scores = {"score/mean": mean_score, "score/std": done.score_std}
-        self._write(name, {**{key: float(value) for key, value in evaluation.items()}, **scores, **selection})
-        return done
-
-    def _write_snapshot(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
-        """Write a replica's weights, and stop it early if it is time."""
-        record = {"replica": replica.name, "seed": replica.seed, **asdict(evaluated)}
+        loss = means.get(self.pack.algorithm.selection_loss)
+        done: Evaluated | None = None
+        recorded: Evaluated | FailedEvaluation
+        if episodes.fault:
+            recorded = FailedEvaluation(self.step, episodes.fault, loss)
+            self.states.failed_evaluations[replica.name].append(recorded)
+            metrics = {"eval/failed": 1.0}
+        else:
+            returns, length, score = episodes.returns, float(episodes.lengths.mean()), self._evaluator.task.score
+            mean, std, mean_score = float(returns.mean()), float(returns.std()), float(score(returns.mean()))
+            recorded = done = Evaluated(self.step, mean, std, mean_score, float(score(returns).std()), loss, means)
+            self.states.evaluations[replica.name].append(done)
+            metrics = {"eval/return_mean": mean, "eval/return_std": std, "eval/length_mean": length}
+            metrics |= {"score/mean": mean_score, "score/std": done.score_std}
+        record = {"replica": replica.name, "seed": replica.seed, **asdict(recorded)}
         checkpoint.write_checkpoint(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
         losses = self.states.selection_losses(replica.name)
         if losses and early_stops.get(self.plan.early_stop)(losses):
-            self.states.stop(replica)
+            self.states.stopped.add(replica.name)
+        if done or self.step < self.plan.steps:  # a resume repeats a last one that failed: it would record another
+            self._write(replica.name, metrics | ({} if loss is None else {"eval/selection_loss": loss}))
+        return done
 
     def _fail_unevaluated(self) -> None:
         """A replica whose last evaluation failed has no result; a resume may mend that."""
@@ -337,17 +299,18 @@ class Loop:
         self._callbacks.on_checkpoint(state.step)
 
     def _restore(self, names: Collection[str]) -> StateRecord:
-        tensors, record = checkpoint.load_state(self.folder.checkpoint)
-        if record["evaluations"].keys() != names:
+        from dqlab.tracking.records import StateRecord
+
+        tensors, record = checkpoint.read_checkpoint(self.folder.checkpoint, StateRecord)
+        if record["evaluations"].keys() != set(names):
             theirs = ", ".join(record["evaluations"])
             raise RunError(f"{self.folder.checkpoint} is of other replicas: {theirs}. Choose another --out.")
-        device = self.pack.device
-
-        def group(name: str) -> dict[str, Tensor]:
-            return {key: value.to(device) for key, value in tensors.get(name, {}).items()}
-
-        moments = {name: (both[:, 0].clone(), both[:, 1].clone()) for name, both in group("moments").items()}
-        self.pack.state = PackState(group("parameters"), moments, group("targets"), record["step"])
+        parameters, both, targets = (
+            {key: value.to(self.pack.device) for key, value in tensors.get(name, {}).items()}
+            for name in ("parameters", "moments", "targets")
+        )
+        moments = {name: (value[:, 0].clone(), value[:, 1].clone()) for name, value in both.items()}
+        self.pack.state = PackState(parameters, moments, targets, record["step"])
         self._interval, self._interval_steps = tensors.get("interval", {}), record["interval_steps"]
         self._window, step = tensors.get("window", {}), record["step"]  # earlier versions saved at logs only
         self._logged_at, self._evaluated_at = record.get("logged_at", step), record.get("evaluated_at", step)

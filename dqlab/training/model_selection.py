@@ -1,8 +1,7 @@
 """What the evaluations of a run were, and what follows from them for each replica.
 
-Which checkpoint a score belongs to: last, best-online, offline, mean of the last ten; and when to stop early.
-
-No score without its selection rule: best-of-checkpoints is worth up to 20 points over the last one.
+When to stop early, and which checkpoint a score belongs to: last, best-online, offline, mean of the last ten. No score
+without its selection rule: best-of-checkpoints is worth up to 20 points over the last one.
 """
 
 from __future__ import annotations
@@ -22,15 +21,13 @@ from dqlab.config.registry import Registry
 from dqlab.files import write_text
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 
-STEPS_PER_EPOCH = 1000  # the official code's epoch
-
 
 @dataclass(frozen=True)
 class EvaluationEpisodes:
     """What one replica did in one evaluation: undiscounted returns and lengths (E,) of its episodes.
 
-    Where the numbers mean nothing, `fault` is a sentence that says why, and `diverged` whether the policy is at fault,
-    which has no use any more; the environment is, otherwise.
+    Where they mean nothing, `fault` is a sentence that says why, and `diverged` whether that is the policy, which has
+    no use any more, and not the environment.
     """
 
     returns: NDArray[np.float64]
@@ -41,10 +38,7 @@ class EvaluationEpisodes:
 
 @dataclass(frozen=True)
 class FailedEvaluation:
-    """An evaluation that gave no score: the environment did not give finite numbers. No selection rule considers it.
-
-    `reason` is a sentence; early stopping goes by the selection loss, as in `Evaluated`.
-    """
+    """An evaluation that gave no score, `reason` says why; early stopping goes by its loss, no selection rule does."""
 
     step: int
     reason: str
@@ -124,34 +118,23 @@ def last_two(losses: Sequence[float], initial: float = 100.0) -> bool:
     return losses[-1] > (losses[-2] if len(losses) > 1 else initial)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A selection rule's score, and the evaluation (a checkpoint) it belongs to; None for a mean over several."""
+def select_checkpoints(evaluations: Sequence[Evaluated], offline_rule: str, top_k: int) -> dict[str, dict[str, Any]]:
+    """All four selections of a run's evaluations, by the rule's name: `rule`, the checkpoint's `step` (None for a mean
+    over several), and the score's `score_mean`, `score_std` and `return_mean`.
 
-    rule: str
-    step: int | None
-    score_mean: float
-    score_std: float
-    return_mean: float
-
-
-def select_checkpoints(evaluations: Sequence[Evaluated], offline_rule: str, top_k: int) -> dict[str, Chosen]:
-    """All four selections of a run's evaluations (those of trained policies).
-
-    Args:
-        evaluations: in order of step; at least one of step > 0 and with a finite score. Others are left out.
-        offline_rule: a name from the `offline_rule` registry.
-        top_k: the paper's k, per task.
+    Evaluations are in order of step, at least one of step > 0 and with a finite score; others are left out. `top_k` is
+    the paper's k, per task.
     """
     trained = [e for e in evaluations if e.selection_loss is not None and math.isfinite(e.score_mean)]
     losses = [e.selection_loss for e in trained if e.selection_loss is not None]
     best = int(np.argmax([e.score_mean for e in trained]))
     offline = offline_rules.get(offline_rule)(losses, top_k)
     single = {"last": trained[-1], "best_online": trained[best], "offline": trained[offline]}
-    chosen = {rule: Chosen(rule, e.step, e.score_mean, e.score_std, e.return_mean) for rule, e in single.items()}
+    columns = ("step", "score_mean", "score_std", "return_mean")
+    rows = {rule: [getattr(evaluation, name) for name in columns] for rule, evaluation in single.items()}
     recent, returns = zip(*((e.score_mean, e.return_mean) for e in trained[-10:]), strict=True)
-    mean = Chosen("mean_last_10", None, float(np.mean(recent)), float(np.std(recent)), float(np.mean(returns)))
-    return {**chosen, mean.rule: mean}
+    rows["mean_last_10"] = [None, float(np.mean(recent)), float(np.std(recent)), float(np.mean(returns))]
+    return {rule: {"rule": rule, **dict(zip(columns, row, strict=True))} for rule, row in rows.items()}
 
 
 def official_result(evaluation: Evaluated, selection: str) -> str:
@@ -159,7 +142,7 @@ def official_result(evaluation: Evaluated, selection: str) -> str:
     return json.dumps(
         {
             "model selection": selection,
-            "epoch": evaluation.step / STEPS_PER_EPOCH,
+            "epoch": evaluation.step / 1000,
             "best normalized score avg": evaluation.score_mean,
             "best normalized score std": evaluation.score_std,
             "best raw score avg": evaluation.return_mean,
@@ -170,9 +153,8 @@ def official_result(evaluation: Evaluated, selection: str) -> str:
 
 @dataclass(frozen=True)
 class ReplicaFailure:
-    """Why a replica ended before its time, in one line, and after how many updates that was noticed.
-
-    Its kind is `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
+    """Why a replica ended before its time, in one line, and after how many updates that was noticed; its kind is
+    `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
     """
 
     reason: str
@@ -184,12 +166,12 @@ class ReplicaStates:
     """The replicas of a run, in the order of the pack's rows.
 
     Args:
-        replicas: all of them.
         folder: a failure is written into the replica's own folder at once.
         record: of the checkpoint that the run continues from; failures that it does not know of are forgotten.
 
     Attributes:
         evaluations, failed_evaluations: of every replica, by name, in order of step.
+        stopped: names of those whose training ended early, as the rule has it.
         failed: those that ended before their time, by name.
     """
 
@@ -200,7 +182,7 @@ class ReplicaStates:
         done = record.get("evaluations", {})
         self.evaluations = {name: [Evaluated(**each) for each in done.get(name, [])] for name in names}
         self.failed_evaluations = {name: [FailedEvaluation(**each) for each in failed.get(name, [])] for name in names}
-        self._stopped: set[str] = set(record["stopped"])
+        self.stopped: set[str] = set(record["stopped"])
         self.failed = {name: ReplicaFailure(**failure) for name, failure in record["failed"].items()}
         for name in names:
             if name not in self.failed:
@@ -209,7 +191,7 @@ class ReplicaStates:
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON says it."""
         return {
-            "stopped": sorted(self._stopped),
+            "stopped": sorted(self.stopped),
             "failed": {name: asdict(failure) for name, failure in self.failed.items()},
             "evaluations": {name: list(map(asdict, done)) for name, done in self.evaluations.items()},
             "failed_evaluations": {name: list(map(asdict, bad)) for name, bad in self.failed_evaluations.items()},
@@ -217,12 +199,8 @@ class ReplicaStates:
 
     def running(self) -> dict[int, Replica]:
         """Row -> replica of those still in training."""
-        over = self._stopped | set(self.failed)
+        over = self.stopped | set(self.failed)
         return {row: replica for row, replica in enumerate(self.replicas) if replica.name not in over}
-
-    def stop(self, replica: Replica) -> None:
-        """End the training of one replica early, as its rule has it."""
-        self._stopped.add(replica.name)
 
     def fail(self, replica: Replica, failure: ReplicaFailure) -> None:
         """End one replica."""

@@ -1,14 +1,10 @@
-"""Steps of a network's optimiser on matrices (K, P) whose rows are replicas.
-
-The clipping of gradients, decoupled weight decay, and Adam (Kingma & Ba 2015).
-"""
+"""Optimisers on matrices (K, P) whose rows are replicas: clipping, decoupled weight decay, Adam (Kingma & Ba 2015)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,56 +22,47 @@ Moments = tuple[Tensor, Tensor]
 """Adam's first and second, (K, P) each: of halves of one tensor a compiled program would write both anew."""
 
 
-def constant_factor(step: int, first: int, last: int | None) -> float:
-    """The factor of a constant learning rate."""
-    return 1.0
-
-
-def adam_step(parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
-    """One step, in place, of parameters (K, P) with their moments and a gradient.
+def adam_step(
+    parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor, trains: Tensor | None = None
+) -> None:
+    """One step, in place, of parameters (K, P) with their moments and a gradient, in the rows where `trains` (K,) is 1.
 
     `rate` (K,) is the learning rate over the first of the step's `bias_corrections`, `root` (K,) the second of them:
-    tensors, so that the step's number is not in a compiled program.
+    tensors, so that the step's number is not in a compiled program. Without `trains` it is one of all rows.
     """
-    first, second = moments
+    before = (parameters, *moments)
+    values, first, second = before if trains is None else (each.clone() for each in before)
     first.lerp_(gradient, 1 - BETA1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = second.sqrt().div_(root.unsqueeze(-1)).add_(EPS)
-    parameters.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
+    values.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
+    if trains is not None:
+        wanted = trains.unsqueeze(-1) > 0
+        for old, new in zip(before, (values, first, second), strict=True):
+            old.copy_(torch.where(wanted, new, old))
 
 
-def adam_step_if(
-    trains: Tensor, parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor
-) -> None:
-    """The same step in the rows where `trains` (K,) is 1; nothing happens where it is 0."""
-    before = (parameters, *moments)
-    stepped, first, second = (each.clone() for each in before)
-    adam_step(stepped, (first, second), gradient, rate, root)
-    wanted = trains.unsqueeze(-1) > 0
-    for old, new in zip(before, (stepped, first, second), strict=True):
-        old.copy_(torch.where(wanted, new, old))
-
-
-def bias_corrections(step: int, beta1: float = BETA1, beta2: float = BETA2) -> tuple[float, float]:
+def bias_corrections(step: int) -> tuple[float, float]:
     """Corrections of the moments' bias at a step, from 1: of the first, and the root of that of the second."""
-    return 1 - beta1**step, math.sqrt(1 - beta2**step)
+    return 1 - BETA1**step, math.sqrt(1 - BETA2**step)
 
 
-def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
+def clip_by_norm(gradient: Tensor, max_norm: Tensor, members: int = 1) -> Tensor:
     """Scale each row of a gradient (K, P) to at most max_norm (K,) in L2; rows with max_norm <= 0 are left alone.
 
-    The factor is min(1, max_norm / (norm + 1e-6)), as in `torch.nn.utils.clip_grad_norm_`.
+    The factor is min(1, max_norm / (norm + 1e-6)), as in `torch.nn.utils.clip_grad_norm_`. Of a row with the parameters
+    of several alike members, one after the other, each member's are scaled by their own norm.
     """
+    if members > 1:
+        rows = gradient.reshape(len(gradient) * members, -1)
+        return clip_by_norm(rows, max_norm.repeat_interleave(members)).view_as(gradient)
     norm = torch.linalg.vector_norm(gradient, dim=-1)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return gradient * torch.where(max_norm > 0, factor, 1.0).unsqueeze(-1)
 
 
 def clip_together(gradients: Mapping[str, Tensor], max_norm: Tensor) -> dict[str, Tensor]:
-    """Scale each row of all gradients (K, P) so that their norm together is at most max_norm (K,).
-
-    The factor is min(1, max_norm / norm), as in `optax.clip_by_global_norm`; rows with max_norm <= 0 are left alone.
-    """
+    """As `clip_by_norm`, by the norm of all gradients together: min(1, max_norm / norm), as optax's global norm."""
     norm = torch.stack([torch.linalg.vector_norm(each, dim=-1) for each in gradients.values()]).square().sum(0).sqrt()
     factor = torch.where(max_norm > 0, (max_norm / norm).clamp(max=1.0), 1.0).unsqueeze(-1)
     return {name: each * factor for name, each in gradients.items()}
@@ -83,10 +70,7 @@ def clip_together(gradients: Mapping[str, Tensor], max_norm: Tensor) -> dict[str
 
 @dataclass(frozen=True)
 class NetworkOptimiser:
-    """How one network of a pack steps.
-
-    Its parameters are of so many alike `members`, where each is clipped by itself; else of 1.
-    """
+    """How one network of a pack steps, whose `members` (1, if it has none) are clipped each by itself."""
 
     name: str
     trained: TrainedNetwork
@@ -94,7 +78,9 @@ class NetworkOptimiser:
 
     @property
     def controls(self) -> list[str]:
-        """Names of what depends on the step: rate, root of Adam's correction, 1 or 0, the share of weight decay."""
+        """Names of what depends on the step: the learning rate with Adam's bias correction, the root of Adam's second
+        correction, 1 or 0 for whether it is trained, and the share that weight decay takes, if it has one.
+        """
         kinds = ["rate", "root", "trains", *(["decay"] if self.trained.weight_decay is not None else [])]
         return [f"{kind}/{self.name}" for kind in kinds]
 
@@ -109,15 +95,14 @@ class NetworkOptimiser:
         return found if trained.weight_decay is None else [*found, rate * scalars[trained.weight_decay] * trains]
 
     def step(self, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor], clip: bool = True) -> None:
-        """One step, in place, with a gradient (K, P) and the values (K,) of `controls`, by name.
+        """One step, in place, with a gradient (K, P), bounded here if `clip`, and values (K,) of `controls`, by name.
 
-        `tensors` has `parameters` and `moments` of all networks, by name, and `hyper`; `clip`: whether the gradient is
-        bounded here.
+        `tensors` has `parameters` and `moments` of all networks, by name, and `hyper`.
         """
         name, trained, parameters = self.name, self.trained, tensors["parameters"][self.name]
         rate, trains = control[f"rate/{name}"], control[f"trains/{name}"]
         if clip and trained.grad_norm is not None:
-            gradient = self._clipped(gradient, tensors["hyper"][trained.grad_norm])
+            gradient = clip_by_norm(gradient, tensors["hyper"][trained.grad_norm], self.members)
         if trained.weight_decay is not None:
             parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
         if trained.plain_descent:
@@ -125,12 +110,5 @@ class NetworkOptimiser:
             return
         if trained.coasts:
             gradient = gradient * trains.unsqueeze(-1)
-        adam = adam_step if trained.every == 1 or trained.coasts else partial(adam_step_if, trains)
-        adam(parameters, tensors["moments"][name], gradient, rate, control[f"root/{name}"])
-
-    def _clipped(self, gradient: Tensor, bound: Tensor) -> Tensor:
-        """A gradient (k, P) clipped to bound (k,) as a whole, or each member's part of it."""
-        if self.members == 1:
-            return clip_by_norm(gradient, bound)
-        rows = gradient.reshape(len(gradient) * self.members, -1)  # the members' parameters, one after the other
-        return clip_by_norm(rows, bound.repeat_interleave(self.members)).view_as(gradient)
+        rows = None if trained.every == 1 or trained.coasts else trains
+        adam_step(parameters, tensors["moments"][name], gradient, rate, control[f"root/{name}"], rows)

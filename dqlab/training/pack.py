@@ -1,8 +1,7 @@
 """A pack: K replicas of one algorithm, trained together; its state, and one update of it.
 
-Every trained network is one matrix (K, P), as are its Adam moments and its targets; a row is a replica.
-`Pack.update` is a function of state, batch and noise alone, so weights, batches and noise can be injected.
-`Pack.advance` is the same update as a function of tensors, for a program that an execution mode runs.
+Every trained network is one matrix (K, P), as are its Adam moments and its targets; a row is a replica. An update is a
+function of state, batch and noise alone: `Pack.update`, or, of tensors for a program, `Pack.advance`.
 """
 
 from __future__ import annotations
@@ -28,14 +27,13 @@ from dqlab.networks.precision import FULL, Precision
 from dqlab.noise import Noise
 from dqlab.policies.base import Dims
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
-from dqlab.training.optimiser import Factor, Moments, NetworkOptimiser, clip_together, constant_factor
+from dqlab.training.optimiser import Factor, Moments, NetworkOptimiser, clip_together
 
 
 @dataclass
 class PackState:
-    """All that changes in training, by name: matrices (K, P) whose rows are replicas, and the number of updates done.
-
-    Adam's `moments` are a first and a second one for each network; `targets` have the layout of their source.
+    """All that changes in training, by name: matrices (K, P) whose rows are replicas, of `moments` Adam's first and
+    second, of `targets` in the layout of their source; and the number of updates done.
     """
 
     parameters: dict[str, Tensor]
@@ -54,7 +52,6 @@ class Pack:
 
     Args:
         algorithms: one a replica; they may differ in their float fields (`hyper`) only.
-        dims: state and action sizes.
         seeds: one a replica; each seeds its own initial networks.
         learning_rate_factor: `(step, first, last) -> factor` on the learning rate of a network with that phase.
         precision: of the networks' matrix products.
@@ -69,11 +66,15 @@ class Pack:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        learning_rate_factor: Factor = constant_factor,
+        learning_rate_factor: Factor = lambda step, first, last: 1.0,
         precision: Precision = FULL,
         width: int | None = None,
     ) -> None:
-        self.algorithm, self.dims, self.seeds = _shared_structure(algorithms), dims, tuple(seeds)
+        self.algorithm, self.dims, self.seeds = algorithms[0], dims, tuple(seeds)
+        for other in algorithms[1:]:
+            same = type(other) is type(self.algorithm)
+            if not same or replace(other, **self.algorithm.hyper()) != self.algorithm:  # type: ignore[type-var]
+                raise ConfigError("Replicas of one pack may differ in scalar hyper-parameters only.")
         self.dtype, self.device = dtype, torch.device(device)
         self.trained: dict[str, TrainedNetwork] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
@@ -81,7 +82,11 @@ class Pack:
         rows = [algorithm.hyper() for algorithm in algorithms]
         self._scalars = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         self.hyper = {name: torch.tensor(each, dtype=dtype, device=self.device) for name, each in self._scalars.items()}
-        replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
+        replicas = []
+        for seed in self.seeds:  # by PyTorch's defaults, each from its own seed, always on the CPU
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                replicas.append(self.algorithm.build(dims))
         self.layouts = {name: Layout.of(module, precision).to(self.device) for name, module in replicas[0].items()}
         self._optimisers: dict[str, NetworkOptimiser] = {}
         for name, trained in self.trained.items():
@@ -112,10 +117,8 @@ class Pack:
     def load(self, replica: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Inject weights of one replica: of networks or targets, as tensors by their names in the network's module.
 
-        A target that is not named becomes a copy of its source, if that is named.
-
-        Raises:
-            RunError: a network is unknown, or its tensors do not fit.
+        A target that is not named becomes a copy of its source, if that is named; a RunError where something is unknown
+        or does not fit.
         """
         if unknown := sorted(set(weights) - set(self._sources)):
             known = ", ".join(self._sources)
@@ -131,22 +134,23 @@ class Pack:
         """Named parameters of every network and target of one replica, as copies."""
         rows = {**self.state.parameters, **self.state.targets}
         named = {name: self.layouts[self._sources[name]].unflatten(row[replica]) for name, row in rows.items()}
-        weights: dict[str, dict[str, Tensor]] = tree_map(torch.clone, named)
-        return weights
+        return tree_map(torch.clone, named)  # type: ignore[no-any-return]
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One update of every replica; returns the losses' scalars, name -> (K,), on the device.
+        """One update of every replica; the losses' scalars, name -> (K,), on the device.
 
         Batch and noise (what `algorithm.update_noise` asks for) have a leading replica axis: state (K, B, S), ...
         """
-        controls = self.controls(range(self.state.step, self.state.step + 1))[:, 0]
-        parts = []
-        for rows in self.groups():
-            own = tree_map(itemgetter(rows), {"batch": batch, "noise": dict(noise), "controls": controls})
-            parts.append(self.advance(self.tensors(rows), **own, phase=self.state.step))
+        step = self.state.step
+        controls = self.controls(range(step, step + 1))[:, 0]
+        info: dict[str, Tensor] = self._by_group(partial(self.advance, phase=step), batch, dict(noise), controls)
         self.state.step += 1
-        info: dict[str, Tensor] = concatenate_nested(parts)
         return info
+
+    def _by_group(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(tensors, *args)`, written for a group of replicas, on every one of them, side by side."""
+        own = [(self.tensors(rows), *tree_map(itemgetter(rows), args)) for rows in self.groups()]
+        return concatenate_nested([function(*each) for each in own])
 
     @property
     def phases(self) -> list[int]:
@@ -190,15 +194,13 @@ class Pack:
     def tensors(self, rows: slice) -> TensorTree:
         """What an update of those replicas reads and changes: views of the state, and their scalars."""
         state = {name: getattr(self.state, name) for name in ("parameters", "moments", "targets")}
-        views: TensorTree = tree_map(itemgetter(rows), {**state, "hyper": self.hyper})
-        return views
+        return tree_map(itemgetter(rows), {**state, "hyper": self.hyper})  # type: ignore[no-any-return]
 
     def controls(self, steps: range) -> Tensor:
         """What depends on the step's number, (K, steps, C) on the device, C in the order of `control_names`.
 
-        For each trained network its learning rate with Adam's bias correction, the root of Adam's second correction,
-        1 or 0 for whether it is trained, and the share that weight decay takes, if it has one; and each target's rate,
-        0 at a step where the target rests. As numbers in a tensor they are data, not part of the program.
+        `NetworkOptimiser.controls` of each trained network; and each target's rate, 0 at a step where the target rests.
+        As numbers in a tensor they are data, not part of the program.
         """
         table = np.empty((self.replicas, len(steps), len(self.control_names)))
         for column, step in enumerate(steps):
@@ -212,10 +214,8 @@ class Pack:
     ) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone; the losses' scalars, name -> (k,).
 
-        Args:
-            tensors, batch, noise: as `tensors` gives them; theirs, as in `update`.
-            controls: theirs, (k, C).
-            phase: any step of the phase; the update is the same function in all of it.
+        `tensors` are as the method gives them; batch, noise, and controls (k, C), are theirs. `phase` is any step of
+        the phase: the update is the same function in all of it.
         """
         control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
         trains, parameters = self.trained_at(phase), tensors["parameters"]
@@ -270,9 +270,8 @@ class Pack:
             loss, info = self.trained[name].loss(*args)
             for what, value in {f"the loss of '{name}'": loss, **info}.items():
                 if not isinstance(value, Tensor) or value.ndim:  # a batch of losses would be summed in silence
-                    found = (
-                        f"of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else repr(value)
-                    )
+                    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+                    found = f"of shape {shape}: take its mean" if shape else repr(value)
                     raise ConfigError(f"Training '{name}': {what} must be a scalar tensor, not {found}.")
             return loss, tree_map(torch.detach, info)
 
@@ -280,10 +279,7 @@ class Pack:
         return rows[name], loss.sum(), info
 
     def losses(self, rows: slice, batch: Batch, noise: Noise, trains: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes.
-
-        `trains` says whose losses: all networks' by default, whatever the phase.
-        """
+        """Losses' scalars of some replicas, name -> (k,), of `trains` or all networks, and gradients; all stays."""
         info: dict[str, Tensor] = {}
         for name in self.trained if trains is None else trains:
             info |= self._gradient(name, self.tensors(rows), batch, noise)[1]
@@ -295,10 +291,7 @@ class Pack:
             torch.cuda.synchronize(self.device)
 
     def map(self, function: Callable[..., Any], rows: Mapping[str, Tensor], *args: Any) -> Any:
-        """Run `function(nets, *args)`, written for one replica, on every replica given.
-
-        One replica is run as it is, several under `vmap`: the same numbers, without vmap's overhead.
-        """
+        """`function(nets, *args)`, written for one replica, on every one: one as it is, several under `vmap`."""
 
         def single(rows: Mapping[str, Tensor], *args: Any) -> Any:
             nets = {name: self.layouts[self._sources[name]].bind(row) for name, row in rows.items()}
@@ -311,14 +304,8 @@ class Pack:
         return torch.vmap(single, in_dims=tree_map(lambda _: 0, given))(*given)
 
     def act(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """Actions (K, B, A) of every replica for its states (K, B, S), operation by operation.
-
-        `SamplerCore` does the same by an execution mode, in one call for many states.
-        """
-        own = [tree_map(itemgetter(rows), (state, dict(noise))) for rows in self.groups()]
-        parts = [self.choose_actions(self.tensors(rows), *each) for rows, each in zip(self.groups(), own, strict=True)]
-        actions: Tensor = concatenate_nested(parts)
-        return actions
+        """Actions (K, B, A) of every replica for its states (K, B, S), eagerly; `SamplerCore` does so by any mode."""
+        return self._by_group(self.choose_actions, state, dict(noise))  # type: ignore[no-any-return]
 
     def sample_action(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (K, B, A) that every replica's policy draws by itself for states (K, B, S), unranked."""
@@ -332,18 +319,3 @@ class Pack:
         with torch.no_grad():
             actions: Tensor = self.map(partial(how or self.algorithm.act, self.dims), nets, state, noise)
         return actions
-
-
-def _initial_networks(algorithm: Algorithm, dims: Dims, seed: int) -> dict[str, torch.nn.Module]:
-    """One replica's networks, initialised by PyTorch's defaults from its own seed, always on the CPU."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return algorithm.build(dims)
-
-
-def _shared_structure(algorithms: Sequence[Algorithm]) -> Algorithm:
-    first = algorithms[0]
-    for other in algorithms[1:]:
-        if type(other) is not type(first) or replace(other, **first.hyper()) != first:  # type: ignore[type-var]
-            raise ConfigError("Replicas of one pack may differ in scalar hyper-parameters only.")
-    return first

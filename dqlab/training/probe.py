@@ -1,8 +1,4 @@
-"""What is found out about a run before step 0, on made-up numbers.
-
-`Probe` tells of an algorithm whether its wiring works, which of its scalars a pack's replicas share, and the memory
-that a replica takes; `flops_of_update` counts a pack's arithmetic, on the device that it will be computed on.
-"""
+"""What is found out before step 0, on made-up numbers: whether the wiring works, shared scalars, memory, arithmetic."""
 
 from __future__ import annotations
 
@@ -30,11 +26,9 @@ from dqlab.training.pack import Pack
 
 @dataclass
 class Probe:
-    """Tries an algorithm, that of any replica, one replica on the CPU. What is asked for is found out once, and kept.
+    """Tries an algorithm, one replica on the CPU; what is asked for is found out once, and kept.
 
-    Attributes:
-        batch_size: B, of an update.
-        dtype, precision: of the run's parameters, and of the networks' matrix products.
+    `dtype` is that of the run's parameters, `precision` that of the networks' matrix products.
     """
 
     algorithm: Algorithm
@@ -44,22 +38,30 @@ class Probe:
     precision: Precision = FULL
 
     def check_wiring(self) -> None:
-        """Update once in every phase and act once, so that mistakes in the wiring show.
-
-        Raises:
-            ConfigError: the losses do not report what selection goes by; or whatever a component raises.
+        """Update once in every phase and act once; a ConfigError where the losses do not report what selection goes by,
+        or whatever a component raises.
         """
         _update_and_act(Pack([self.algorithm], self.dims, [0], precision=self.precision))
 
     @cached_property
     def shared_hyperparameters(self) -> frozenset[str]:
         """Scalars that an update, or an action, reads from the algorithm itself, and not from `hyper`."""
-        watched, read = _with_reads_noted(self.algorithm)
+        algorithm, read = self.algorithm, set[str]()
+        kind: Any = type(algorithm)
+
+        def note(self: Any, name: str) -> Any:
+            read.add(name)
+            return object.__getattribute__(self, name)
+
+        methods = {"__getattribute__": note, "hyper": lambda self: algorithm.hyper()}
+        watched = object.__new__(type(kind)(kind.__name__, (kind,), methods))
+        for field in fields(kind):  # not what is cached: it was made from fields
+            object.__setattr__(watched, field.name, getattr(algorithm, field.name))
         pack = Pack([watched], self.dims, [0])
         _update_and_act(pack)
         state = torch.zeros(1, 2, self.dims.state, dtype=pack.dtype)
         pack.sample_action(state, made_up_noise(pack, watched.sample_action_noise(self.dims, 2)))
-        return frozenset(read & set(self.algorithm.hyper()))
+        return frozenset(read & set(algorithm.hyper()))
 
     @cached_property
     def memory(self) -> MemoryNeed:
@@ -110,16 +112,14 @@ def free_bytes(device: torch.device) -> int:
 
 def flops_of_updates(pack: Pack, batch_size: int, steps: range) -> int:
     """Floating-point operations of the matrix products in the updates at those steps, as `flops_of_update` has them."""
-    stretches = pack.stretches(steps)
-    return sum(len(each) * flops_of_update(pack, batch_size, each.start) for each in stretches)
+    return sum(len(each) * flops_of_update(pack, batch_size, each.start) for each in pack.stretches(steps))
 
 
 def flops_of_update(pack: Pack, batch_size: int, step: int = 0) -> int:
     """Floating-point operations of the matrix products in one update of all replicas, backward passes included.
 
     The update is one of the phase that `step` is in. They are counted, by PyTorch's table, while one replica's losses
-    and gradients of made-up numbers are computed; nothing changes. It is no part of `Probe`: which operations there are
-    depends on the device, and `auto` goes by their count.
+    and gradients of made-up numbers are computed, on the pack's device, since they depend on it; nothing changes.
     """
     batch, noise = made_up_update(pack, batch_size)
     flops = 0
@@ -142,9 +142,8 @@ def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec], replicas: int = 1)
 def made_up_update(pack: Pack, rows: int, replicas: int = 1) -> tuple[Batch, dict[str, Tensor]]:
     """A batch of zeros and the noise of one update, for so many replicas of a pack."""
     dims, zeros = pack.dims, torch.zeros(replicas, rows, dtype=pack.dtype, device=pack.device)
-    state, action, rewards = (
-        zeros.unsqueeze(-1).expand(-1, -1, size) for size in (dims.state, dims.action, dims.chunk)
-    )
+    sizes = (dims.state, dims.action, dims.chunk)
+    state, action, rewards = (zeros.unsqueeze(-1).expand(-1, -1, size) for size in sizes)
     noise = made_up_noise(pack, pack.algorithm.update_noise(dims, rows), replicas)
     next_action = action if pack.algorithm.reads_next_action else None
     return Batch(state, action, zeros if dims.chunk == 1 else rewards, state, zeros, next_action), noise
@@ -160,22 +159,6 @@ def _update_and_act(pack: Pack) -> None:
         name = type(pack.algorithm).__name__
         raise ConfigError(f"{name}.selection_loss is '{wanted}', but its losses report {', '.join(reported)}.")
     pack.act(batch.state, made_up_noise(pack, pack.algorithm.act_noise(pack.dims, 2)))
-
-
-def _with_reads_noted(algorithm: Algorithm) -> tuple[Algorithm, set[str]]:
-    """A copy of an algorithm, and the names of what is read from it, which fill as it is used."""
-    kind: Any = type(algorithm)
-    read: set[str] = set()
-
-    def note(self: Any, name: str) -> Any:
-        read.add(name)
-        return object.__getattribute__(self, name)
-
-    methods = {"__getattribute__": note, "hyper": lambda self: algorithm.hyper()}
-    copy = object.__new__(type(kind)(kind.__name__, (kind,), methods))
-    for field in fields(kind):  # not what is cached: it was made from fields
-        object.__setattr__(copy, field.name, getattr(algorithm, field.name))
-    return copy, read
 
 
 def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: Noise) -> int:
@@ -199,5 +182,4 @@ def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: Noise) -> int:
 
 
 def _bytes(tensors: Any) -> int:
-    """Of nested tensors."""
     return sum(tensor.nbytes for tensor in nested_tensors(tensors))

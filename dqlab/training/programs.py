@@ -93,10 +93,6 @@ class Step:
             run()
         self.pack.state.step += 1
 
-    def noise_at(self, step: int) -> dict[str, Tensor]:
-        """What the update of that number reads, batch indices included: name -> (K, *shape)."""
-        return self._stream.at(step)
-
     def take_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits.
 
@@ -129,8 +125,7 @@ class Step:
             return chunk.index_select(1, cursor).squeeze(1)
 
         noise: dict[str, Any] = {name: now(chunk) for name, chunk in tensors["noise"].items()}
-        index = noise.pop("batch_index")
-        batch = gather_rows(tensors["data"], index)
+        batch = gather_rows(tensors["data"], noise.pop("batch_index"))
         info = self.pack.advance(tensors, batch, noise, now(tensors["controls"]), phase)
         resting = torch.zeros_like(next(iter(info.values())))
         tensors["sums"].add_(torch.stack([info.get(name, resting) for name in self._columns], dim=-1))
@@ -138,14 +133,11 @@ class Step:
 
 
 LANE = 5
-"""States that a CPU computes together: with 50 candidates each, enough rows for its products to be fast."""
+"""States at most that a CPU's core computes together: with 50 candidates each, rows enough for fast products."""
 
 
 def lanes_of(states: int, device: torch.device) -> tuple[int, int]:
-    """How many lanes B states are cut into, and the size of each; the last one may have states to spare.
-
-    One lane on a GPU; on a CPU lanes of at most five states, for its cores to share.
-    """
+    """How many lanes B states are cut into, one on a GPU, and the size of each; the last may have states to spare."""
     count = math.ceil(states / LANE) if device.type == "cpu" else 1
     return count, math.ceil(states / count)
 
@@ -154,8 +146,7 @@ class SamplerCore:
     """Acts with a pack, as it is at the time of the call, in a fixed number of states, B a call of each replica.
 
     Sampling chains of all candidates, the critics that rank them and the selection are one program, without autograd.
-    On a CPU states are cut into lanes, which its cores compute side by side, a thread each. The tensors of the pack's
-    state must not be replaced afterwards.
+    On a CPU its cores compute lanes of states side by side. The pack's state's tensors must not be replaced afterwards.
     """
 
     def __init__(self, pack: Pack, states: int, mode: ExecutionMode) -> None:
@@ -179,17 +170,13 @@ class SamplerCore:
         return NoiseStream(by_lane, pack.seeds, name, dtype=pack.dtype, device=pack.device, chunk=20)
 
     def sample_actions(self, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (K, B, A) for states (K, B, S) of any device and floating type; the next call may overwrite them.
-
-        `noise`, from a `noise_stream`, is what `algorithm.act_noise` asks for, for every replica and lane.
-        """
+        """Actions (K, B, A) for states (K, B, S), by noise of a `noise_stream`; the next call may overwrite them."""
         self._state.flatten(1, 2)[:, : self.states].copy_(to_device(self.pack.device, state.to(self.pack.dtype)))
         for name, value in noise.items():
             self._noise[name].copy_(value)
         parts = list(self._pool.map(lambda run: run(), self._runs)) if self._pool else [run() for run in self._runs]
         if len(parts) == 1:
-            actions: Tensor = parts[0]
-            return actions
+            return parts[0]  # type: ignore[no-any-return]
         starts = range(0, len(parts), self.lanes)  # of groups, whose lanes (k, size, A) lie side by side
         return torch.cat([torch.cat(parts[start : start + self.lanes], dim=1) for start in starts])[:, : self.states]
 

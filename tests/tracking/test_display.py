@@ -49,7 +49,7 @@ def test_quiet(terminal: bool) -> None:
 @pytest.mark.parametrize(("count", "spread"), [(1, "-"), (2, "2.5")])
 def test_a_mean_of_one_evaluation_has_no_spread(count: int, spread: str) -> None:
     done = evaluations()[: 1 + count]
-    selection = {rule: asdict(row) for rule, row in select_checkpoints(done, "kth_lowest", 0).items()}
+    selection = select_checkpoints(done, "kth_lowest", 0)
     summary = {"selection": selection, "evaluations": list(map(asdict, done))}
     table = summary_table({"seed 7": summary}, {"score_mean": 1.0, "return_mean": 2.0}, "")
     rules, spreads = (list(column.cells) for column in table.columns[1:5:3])
@@ -71,7 +71,7 @@ def test_the_curve_is_a_png_of_some_size(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     path = tmp_path / "curve.png"
-    chosen = {rule: row.__dict__ for rule, row in select_checkpoints(evaluations(), "kth_lowest", 0).items()}
+    chosen = select_checkpoints(evaluations(), "kth_lowest", 0)
     draw_score_curve(list(map(asdict, evaluations())), chosen, "title", path)
     image = imread(path)
     assert min(image.shape[:2]) > 400

@@ -252,7 +252,7 @@ def test_a_step_is_an_update() -> None:
     one, two, by_hand = begun(), begun(), begun()
     for number in range(95, 105):
         one()
-        noise = by_hand.noise_at(number)
+        noise = by_hand._stream.at(number)
         by_hand.pack.update(data.batch(noise.pop("batch_index")), noise)
         two = two if number % 4 else Step(two.pack, data, 32, Eager())
         two()

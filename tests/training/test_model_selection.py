@@ -33,19 +33,19 @@ RUN = [evaluated(0, 99.0, None)] + [
 
 @pytest.mark.parametrize(("top_k", "step"), [(0, 40), (1, 20), (2, 50), (9, 10)])
 def test_offline_takes_the_kth_lowest_loss(top_k: int, step: int) -> None:
-    assert select_checkpoints(RUN, "kth_lowest", top_k)["offline"].step == step
+    assert select_checkpoints(RUN, "kth_lowest", top_k)["offline"]["step"] == step
 
 
 def test_all_four_rules() -> None:
     chosen = select_checkpoints(RUN, "kth_lowest", 1)
-    assert {rule: row.score_mean for rule, row in chosen.items()} == {
+    assert {rule: row["score_mean"] for rule, row in chosen.items()} == {
         "last": 2.0,
         "best_online": 8.0,  # the untrained policy's 99 does not count
         "offline": 8.0,
         "mean_last_10": pytest.approx(4.2),
     }
-    assert chosen["best_online"].step == 20
-    assert chosen["mean_last_10"].step is None
+    assert chosen["best_online"]["step"] == 20
+    assert chosen["mean_last_10"]["step"] is None
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
@@ -57,7 +57,7 @@ def test_no_rule_considers_a_score_that_is_not_finite(score: float) -> None:
 
 def test_the_mean_is_over_the_last_ten() -> None:
     many = [evaluated(step, float(step), 1.0) for step in range(1, 21)]
-    assert select_checkpoints(many, "kth_lowest", 0)["mean_last_10"].score_mean == 15.5
+    assert select_checkpoints(many, "kth_lowest", 0)["mean_last_10"]["score_mean"] == 15.5
 
 
 def test_the_official_index_is_the_inverse_permutation() -> None:

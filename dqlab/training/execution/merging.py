@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.fx import Graph, Node
@@ -19,73 +18,50 @@ from torch.fx.node import map_arg
 
 from dqlab.training.execution.torch_internals import operator_schema
 
-
-def merge_sums(graph: Graph) -> int:
-    """Merge the summed products in a graph as `make_fx` traces it, whose nodes know their values' shapes, in place.
-
-    Returns how many products and sums it has fewer.
-    """
-    _drop_idle_views(graph)
-    merger = _Merger(graph)
-    saved = sum(merger.merge(root) for root in list(graph.nodes) if _is_root(root))
-    graph.eliminate_dead_code()
-    return saved
-
-
-def written_arguments(node: Node) -> list[Node]:
-    """The arguments that a node changes."""
-    schema = operator_schema(node)
-    found: list[Any] = []
-    for place, argument in enumerate(schema.arguments if schema and schema.is_mutable else ()):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
-            found += value if isinstance(value, (list, tuple)) else [value]
-    return [value for value in found if isinstance(value, Node)]
-
-
-def memory_owner(node: Node) -> Node | None:
-    """The node in whose memory this one's values lie; nobody in particular for arguments, which may share theirs."""
-    while _borrows(node):
-        node = node.args[0]  # type: ignore[assignment]
-    return None if node.op in ("placeholder", "get_attr") else node
-
-
-def _borrows(node: Node) -> bool:
-    schema = operator_schema(node)
-    aliases = bool(schema) and any(result.alias_info is not None for result in schema.returns)
-    return (aliases or node.target is operator.getitem) and isinstance(node.args[0], Node)
-
-
 aten = torch.ops.aten
 PRODUCTS: dict[Any, tuple[int, int]] = {aten.mm.default: (-1, 0), aten.bmm.default: (-1, 1)}
 """Products of matrices, and the dimension of the first and of the second operand along which they sum."""
 SUM = aten.sum.dim_IntList
-
-
 REORDERINGS = (aten.t.default, aten.transpose.int, aten.permute.default)
 """What puts dimensions into another order."""
 SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
 """What a summand may pass through on its way to the sum."""
 
 
-@dataclass(frozen=True)
-class Term:
-    """A summand.
+def merge_sums(graph: Graph) -> int:
+    """Merge the summed products in a graph of `make_fx`, in place; returns how many products and sums it has fewer."""
+    for node in list(graph.nodes):  # views of the shape of what they view: `vmap` leaves many
+        if node.target is aten.view.default and _shape(node) == _shape(node.args[0]):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    merger, saved = _Merger(graph), 0
+    for node in list(graph.nodes):
+        users = list(node.users)
+        if _is_sum_of_two(node) and not (len(users) == 1 and _is_sum_of_two(users[0])):  # no summand of another sum
+            saved += merger.merge(node)
+    graph.eliminate_dead_code()
+    return saved
 
-    Attributes:
-        core: the product or the sum over one dimension that it is made of; another summand itself.
-        path: the shaping that follows, the last one being the summand.
-        kind: terms that are equal in this can be merged; empty where none can.
+
+def memory_owner(node: Node) -> Node | None:
+    """The node in whose memory this one's values lie; nobody in particular for arguments, which may share theirs."""
+    while True:
+        schema = operator_schema(node)
+        aliases = bool(schema) and any(result.alias_info is not None for result in schema.returns)
+        if not (aliases or node.target is operator.getitem) or not isinstance(node.args[0], Node):
+            return None if node.op in ("placeholder", "get_attr") else node
+        node = node.args[0]
+
+
+class Term(NamedTuple):
+    """A summand; the product, or the sum over one dimension, that it is made of, else itself; the shaping that follows;
+    and a kind, in which those are equal that can be merged, empty where none can.
     """
 
+    summand: Node
     core: Node
-    path: tuple[Node, ...] = ()
+    path: Sequence[Node] = ()
     kind: tuple[Any, ...] = ()
-
-    @property
-    def result(self) -> Node:
-        """The node that gives the summand's value."""
-        return self.path[-1] if self.path else self.core
 
 
 class _Merger:
@@ -94,9 +70,9 @@ class _Merger:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._places = {node: place for place, node in enumerate(graph.nodes)}
-        self._writes = [
-            (place, memory_owner(node)) for user, place in self._places.items() for node in written_arguments(user)
-        ]
+        # whatever an operation that changes an argument is given counts as changed
+        changing = [node for node in graph.nodes if (schema := operator_schema(node)) and schema.is_mutable]
+        self._writes = [(self._places[node], memory_owner(arg)) for node in changing for arg in node.all_input_nodes]
         self._stacks: dict[tuple[tuple[Node, ...], int], Node] = {}
         self._now = 0
 
@@ -128,70 +104,54 @@ class _Merger:
 
     def _merged(self, terms: Sequence[Term]) -> Node:
         """One node for all these terms."""
-        first = terms[0]
+        summand, core, path, _ = terms[0]
         if len(terms) == 1:
-            return first.result
-        operands = [self._stacked(tuple(nodes), dim) for nodes, dim in _summed_over([term.core for term in terms])]
-        node = self._call(first.core.target, *operands, *first.core.args[len(operands) :])
-        for passed in first.path:
+            return summand
+        dims: Any = core.args[1] if core.target is SUM else PRODUCTS[core.target]  # over which they sum
+        columns: Any = zip(*(term.core.args for term in terms), strict=True)
+        operands = [self._stacked(nodes, dim) for nodes, dim in zip(columns, dims, strict=False)]
+        node = self._call(core.target, *operands, *core.args[len(operands) :])
+        for passed in path:
             node = self._call(passed.target, node, *passed.args[1:])
         return node
 
     def _stacked(self, nodes: tuple[Node, ...], dim: int) -> Node:
         """The tensors side by side along a dimension; a change of order that they share comes after that."""
-        first, dim = nodes[0], dim % len(_shape(nodes[0]))
+        first, sizes = nodes[0], list(range(1, len(_shape(nodes[0])) + 1))
+        dim %= len(sizes)
         known = self._stacks.get((nodes, dim))
         if known is not None and not self._overwritten(nodes, self._places[known]):
             return known
-        way = (first.target, first.args[1:])
+        way: Any = (first.target, first.args[1:])
         if first.target in REORDERINGS and all((node.target, node.args[1:]) == way for node in nodes):
-            inner = tuple(node.args[0] for node in nodes)
-            under = self._stacked(inner, _origin(first, dim))  # type: ignore[arg-type]
-            stack = self._call(first.target, under, *first.args[1:])
+            inner: Any = tuple(node.args[0] for node in nodes)
+            # where the dimension came from: seen on a tensor whose sizes are all different
+            origin = sizes.index(way[0](torch.empty(sizes, device="meta"), *way[1]).shape[dim])
+            stack = self._call(first.target, self._stacked(inner, origin), *first.args[1:])
         else:
             stack = self._call(aten.cat.default, list(nodes), dim)
         self._stacks[nodes, dim] = stack
         return stack
 
 
-def _origin(node: Node, dim: int) -> int:
-    """Where a dimension of what was reordered came from: seen on a tensor whose sizes are all different."""
-    sizes = list(range(1, len(_shape(node)) + 1))
-    reordered: Any = node.target
-    return sizes.index(reordered(torch.empty(sizes, device="meta"), *node.args[1:]).shape[dim])
-
-
-def _summed_over(cores: Sequence[Node]) -> list[tuple[list[Any], int]]:
-    """The operands of products, or of sums, each with the dimension over which they sum."""
-    target = cores[0].target
-    dims: Sequence[Any] = cores[0].args[1] if target is SUM else PRODUCTS[target]  # type: ignore[assignment]
-    return [([core.args[place] for core in cores], dim) for place, dim in enumerate(dims)]
-
-
 def _term(summand: Node) -> Term:
-    core = summand
+    core: Any = summand
     path: list[Node] = []
-    while _is_shaping(core) and len(core.users) == 1:
+    while len(core.users) == 1 and (core.target in SHAPING or _is_times_one(core)):
         path.insert(0, core)
-        core = core.args[0]  # type: ignore[assignment]
-    if len(core.users) > 1 or not (core.target in PRODUCTS or _sums_one_dimension(core)):
-        return Term(summand)
+        core = core.args[0]
+    dims = core.args[1] if core.target is SUM and not core.kwargs and _shape(core.args[0]) else ()
+    sums_one = isinstance(dims, Sequence) and len(dims) == 1
+    if len(core.users) > 1 or not (core.target in PRODUCTS or sums_one):
+        return Term(summand, summand)
     own = () if core.target in PRODUCTS else core.args[1:]
     passed = [(node.target, node.args[1:], node.kwargs) for node in path]
-    return Term(core, tuple(path), (core.target, _shape(core), core.meta["val"].dtype, str((own, passed))))
+    return Term(summand, core, path, (core.target, _shape(core), core.meta["val"].dtype, str((own, passed))))
 
 
-def _is_shaping(node: Node) -> bool:
-    """Whether it gives what it is given, in another shape; a product with 1 does (`vmap` makes them)."""
-    times_one = node.target in (aten.mul.Scalar, aten.mul.Tensor) and node.args[1] == 1
-    return node.target in SHAPING or bool(times_one)
-
-
-def _sums_one_dimension(node: Node) -> bool:
-    if node.target is not SUM or node.kwargs or not _shape(node.args[0]):
-        return False
-    dims: Any = node.args[1]
-    return isinstance(dims, Sequence) and len(dims) == 1
+def _is_times_one(node: Node) -> bool:
+    """Whether it is a product with 1: `vmap` makes them."""
+    return node.target in (aten.mul.Scalar, aten.mul.Tensor) and bool(node.args[1] == 1)
 
 
 def _is_sum_of_two(node: Node) -> bool:
@@ -199,12 +159,6 @@ def _is_sum_of_two(node: Node) -> bool:
     if node.target is not aten.add.Tensor or node.kwargs or node.args[0] is node.args[1]:
         return False
     return all(isinstance(arg, Node) and _shape(arg) == _shape(node) for arg in node.args)
-
-
-def _is_root(node: Node) -> bool:
-    """Whether it is a sum that is no summand of another one alone."""
-    users = list(node.users)
-    return _is_sum_of_two(node) and not (len(users) == 1 and _is_sum_of_two(users[0]))
 
 
 def _summands(root: Node) -> list[Node]:
@@ -222,11 +176,3 @@ def _summands(root: Node) -> list[Node]:
 
 def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
-
-
-def _drop_idle_views(graph: Graph) -> None:
-    """Take out views that have the shape of what they view: `vmap` leaves many."""
-    for node in list(graph.nodes):
-        if node.target is aten.view.default and _shape(node) == _shape(node.args[0]):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)

@@ -19,7 +19,6 @@ from dqlab.training.execution.program import (
     cpp_compiler,
     missing_for_triton,
     nested_tensors,
-    program_signature,
 )
 from dqlab.training.execution.torch_internals import clear_cublas_workspaces
 
@@ -36,11 +35,7 @@ class ExecutionMode:
         return ""
 
     def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
-        """The mode to use: itself. `auto` goes by the floating-point operations of all updates' matrix products.
-
-        Raises:
-            ConfigError: it cannot run on this machine.
-        """
+        """The mode to use: itself, or a ConfigError if it cannot run here; `auto` goes by all updates' operations."""
         if lacking := self.unavailable_reason(device):
             raise ConfigError(f"Execution mode '{name_of(self)}' needs {lacking}. Use Training.execution='auto'.")
         return self
@@ -83,18 +78,18 @@ class Compile(ExecutionMode):
         self._compiled: dict[Any, Callable[[TensorTree], Any]] = {}
 
     def unavailable_reason(self, device: torch.device) -> str:
-        """A C++ compiler on a CPU; elsewhere Triton, and what Triton needs."""
         if device.type == "cpu":
             return "" if cpp_compiler() else "a C++ compiler (g++ or clang++, or $CXX)"
         return missing_for_triton()
 
     def __call__(self, program: Program) -> RunProgram:
-        """The compiled function, shared by programs of one function and equal shapes."""
         function = self.function(program)
         return lambda: function(program.tensors)
 
     def function(self, program: Program) -> Callable[[TensorTree], Any]:
-        key = (program.function, program_signature(program.tensors))
+        """The compiled function, shared by programs of one function whose tensors are alike."""
+        tensors = nested_tensors(program.tensors)
+        key = (program.function, *((each.shape, each.stride(), each.dtype, each.device) for each in tensors))
         if key not in self._compiled:
             self._compiled[key] = compile_program(program)
         return self._compiled[key]
@@ -122,7 +117,7 @@ class CudaGraph(ExecutionMode):
         Raises:
             CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
         """
-        causes: list[Exception] = []
+        cause: Exception | None = None
         device = nested_tensors(program.tensors)[0].device
         try:
             with torch.cuda.device(device):  # each thread has a current device, and a recording is of that one
@@ -132,10 +127,14 @@ class CudaGraph(ExecutionMode):
                 pool, stream = self._shared[device]
                 warm_up(program, function, stream)
                 graph = torch.cuda.CUDAGraph()
-                with exclusive_recording(), torch.cuda.graph(graph, pool=pool, stream=stream), keep_error(causes):
-                    result = function(program.tensors)
+                with exclusive_recording(), torch.cuda.graph(graph, pool=pool, stream=stream):
+                    try:
+                        result = function(program.tensors)
+                    except Exception as error:
+                        cause = error  # the recording fails once more where it ends
+                        raise
         except Exception as error:
-            cause = causes[0] if causes else error  # a recording that fails inside fails once more where it ends
+            cause = cause or error
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from error
             raise CaptureError(
@@ -182,7 +181,6 @@ class Auto(ExecutionMode):
     """
 
     def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
-        """Compiled if all updates together are worth it; the reason says so."""
         quick, fast, worth = AUTO_CHOICES.get(device.type, (Eager, Eager, 0.0))
         lacking = fast().unavailable_reason(device)
         mode: ExecutionMode = quick() if lacking or flops < worth else fast()
@@ -191,17 +189,13 @@ class Auto(ExecutionMode):
         return mode
 
 
-WARM_UPS = 3
-"""Runs before the recording, in which libraries make their handles and choose their kernels."""
-
-
 def warm_up(program: Program, function: Callable[[TensorTree], Any], stream: torch.cuda.Stream) -> None:
-    """On the stream of the recordings, as they need it; the state is put back after each run."""
+    """Three runs, in which libraries make handles and choose kernels, on the recordings' stream, each undone."""
     changed = [tensor for name in program.changes for tensor in nested_tensors(program.tensors[name])]
     kept = [tensor.clone() for tensor in changed]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
+        for _ in range(3):
             function(program.tensors)
             for tensor, value in zip(changed, kept, strict=True):
                 tensor.copy_(value)
@@ -212,10 +206,10 @@ def warm_up(program: Program, function: Callable[[TensorTree], Any], stream: tor
 def exclusive_recording() -> Iterator[None]:
     """A recording that nothing else interferes with.
 
-    Workspaces of cuBLAS are freed just before and after it, so that it takes them from the graph's own memory, as
-    PyTorch's cudagraph trees do: PyTorch keeps a workspace for each stream, and frees them all when any graph is
-    destroyed (2.12 and 2.13; its issues 175276 and 193402). And garbage is collected before, not during it: to destroy
-    an older graph, which garbage may hold, is not permitted while another one is recorded (issue 161037).
+    Workspaces of cuBLAS are freed just before and after it, so that it takes them from the graph's own memory: PyTorch
+    keeps one for each stream, and frees them all when any graph is destroyed (2.12 and 2.13; its issues 175276 and
+    193402). And garbage is collected before, not during it: to destroy an older graph, which garbage may hold, is not
+    permitted while another one is recorded (issue 161037).
     """
     gc.collect()
     collecting = gc.isenabled()
@@ -227,13 +221,3 @@ def exclusive_recording() -> Iterator[None]:
         clear_cublas_workspaces()
         if collecting:
             gc.enable()
-
-
-@contextmanager
-def keep_error(causes: list[Exception]) -> Iterator[None]:
-    """Keep what is raised inside, too."""
-    try:
-        yield
-    except Exception as error:
-        causes.append(error)
-        raise

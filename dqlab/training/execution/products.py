@@ -1,9 +1,8 @@
 """Matrix products of compiled programs.
 
-On a CPU: PyTorch's own, which compiled code calls without Python. It hands float32 products to MKL, which on AMD's
-processors does without AVX-512. Up to Zen 4 that costs nothing; from Zen 5 on oneDNN, also part of PyTorch, takes half
-the time with it. It is reached through the operator that PyTorch's own compiler uses; where that operator is missing or
-does not give the right product, PyTorch's choice stands.
+On a CPU: PyTorch's own. It hands float32 products to MKL, which on AMD's processors does without AVX-512. Up to Zen 4
+that costs nothing; from Zen 5 on oneDNN, also part of PyTorch, takes half the time with it. It is reached through the
+operator that PyTorch's own compiler uses; where that is missing or gives a wrong product, PyTorch's choice stands.
 
 On a GPU: products that are narrow (an action's six columns, a critic's one) are written as sums of elementwise
 products, which the compiler fuses with what comes before and after them: a launch fewer for each of them, or two.
@@ -23,27 +22,17 @@ from dqlab.training.execution.torch_internals import onednn_linear
 
 aten = torch.ops.aten
 _library: Any = torch.library.Library("dqlab", "DEF")  # type: ignore[no-untyped-call]
-_library.define("mm(Tensor a, Tensor b) -> Tensor")
-_library.define("addmm(Tensor bias, Tensor a, Tensor b) -> Tensor")
+_library.define("mm(Tensor a, Tensor b, Tensor? bias=None) -> Tensor")
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    return onednn_linear(_dense(a), _dense(b).t(), bias)
+    """By oneDNN, which takes a hundred times as long where a matrix has gaps between its rows, or columns."""
+    a, b = (each if each.is_contiguous() or each.t().is_contiguous() else each.contiguous() for each in (a, b))
+    return onednn_linear(a, b.t(), bias)
 
 
-def _dense(matrix: Tensor) -> Tensor:
-    """A matrix stored by rows or by columns without gaps: with gaps oneDNN takes a hundred times as long."""
-    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
-
-
-def _shape_of_product(a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
-
-
-_library.impl("mm", lambda a, b: _product(a, b), "CPU")
-_library.impl("addmm", lambda bias, a, b: _product(a, b, bias), "CPU")
-_library.impl("mm", lambda a, b: _shape_of_product(a, b), "Meta")
-_library.impl("addmm", lambda bias, a, b: _shape_of_product(a, b), "Meta")
+_library.impl("mm", _product, "CPU")
+_library.impl("mm", lambda a, b, bias=None: a.new_empty(a.shape[0], b.shape[1]), "Meta")
 
 
 @cache
@@ -51,21 +40,16 @@ def onednn_available() -> bool:
     """Whether oneDNN's product is there and right: tried on a small product, and on a transposed one."""
     try:
         a, b = torch.arange(12.0).view(3, 4), torch.arange(8.0).view(4, 2)
-        right = torch.equal(_product(a, b), a @ b) and torch.equal(_product(b.t(), a.t()), b.t() @ a.t())
+        return torch.equal(_product(a, b), a @ b) and torch.equal(_product(b.t(), a.t()), b.t() @ a.t())
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
-    return right
-
-
-ZEN_5 = 26
-"""The family of AMD's processors whose AVX-512 is 512 bits wide."""
 
 
 @cache
 def onednn_pays() -> bool:
     """Whether oneDNN multiplies faster than what PyTorch would call: by the processor, not by a trial that may vary."""
     vendor, family = processor_family()
-    return vendor == "AuthenticAMD" and family >= ZEN_5 and onednn_available()
+    return vendor == "AuthenticAMD" and family >= 26 and onednn_available()  # Zen 5's, whose AVX-512 is 512 bits wide
 
 
 START = 500_000
@@ -74,38 +58,27 @@ FEW_COLUMNS = 64
 """A product of fewer columns than that, and than it has rows, takes up to a third of the time as the transposed one."""
 
 
-def _fits(*matrices: Tensor) -> bool:
-    """Plain float32 matrices on a CPU, none of them empty."""
-    return onednn_pays() and all(m.device.type == "cpu" and m.dtype == torch.float32 and m.numel() for m in matrices)
-
-
 def _by_rows(matrix: Tensor) -> Tensor:
     """The matrix stored by rows, as oneDNN wants its first one: the compiler's own copy is faster than oneDNN's."""
     return matrix if matrix.is_contiguous() else matrix.clone(memory_format=torch.contiguous_format)
 
 
-def _has_few_columns(a: Tensor, b: Tensor) -> bool:
-    return b.shape[1] < min(FEW_COLUMNS, a.shape[0])
-
-
-def _pays(a: Tensor, b: Tensor) -> bool:
-    return a.numel() * b.shape[1] >= START
-
-
-def _mm(a: Tensor, b: Tensor) -> Any:
-    if not _fits(a, b):
+def _mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Any:
+    """Of plain float32 matrices on a CPU, none of them empty; NotImplemented where PyTorch's own product stands."""
+    given = (a, b) if bias is None else (a, b, bias)
+    plain = all(each.device.type == "cpu" and each.dtype == torch.float32 and each.numel() for each in given)
+    if not plain or not onednn_pays():
         return NotImplemented
-    if _has_few_columns(a, b):
+    few_columns = b.shape[1] < min(FEW_COLUMNS, a.shape[0])
+    if bias is not None and (few_columns or bias.ndim != 1):
+        return torch.mm(a, b) + bias
+    if few_columns:
         return _by_rows(torch.mm(b.t(), a.t()).t())
-    return torch.ops.dqlab.mm(_by_rows(a), b) if _pays(a, b) else NotImplemented
+    return torch.ops.dqlab.mm(_by_rows(a), b, bias) if a.numel() * b.shape[1] >= START else NotImplemented
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    if not _fits(bias, a, b) or beta != 1 or alpha != 1:
-        return NotImplemented
-    if bias.ndim != 1 or _has_few_columns(a, b):
-        return torch.mm(a, b) + bias
-    return torch.ops.dqlab.addmm(bias, _by_rows(a), b) if _pays(a, b) else NotImplemented
+    return _mm(a, b, bias) if beta == alpha == 1 else NotImplemented
 
 
 NARROW = 8
@@ -136,16 +109,9 @@ def _narrow_plus(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: 
     return (product if alpha == 1 else alpha * product) + (bias if beta == 1 else beta * bias)
 
 
-Decompositions = dict[Any, Callable[..., Any]]
-ON_CPU: Decompositions = {aten.mm.default: _mm, aten.addmm.default: _addmm}
-ON_GPU: Decompositions = {
-    aten.mm.default: _narrow,
-    aten.bmm.default: _narrow,
-    aten.addmm.default: _narrow_plus,
-    aten.baddbmm.default: _narrow_plus,
-}
-
-
-def product_decompositions(device: torch.device) -> Decompositions:
+def product_decompositions(device: torch.device) -> dict[Any, Callable[..., Any]]:
     """What a program that is compiled for that device makes of PyTorch's matrix products."""
-    return ON_CPU if device.type == "cpu" else ON_GPU
+    if device.type == "cpu":
+        return {aten.mm.default: _mm, aten.addmm.default: _addmm}
+    sums = dict.fromkeys((aten.addmm.default, aten.baddbmm.default), _narrow_plus)
+    return {aten.mm.default: _narrow, aten.bmm.default: _narrow, **sums}

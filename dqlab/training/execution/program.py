@@ -1,7 +1,4 @@
-"""A program: a function of tensors that stay where they are, so that it can be compiled, captured and replayed.
-
-Inductor compiles it as one graph: traced once with the shapes of its tensors, so it is never compiled again.
-"""
+"""A program: a function of tensors that stay where they are, so that it can be compiled, captured and replayed."""
 
 from __future__ import annotations
 
@@ -44,11 +41,6 @@ class Program:
     tensors: TensorTree
     changes: tuple[str, ...] = ()
 
-    def with_copies(self) -> TensorTree:
-        """The tensors, with copies in place of those that a run changes: a run on them leaves no trace."""
-        copies = {name: tree_map(torch.clone, self.tensors[name]) for name in self.changes}
-        return {**self.tensors, **copies}
-
 
 RunProgram = Callable[[], Any]
 
@@ -72,21 +64,18 @@ def tree_map(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 def nested_tensors(value: Any) -> list[Tensor]:
     """Every tensor in nested dicts and tuples."""
-    if isinstance(value, Tensor):
-        return [value]
-    if value is None:
-        return []
+    if value is None or isinstance(value, Tensor):
+        return [] if value is None else [value]
     children = value.values() if isinstance(value, Mapping) else value
     return [leaf for child in children for leaf in nested_tensors(child)]
 
 
 def concatenate_nested(parts: list[Any]) -> Any:
     """Concatenate, along the first axis, the tensors of equally nested values; one part is handed back as it is."""
-    first = parts[0]
     if len(parts) == 1:
-        return first
-    if isinstance(first, Mapping):
-        return {key: concatenate_nested([part[key] for part in parts]) for key in first}
+        return parts[0]
+    if isinstance(parts[0], Mapping):
+        return {key: concatenate_nested([part[key] for part in parts]) for key in parts[0]}
     return torch.cat(parts)
 
 
@@ -104,43 +93,40 @@ with few optimisations, which takes a third to two thirds off the C++ compiler's
 OPTIONS_ON_GPU: dict[str, Any] = {"deterministic": True}
 """Settings of Inductor for GPUs, those that this PyTorch has. It would choose kernels by how long they take just then,
 so that the same program, compiled twice, rounds differently; deterministic, it goes by shapes (2.10 and later)."""
-WITHOUT_COMPILING = {"cuda": "cuda_graph"}
-"""The mode that compiles nothing, by type of device; `eager` elsewhere."""
 
 
 def compile_program(program: Program) -> Callable[[TensorTree], Any]:
     """The program's function, compiled for tensors of these shapes; what it changes stays as it is.
 
-    The function is traced down to PyTorch's elementary operations, the backward passes included, whatever the Python of
-    a loss or a plugin's network looks like; then Inductor fuses them. Compiled code is kept on disk between runs.
+    It is traced down to PyTorch's elementary operations, once, the backward passes included, whatever the Python of a
+    loss or a plugin's network looks like; then Inductor fuses them. Compiled code is kept on disk between runs.
 
     Raises:
         ConfigError: the function looks at values of tensors, or the machine cannot compile.
     """
-    shape: list[Any] = []
-    device = nested_tensors(program.tensors)[0].device
+    shape, leaves = [None], nested_tensors(program.tensors)
+    device = leaves[0].device
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         given = iter(values)
-        result = program.function(tree_map(lambda _: next(given), program.tensors))
-        shape.append(result)
-        return tuple(nested_tensors(result)) if result is not None else ()
+        shape[0] = program.function(tree_map(lambda _: next(given), program.tensors))
+        return tuple(nested_tensors(shape[0]))
 
     try:
-        graph, options = trace_program(flat, nested_tensors(program.tensors)), options_for(device)
-        compiled = compile_graph(graph, nested_tensors(program.tensors), options)
-        compiled(*nested_tensors(program.with_copies()))
+        compiled = compile_graph(trace_program(flat, leaves), leaves, options_for(device))
+        copies = {name: tree_map(torch.clone, program.tensors[name]) for name in program.changes}
+        compiled(*nested_tensors({**program.tensors, **copies}))
     except Exception as error:
         if lacks_memory(error):
             raise
         raise ConfigError(
             f"This program cannot be compiled here: {type(error).__name__}: {first_line(error)[:300]}. "
-            f"Use Training.execution='{WITHOUT_COMPILING.get(device.type, 'eager')}'."
+            f"Use Training.execution='{'cuda_graph' if device.type == 'cuda' else 'eager'}'."
         ) from error
 
     def run(tensors: TensorTree) -> Any:
         values = iter(compiled(*nested_tensors(tensors)))
-        return tree_map(lambda _: next(values), shape[0]) if shape[0] is not None else None
+        return tree_map(lambda _: next(values), shape[0])
 
     return run
 
@@ -153,10 +139,7 @@ def options_for(device: torch.device) -> dict[str, Any]:
 def trace_program(
     function: Callable[..., Any], values: list[Tensor], device: torch.device | None = None
 ) -> torch.fx.GraphModule:
-    """The graph of elementary operations that a function of these tensors consists of; nothing is computed.
-
-    It is written for their device, unless another one is given.
-    """
+    """The graph of elementary operations of a function, for these tensors' device or another; nothing is computed."""
     products.onednn_pays()  # found out with real numbers, before the tracing
     device = device or values[0].device
     rules = {**activations.DECOMPOSITIONS, **products.product_decompositions(device)}
@@ -167,28 +150,19 @@ def trace_program(
     return graph
 
 
-def program_signature(tensors: TensorTree) -> tuple[Any, ...]:
-    """What compiled code depends on: shapes, strides and types of the tensors, and their device."""
-    return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in nested_tensors(tensors))
-
-
 def cpp_compiler() -> str:
     """The C++ compiler that Inductor would use on a CPU, or nothing."""
     return _found("CXX", "g++", "clang++")
 
 
 def missing_for_triton() -> str:
-    """What this machine lacks to compile for a GPU; empty where nothing is.
-
-    Triton writes the kernels; a C compiler builds what launches each of them, which includes Python's own header.
-    """
+    """What this machine lacks to compile for a GPU, if anything: Triton, or what builds its launchers of kernels."""
     if find_spec("triton") is None:
         return "Triton (pip install triton)"
     if not _found("CC", "gcc", "clang"):
         return "a C compiler (gcc or clang, or $CC)"
-    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        return "Python.h, for Triton's launchers (apt-get install python3-dev)"
-    return ""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return "" if header.exists() else "Python.h, for Triton's launchers (apt-get install python3-dev)"
 
 
 def _found(variable: str, *names: str) -> str:

@@ -1,7 +1,7 @@
-"""What training uses of PyTorch that PyTorch does not document, all in one place.
+"""What training uses of PyTorch that PyTorch does not document, all in one place: another version may rename it.
 
-Another version may rename any of it. tests/training/test_torch_internals.py says, name by name, what would break then.
-`diffusion/process.py` and `networks/stacking.py`, which lie below, say beside the line what each of them uses.
+tests/training/test_torch_internals.py says, name by name, what would break then; `diffusion/process.py` and
+`networks/stacking.py`, which lie below, beside the line what each of them uses.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class OperationObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every elementary operation that is computed while it is entered, as a `with` block.
 
-    `FlopCounterMode` and the like do the same, but import the compiler, which takes a second of a run's start.
-
-    Args:
-        observe: called with the operation, its arguments, its keyword arguments and its result.
+    `observe` is called with operation, arguments, keyword arguments and result. `FlopCounterMode` and the like do the
+    same, but import the compiler, which takes a second of a run's start.
     """
 
     def __init__(self, observe: Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], None]) -> None:
@@ -30,8 +28,7 @@ class OperationObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # nobody compiles in here; to keep its compiler from looking in, PyTorch would import it
-        return False
+        return False  # nobody compiles in here; to keep its compiler from looking in, PyTorch would import it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -54,8 +51,7 @@ def known_inductor_options(wanted: Mapping[str, Any]) -> dict[str, Any]:
 def compile_graph(graph: torch.fx.GraphModule, values: list[Any], options: Mapping[str, Any]) -> Any:
     """A graph of elementary operations, compiled for tensors like these.
 
-    `torch.compile` would have Dynamo trace the graph again (a fifth of the time of compiling, most of it where compiled
-    code is found on disk), and look at all tensors before every run.
+    `torch.compile` would have Dynamo trace it again, a fifth of the time, and look at all tensors before every run.
     """
     import torch._inductor
 
@@ -65,8 +61,7 @@ def compile_graph(graph: torch.fx.GraphModule, values: list[Any], options: Mappi
 
 def onednn_linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a @ b.T + bias by oneDNN, through the operator that Inductor itself calls; there is no public one."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-    return out
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def operator_schema(node: Node) -> Any:
