@@ -129,6 +129,7 @@ def test_a_contract_comes_from_the_base_class_or_from_the_call() -> None:
     denoiser = contract_of("denoiser", "mlp")
     assert "made as Component(state_dim, action_dim), such as MLPDenoiser" in denoiser
     assert any(line.startswith("forward(noisy_action, t, state): ") for line in denoiser)
+    assert "\n\nInherited:\n  own_physics: " in describe("env_backend", "d4rl")
 
 
 def test_unknown_kinds_and_names_get_the_nearest() -> None:
