@@ -140,7 +140,8 @@ def new_task(args: argparse.Namespace) -> None:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         env_kwargs = None
     if not isinstance(env_kwargs, dict) or not all(isinstance(name, str) for name in env_kwargs):
-        raise ConfigError(f"--env-kwargs must be a dictionary, such as {{'gravity': 9.8}}, not {args.env_kwargs!r}.")
+        wanted = "a dictionary, such as \"{'gravity': 9.8}\""
+        raise ConfigError(f"--env-kwargs must be {wanted}, not {args.env_kwargs!r}.")
     limits = (args.episode_limit, args.episodes)
     with reading_status(args.data):
         lines = new_task(args.data, args.env_id, env_kwargs, args.out, args.action_bounds, *limits, args.force)

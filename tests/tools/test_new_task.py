@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "against": ({}, ["--action-bounds", "unit"], "outside of [-1, 1]: they reach from -2 to 2"),
     "module": ({}, ["--env-id", "no_rail:own/Rail-v0"], "No module named 'no_rail'"),
     "arguments": ({}, ["--env-kwargs", "{'friction': 1}"], "unexpected keyword argument 'friction'"),
-    "no dictionary": ({}, ["--env-kwargs", "[1"], "--env-kwargs must be a dictionary"),
+    "no dictionary": ({}, ["--env-kwargs", "[1"], "must be a dictionary, such as \"{'gravity': 9.8}\", not '[1'"),
     "episodes": ({}, ["--episodes", "0"], "at least one episode"),
 }
 
