@@ -45,6 +45,7 @@ def test_faults_are_told_with_their_fixes(dqlab: Run, tmp_path: Path) -> None:
     known = json.loads(done.stdout)
     found = {item["name"]: item for item in known["findings"]}
     assert known["can_train"] is False
+    assert {name for name, item in found.items() if item["needed"]} == WELL
     assert found["compiler"]["state"] == "missing"
     assert found["PyTorch"]["state"] == "ok"
     expected = {
