@@ -129,7 +129,7 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], consol
     panels, read = [], set[str]()
     for label, gin in named:
         folder = RunFolder(out / Path(gin).stem)
-        panels.append((label, gin, folder, folder.finished))
+        panels.append((label, gin, folder))
         loaded, experiment, _ = gin_files.load_gin([gin], bindings), Experiment(), Tracking()
         check_experiment(experiment)
         load_data(experiment)
@@ -142,9 +142,9 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], consol
                 "it again, or choose another --out."
             )
     gin_files.check_parameters_read(bindings, read)
-    for number, (label, gin, folder, finished) in enumerate(panels, 1):
+    for number, (label, gin, folder) in enumerate(panels, 1):
         name, done, started = f"[{number}/{len(panels)}] {label}", "finished before", time.monotonic()
-        if not finished:
+        if not folder.finished:
             with console.status(f"{name}: training"):
                 train(gin_files.load_gin([gin], bindings), folder.path, resume=True, quiet=True)
             done = f"{time.monotonic() - started:.0f} s"
