@@ -97,8 +97,8 @@ def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> p
     samples: dict[tuple[Any, ...], NDArray[np.float64]] = {}
     for key, alike in runs.groupby(SAME, sort=False):
         own = alike.drop_duplicates("seed").sort_values("seed")
-        scores = pd.DataFrame(list(own.scores)).dropna(axis=1)
-        known = {rule: scores[rule].to_numpy() for rule in rules if rule in scores}
+        shared = [rule for rule in rules if all(rule in each for each in own.scores)]
+        known = {rule: np.array([each[rule] for each in own.scores]) for rule in shared}
         if set(GAP) <= set(known):  # what choosing the best by its score is worth
             known[" minus ".join(GAP)] = known[GAP[0]] - known[GAP[1]]
         about = (*key, own.caveat.iloc[0], tuple(own.seed))

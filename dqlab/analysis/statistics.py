@@ -51,9 +51,8 @@ class Analysis:
     curves: pd.DataFrame
     """Setting, task, step, seeds, metric (mean, iqm), point, low, high, at steps that all runs have; 0 is untrained."""
     profiles: pd.DataFrame  # rule, setting, threshold, point, low, high: the share of runs whose score is above it
-    references: (
-        pd.DataFrame
-    )  # setting, task, point, low, high (ours), published, error, difference, inside (our interval)
+    references: pd.DataFrame
+    """Setting, task, point, low, high (ours), published, error, difference, inside (our interval)."""
     gains: pd.DataFrame  # as `checkpoint_choices` has it, and the next two
     orders: pd.DataFrame
     swaps: pd.DataFrame

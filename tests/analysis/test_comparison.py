@@ -69,6 +69,12 @@ def test_groups_scores_and_intervals_of_a_grid(tmp_path: Path) -> None:
     assert (first.low, first.high) == pytest.approx(tuple(bounds["x"][:, 0]))
 
 
+def test_a_score_that_is_no_number_is_shown_as_such() -> None:
+    runs = [replace(MADE, name=str(seed), seed=seed, scores={"last": value}) for seed, value in ((0, 1.0), (1, np.nan))]
+    result = compare_groups(finished_runs.FoundRuns(runs), ("last",))
+    assert [row["point"] for row in result.as_dict()["scores"]] == [None, None]
+
+
 def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A grid's folder, its packs, its experiment (page by page), and the id of its run; no config.gin twice."""
     monkeypatch.setattr(client_module, "PAGE", 7)
