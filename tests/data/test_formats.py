@@ -149,9 +149,10 @@ class Calls:
 
 
 PROGRAMS = {
-    "os.system": (pickle.dumps(Calls(os.system, "touch pwned")), "wants posix.system"),
+    "os.system": (pickle.dumps(Calls(os.system, "touch pwned")), "set.pkl wants posix.system, which"),
     "getattr": (pickle.dumps(Calls(getattr, "", "format"), protocol=2), "wants __builtin__.getattr"),
     "objects": (pickle.dumps([{"rewards": np.array([print, None])}]), "wants builtins.print"),
+    "as if memory were full": (b"cnot enough memory\nx\n.", "set.pkl wants not enough memory.x, which"),
     "persistent": (b"Pid\n.", "no pickle of arrays"),
     "dotted": (b"\x80\x04\x8c\x05numpy\x8c\x0bmatrix.view\x93.", "wants numpy.matrix.view"),
     "bytes as objects": (

@@ -98,7 +98,9 @@ class Trajectories(Format):
         base.check_room(path, size)
         with base.reading_errors(path, "is truncated or no pickle of arrays"):
             with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes may ask for all memory
-                found = ArrayUnpickler(file, encoding="latin1").load()
+                reader = ArrayUnpickler(file, encoding="latin1")
+                reader.where = path
+                found = reader.load()
             if not isinstance(found, (list, tuple)) or not found:
                 raise DataError(f"{path} holds no list of trajectories.")
             trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
@@ -133,9 +135,12 @@ for _core in ("numpy.core", "numpy._core"):
 class ArrayUnpickler(pickle.Unpickler):
     """Reads lists, dicts, texts, numbers and numpy arrays. A pickle is a program: what it names beyond is refused."""
 
+    where: Path
+
     def find_class(self, module: str, name: str) -> Any:
         if (wanted := f"{module}.{name}") not in STAND_INS:
-            raise pickle.UnpicklingError(f"it wants {printable_name(wanted)}: it is not read, nothing in it was run")
+            said = f"{self.where} wants {printable_name(wanted)}, which a pickle of arrays has no use for"
+            raise DataError(f"{said}. It is not read; nothing in it was run.")
         return STAND_INS[wanted]
 
 
