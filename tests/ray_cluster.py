@@ -14,7 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-OPTIONS = ("--block", "--num-cpus=1", "--object-store-memory=200000000", "--disable-usage-stats")
+OPTIONS = ("--block", "--num-cpus=1", "--memory=4000000000", "--object-store-memory=200000000", "--disable-usage-stats")
+"""No node has more than another: by default it has what is free when it starts, and what asks for that waits forever
+once the node is lost that had most."""
 SECONDS = 180
 """That a node may take to start: five on an idle machine."""
 
