@@ -131,6 +131,7 @@ BAD_CRITICS: dict[str, Callable[..., Any]] = {
     r"instead of \(7, Z\)": spoilt(TwinCritic, backup=scalar_backup),
     "must be a scalar": spoilt(TwinCritic, loss=loss_of_each),
     "draws random numbers": spoilt(TwinCritic, backup=own_subset),
+    "or give NaN": spoilt(TwinCritic, ranking_value=lambda sound, q: sound(q) * torch.nan),
     "they are not alike": lambda *sizes: CriticEnsemble([Scaled(1.0), Scaled(2.0)], alike=True),
 }
 

@@ -83,6 +83,10 @@ def with_shared_states(sound: Any, which: Sequence[int], actions: Any) -> Any:
     return replace(stepped, state=stepped.state + len(which))
 
 
+def without_rewards(sound: Any, which: Sequence[int], actions: Any) -> Any:
+    return replace(sound(which, actions), reward=np.full(len(which), np.nan))
+
+
 COUNT = iter(range(10**9))
 
 
@@ -177,6 +181,7 @@ CASES = [
         spoilt(GymnasiumEnvironments, "step", with_shared_states),
         "a step depends on the other environments",
     ),
+    ("env_backend", spoilt(GymnasiumEnvironments, "step", without_rewards), "begun again, goes otherwise"),
     ("data_source", lambda *_: "walker2d.hdf5", "gives a str instead of a LocatedDataset"),
     ("data_source", narrow, "observations of .*: shape"),
     ("data_format", spoilt(Npz, "write", rounding), "reward is read back with other values"),
@@ -186,6 +191,7 @@ CASES = [
     ("reward_transform", lambda reward, returns: reward / np.ptp(reward), "not finite"),
     ("offline_rule", lambda losses, top_k: top_k, "of 1 losses with top_k = 1"),
     ("offline_rule", lambda losses, top_k: np.argmin(losses), "an index must be an int"),
+    ("early_stop", lambda losses: losses.append(0.0) or False, "it writes into its arguments"),
     ("early_stop", lambda losses: losses[-1] < 0.3, "whose last loss is higher"),
     ("early_stop", lambda losses: len(losses) > 6, "each has the lowest loss so far"),
     ("precision", Lasting, "it outlives its context"),
@@ -202,6 +208,11 @@ CASES = [
         "it draws random numbers of its own",
     ),
     ("algorithm", with_loss(reads_the_loss), "item"),
+    (
+        "algorithm",
+        spoilt(BehaviourCloning, "sample_action", lambda sound, *given: sound(*given) * torch.nan),
+        "sample_action differs when packed",
+    ),
 ]
 
 

@@ -283,8 +283,9 @@ def _check_packed(algorithm: Algorithm) -> None:
     packed, state = _train([algorithm, other], [3, 4]), make_batch().state
     for row, (each, seed) in enumerate(((algorithm, 3), (other, 4))):
         alone = _train([each], [seed])
-        for name, weights in alone.weights(0).items():
-            check_same(packed.weights(row)[name], weights, f"{name} differs when packed", atol=1e-9)
+        for group, weights in alone.weights(0).items():
+            for name, found in packed.weights(row)[group].items():
+                check_same(found, weights[name], f"{group}.{name} differs when packed", atol=1e-9)
         for doing in ("act", "sample_action"):
             noise = make_noise(getattr(algorithm, f"{doing}_noise")(DIMS, BATCH))
             both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}
