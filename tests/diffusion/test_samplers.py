@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +13,15 @@ from dqlab.diffusion import Process, samplers
 from dqlab.diffusion.sampling import DDIM, DDPM, IDQLDDPM, ChainNoise, DataPrediction, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.testing import check
-from dqlab.tools.conformance.diffusion import MEAN, STD, error_of, even_process, exact_denoiser, limit_moments
+from dqlab.tools.conformance.diffusion import (
+    MEAN,
+    STD,
+    convergence_orders,
+    error_of,
+    even_process,
+    exact_denoiser,
+    limit_moments,
+)
 
 STATE = torch.zeros(1, 1)
 HALVES = Process.from_betas(torch.tensor([0.5, 0.5], dtype=torch.float64))  # abar = 0.5, 0.25
@@ -125,12 +131,6 @@ def test_identities_between_samplers(schedule: str, stride: str) -> None:
         ancestral = DDPM(**settings)(denoise, process, state, noise, 1.0)  # type: ignore[arg-type]
         stochastic = DDIM(eta=1.0, **settings)(denoise, process, state, noise, 1.0)  # type: ignore[arg-type]
         assert torch.allclose(stochastic, ancestral, rtol=0, atol=1e-7)
-
-
-def convergence_orders(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
-    """The order of convergence between neighbours: K timesteps have K - 1 intervals."""
-    pairs = pairwise(zip(steps, errors, strict=True))
-    return [math.log(coarse / fine) / math.log((more - 1) / (few - 1)) for (few, coarse), (more, fine) in pairs]
 
 
 GRIDS = (17, 33, 65, 129)
