@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -78,9 +78,7 @@ class Process:
 
         Its own timestep k is the k-th lowest of them. It is this process itself if it is all of them.
         """
-        if len(times) == self.n_timesteps:
-            return self
-        return Process.from_alphas_cumprod([self.alphas_cumprod[t] for t in sorted(times)])
+        return self if len(times) == self.n_timesteps else _respaced(self, tuple(sorted(times)))
 
     @property
     def n_timesteps(self) -> int:
@@ -130,6 +128,11 @@ class Process:
         pairs = zip(self.betas, self.alphas_cumprod, strict=True)
         weights = tuple(0.5 * beta / ((1 - beta) * (1 - abar)) for beta, abar in pairs)
         return (at_timestep(weights, t, eps) * (eps - other).square()).sum(dim=-1)
+
+
+@lru_cache(maxsize=256)
+def _respaced(process: Process, times: tuple[int, ...]) -> Process:
+    return Process.from_alphas_cumprod([process.alphas_cumprod[t] for t in times])
 
 
 def betas_of(abar: Tensor) -> Tensor:

@@ -187,8 +187,8 @@ def _evenly(process: Process, steps: int, rising: Callable[[int], float]) -> tup
     count = process.n_timesteps
     values = np.array([rising(t) for t in range(count)])
     step = (values[-1] - values[0]) / max(steps - 1, 1)
-    found: list[int] = []
-    for index in range(steps - 1):
-        nearest = int(np.abs(values - (values[0] + index * step)).argmin())  # of two equally near ones, the lower
-        found.append(min(max(nearest, found[-1] + 1 if found else 0), count - steps + index))
+    wanted, found = values[0] + np.arange(steps - 1) * step, list[int]()
+    nearest = np.abs(values[:, None] - wanted).argmin(axis=0)  # of two equally near ones, the lower
+    for index, t in enumerate(nearest.tolist()):
+        found.append(min(max(t, found[-1] + 1 if found else 0), count - steps + index))
     return (count - 1, *reversed(found))

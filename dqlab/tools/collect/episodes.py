@@ -58,10 +58,11 @@ class Amount:
             )
         if self.episodes:
             return [episodes[number * len(lengths) // self.episodes] for number in range(self.episodes)]
-        wanted, taken, passed, chosen = self.transitions or sum(lengths), 0, 0, []
+        total, taken, passed, chosen = sum(lengths), 0, 0, []
+        wanted = self.transitions or total
         for episode, length in zip(episodes, lengths, strict=True):
             passed += length
-            if taken < wanted * passed / sum(lengths):  # the rows taken fall behind their share of those passed
+            if taken < wanted * passed / total:  # the rows taken fall behind their share of those passed
                 chosen.append(episode)
                 taken += length
         return chosen
