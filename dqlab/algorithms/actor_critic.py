@@ -69,7 +69,8 @@ class ActorCritic(Algorithm):
         """The policy, or a ConfigError that says what is wanted, unless it is of the one kind that fits."""
         policy = self.resolved_policy
         if not isinstance(policy, kind) or not fits(policy):
-            raise ConfigError(f"{type(self).__name__}.policy must be {wanted}, not {policy}.")
+            given = repr(self.policy) if isinstance(self.policy, str) else policy
+            raise ConfigError(f"{type(self).__name__}.policy must be {wanted}, not {given}.")
         return policy
 
     def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
