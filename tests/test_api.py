@@ -24,7 +24,7 @@ import dqlab
 from dqlab.envs import make_env, tasks
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import ConfigError, RunError
-from dqlab.runs.inspection import inspect_replica
+from dqlab.runs.inspection import look_inside
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import Eager
 from dqlab.training.programs import SamplerCore
@@ -113,7 +113,7 @@ def test_environments_are_closed_when_they_are_done(run: dqlab.Run, monkeypatch:
     monkeypatch.setattr(GymnasiumEnvironments, "close", note_and_close)
     dqlab.evaluate(run, episodes=2, seed=0)
     run.policy("last", seed=1).evaluate(1)
-    inspect_replica(run.path / "seed-0")
+    look_inside(run.policy("last", seed=0))
     assert closed == [2, 1, 3]
 
 

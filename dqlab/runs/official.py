@@ -76,9 +76,8 @@ def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoin
         raise RunError(f"{actor_file} has betas that are no schedule, numbers between 0 and 1.")
     settings = {f"{name}.{field}": value for name, fields in sizes.items() for field, value in fields.items()}
     if len(betas):
-        known = next(
-            (name for name in ("vp", "linear", "cosine") if _is_schedule(name, betas)), ""
-        )  # the official ones
+        official = ("vp", "linear", "cosine")  # schedules of the official code; dqlab's have the same names
+        known = next((name for name in official if _is_schedule(name, betas)), "")
         settings |= {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed"}
         settings |= {} if known else {OWN: tuple(betas.tolist())}
     return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings)
