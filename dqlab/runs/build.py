@@ -91,12 +91,14 @@ class WatchedEnvironments(Environments):
         self.watched.close()
 
 
-def load_data(experiment: Experiment, progress: Progress = no_progress, **options: Any) -> Transitions:
-    """The transitions that its algorithm learns from, on the device; `options` as `load_dataset` takes them."""
+def load_data(
+    experiment: Experiment, progress: Progress = no_progress, device: torch.device | str = "", **options: Any
+) -> Transitions:
+    """The transitions that its algorithm learns from, on its device or another; `options` go to `load_dataset`."""
     needed = experiment.resolved_algorithm.reads_next_action
     view = partial(q_learning_view, chunk=experiment.action_chunk, next_action=needed)
     data = load_dataset(experiment.resolved_task, progress=progress, view=view, **options)
-    return data.to(experiment.resolved_device, DTYPES[experiment.dtype])
+    return data.to(device or experiment.resolved_device, DTYPES[experiment.dtype])
 
 
 def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None) -> Pack:

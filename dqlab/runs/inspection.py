@@ -135,7 +135,7 @@ def discounted_returns(rewards: Array, discount: float) -> Array:
 
 def reward_line(data: Transitions, policy: LoadedPolicy) -> tuple[float, float] | None:
     """Slope and offset of the line on which training's rewards lie over the recorded ones; None where it is no line."""
-    recorded = load_data(policy.experiment, reward_transform="none")
+    recorded = load_data(policy.experiment, device="cpu", reward_transform="none")  # a GPU may have no room for two
     raw, trained = (each.reward.reshape(len(data), -1)[:, 0].double().cpu().numpy() for each in (recorded, data))
     if np.array_equal(raw, trained) or np.ptp(raw) == 0:
         return 1.0, float((trained - raw).mean())
