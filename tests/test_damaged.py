@@ -225,6 +225,7 @@ DOORS = [
     ),
     ("compare", "config.gin", b"Experiment.seeds = ", b"Experiment.seeds = ((", "config.gin:"),
     ("sync", "seed-0/metrics.jsonl", b'"step": 2000', b'"step": ' + HUGE, "metrics.jsonl is damaged (1.step: "),
+    ("sync", "seed-0/metrics.jsonl", b'"step": 2000', b'"step" 2000', "(expected `:` at line 2 column "),
     ("sync", "mlflow.json", b'"runs": {', b'"runs": 3, "x": {', "mlflow.json is damaged (runs: "),
     (
         "eval",

@@ -303,7 +303,8 @@ def read_journal(path: Path, start: int = 0, stop: int | None = None) -> list[Jo
     """Some records of a metrics.jsonl, without a line that is still being written; a RunError where one is damaged."""
     try:
         lines = read_bytes(path).split(b"\n")[:-1][start:stop] if path.exists() else []
-        found = parse_record(b"[" + b",".join(lines) + b"]", list[JournalRecord])
+        text = b"\n" * start + b"[" + b",\n".join(lines) + b"]"  # a mistake is told of by its line of the file
+        found = parse_record(text, list[JournalRecord])
         if len(found) != len(lines):
             raise ValueError("a line holds more than one record")
         return found
