@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dqlab import machine
 from dqlab.training.execution import products
 from dqlab.training.execution.products import NARROW, is_narrow, narrow_product, product_decompositions
-from dqlab.training.execution.program import trace_program
+from dqlab.training.execution.program import Program, compile_program, cpp_compiler, trace_program
 
 sides = st.integers(1, 12)
 
@@ -77,8 +77,26 @@ def test_onednn_multiplies_where_mkl_is_half_as_fast(
             graph_with_bias = trace_program(lambda x, y, bias: torch.addmm(bias, x, y), [a, b, torch.ones(columns)])
             names = {str(node.target) for node in graph.graph.nodes}
             by_onednn = pays and "small" not in size
-            assert ("dqlab.mm.default" in names, "aten.mm.default" in names) == (by_onednn, not by_onednn), size
+            assert ("dqlab.linear.default" in names, "aten.mm.default" in names) == (by_onednn, not by_onednn), size
             torch.testing.assert_close(graph(a, b), (a @ b).reshape(-1))
             torch.testing.assert_close(graph_with_bias(a, b, torch.ones(columns)), a @ b + 1)
     finally:
         products.onednn_pays.cache_clear()
+
+
+@pytest.mark.skipif(not cpp_compiler(), reason="needs a C++ compiler")
+def test_compiled_code_calls_onednn_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products with and without a bias, of matrices by rows, by columns, and with gaps between their rows."""
+    assert products.onednn_available()
+    monkeypatch.setattr(products, "onednn_pays", lambda: True)
+    monkeypatch.setattr(products, "onednn_linear", None)  # what Python would call
+    a, b, bias = torch.randn(90, 80), torch.randn(80, 200), torch.randn(100)
+
+    def function(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        a, b, bias = tensors["a"], tensors["b"], tensors["bias"]
+        by_columns = b[:, :100].t().contiguous().t()
+        return a @ b[:, :100], torch.addmm(bias, a, by_columns), (a.t() + 1).t() @ by_columns
+
+    tensors = {"a": a, "b": b, "bias": bias}
+    for found, wanted in zip(compile_program(Program(function, tensors))(tensors), function(tensors), strict=True):
+        torch.testing.assert_close(found, wanted)

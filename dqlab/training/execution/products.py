@@ -22,17 +22,9 @@ from dqlab.training.execution.torch_internals import onednn_linear
 
 aten = torch.ops.aten
 _library: Any = torch.library.Library("dqlab", "DEF")  # type: ignore[no-untyped-call]
-_library.define("mm(Tensor a, Tensor b, Tensor? bias=None) -> Tensor")
-
-
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """By oneDNN, which takes a hundred times as long where a matrix has gaps between its rows, or columns."""
-    a, b = (each if each.is_contiguous() or each.t().is_contiguous() else each.contiguous() for each in (a, b))
-    return onednn_linear(a, b.t(), bias)
-
-
-_library.impl("mm", _product, "CPU")
-_library.impl("mm", lambda a, b, bias=None: a.new_empty(a.shape[0], b.shape[1]), "Meta")
+_library.define("linear(Tensor a, Tensor weight, Tensor? bias) -> Tensor")
+_library.impl("linear", lambda a, weight, bias: onednn_linear(a, weight, bias), "CPU")
+_library.impl("linear", lambda a, weight, bias: a.new_empty(a.shape[0], weight.shape[0]), "Meta")
 
 
 @cache
@@ -40,7 +32,7 @@ def onednn_available() -> bool:
     """Whether oneDNN's product is there and right: tried on a small product, and on a transposed one."""
     try:
         a, b = torch.arange(12.0).view(3, 4), torch.arange(8.0).view(4, 2)
-        return torch.equal(_product(a, b), a @ b) and torch.equal(_product(b.t(), a.t()), b.t() @ a.t())
+        return torch.equal(onednn_linear(a, b.t()), a @ b) and torch.equal(onednn_linear(b.t(), a), b.t() @ a.t())
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
 
@@ -74,7 +66,10 @@ def _mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Any:
         return torch.mm(a, b) + bias
     if few_columns:
         return _by_rows(torch.mm(b.t(), a.t()).t())
-    return torch.ops.dqlab.mm(_by_rows(a), b, bias) if a.numel() * b.shape[1] >= START else NotImplemented
+    if a.numel() * b.shape[1] < START:
+        return NotImplemented
+    dense = b.t().is_contiguous() or b.is_contiguous()  # with gaps oneDNN takes a hundred times as long
+    return torch.ops.dqlab.linear(_by_rows(a), (b if dense else _by_rows(b)).t(), bias)
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
