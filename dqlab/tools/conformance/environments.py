@@ -172,21 +172,21 @@ def check_physics(entry: RegistryEntry[Any]) -> None:
 
 def check_goal_law(entry: RegistryEntry[GoalLaw]) -> None:
     """A first episode has a goal; goals lie where one can walk, and repeat from seeds and groups alone."""
+
+    def goals(maze: Maze, groups: Sequence[int | None]) -> list[tuple[float, float]]:
+        """Of an environment's episodes, one after the other, as AntMaze draws them."""
+        found: list[tuple[float, float]] = []
+        for number, group in enumerate(groups):
+            draws = entry.make()(np.random.default_rng(number), group, bool(found))
+            assert draws is not None or found, "an environment's first episode has no goal"
+            x, y = found[-1] if draws is None else draw_goal(maze, draws)
+            found.append((float(x), float(y)))
+        return found
+
     for maze in MAZES.values():
         for groups in ((None,) * 4, (0, 0, 1, 1)):
-            goals = _goals(entry.make(), maze, groups)
-            assert goals == _goals(entry.make(), maze, groups), "the same seeds and groups give other goals"
-            for x, y in goals:
+            drawn = goals(maze, groups)
+            assert drawn == goals(maze, groups), "the same seeds and groups give other goals"
+            for x, y in drawn:
                 away = [np.abs(maze.centre(cell) - (x, y)).max() for cell in maze.cells(FREE + START + GOAL)]
                 assert min(away) <= SCALE / 2, f"a goal at ({x:.1f}, {y:.1f}) is in a wall"
-
-
-def _goals(law: GoalLaw, maze: Maze, groups: Sequence[int | None]) -> list[tuple[float, float]]:
-    """The goals of an environment's episodes, one after the other, as AntMaze draws them."""
-    goals: list[tuple[float, float]] = []
-    for number, group in enumerate(groups):
-        draws = law(np.random.default_rng(number), group, bool(goals))
-        assert draws is not None or goals, "an environment's first episode has no goal"
-        x, y = goals[-1] if draws is None else draw_goal(maze, draws)
-        goals.append((float(x), float(y)))
-    return goals
