@@ -111,7 +111,7 @@ UNLIMITED = -1  # the episode limit that tells Gymnasium not to cut episodes
 
 
 for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
-    # v4, not v5, has D4RL's rewards and bodies; hands share a model, and AntMaze sets a callback: neither is parallel
+    # v4, not v5, has D4RL's rewards and bodies; AntMaze and hands at tables set a callback, and so are not parallel
     _facts = dict(D4RL["environments"][_robot])
     if "body" in _facts:
         _facts["body"] = Body(**_facts["body"])
