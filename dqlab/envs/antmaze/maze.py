@@ -108,10 +108,8 @@ def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
     root: Any = parse(ant).getroot()
     world = root.find("worldbody")
     root.find("option").set("timestep", "0.02")  # twice Gymnasium's; an environment's step of five is 0.1 s
-    geom = root.find("default/geom")
-    geom.set("solref", "0.02 1")  # MuJoCo's default
-    geom.set("solimp", "0.8 0.8 0.01")  # a constant impedance, where the default goes from 0.9 to 0.95
-    geom.set("rgba", "0.1 0.3 0.8 1")
+    # MuJoCo's default time constant; a constant impedance, where the default goes from 0.9 to 0.95
+    root.find("default/geom").attrib.update(solref="0.02 1", solimp="0.8 0.8 0.01", rgba="0.1 0.3 0.8 1")
     for motor in root.find("actuator"):  # controls are torques, where Gymnasium's are multiplied by 150
         motor.set("ctrlrange", _numbers(-TORQUE, TORQUE))
         motor.attrib.pop("gear", None)
