@@ -103,7 +103,7 @@ class Worker:
 
     def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
         self._answer_seconds, self._last = answer_seconds, "none"
-        mujoco = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()
+        mujoco = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()  # 2.1.0
         libraries = filter(None, [str(mujoco / "bin"), os.environ.get("LD_LIBRARY_PATH")])
         environment = {
             **{name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONSTARTUP")},

@@ -106,8 +106,7 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
         environments.prepare(2)
     assert isinstance(environments, Environments), "a backend must be derived from Environments"
     try:
-        first = _episode_pair(environments, task, (3, 4))
-        again = _episode_pair(environments, task, (3, 4))
+        first, again = (_episode_pair(environments, task) for _ in range(2))
         check_same(again, first, "the same episode, begun again, goes otherwise")
         alone = environments.reset([4], [0])
         assert np.array_equal(alone[0], first[0][1]), "an episode's start depends on those that are begun with it"
@@ -117,9 +116,9 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
         environments.close()
 
 
-def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) -> list[Array]:
+def _episode_pair(environments: Environments, task: Task) -> list[Array]:
     """States, rewards and ends of two short episodes; the second is stepped alone at last."""
-    found: list[Array] = [environments.reset(seeds, [0, 0])]
+    found: list[Array] = [environments.reset([3, 4], [0, 0])]
     check_shape("states (n, S)", found[0], 2, task.state_dim)
     for which in ([0, 1], [0, 1], [1]):
         stepped = environments.step(which, np.full((len(which), task.action_dim), 0.5))
