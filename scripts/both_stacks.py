@@ -35,8 +35,22 @@ def set_state(env: Any, state: State) -> NDArray[np.float64]:
     return np.array(_observe(inner), dtype=np.float64)
 
 
+def _places(env: Any) -> dict[str, NDArray[np.float64]]:
+    """Views of what of its model a hand draws at a reset, by D4RL's names."""
+    positions, hand = env.model.body_pos, type(env).__name__
+    if hand == "AdroitPen":
+        return {"desired_orien": env.model.body_quat[env.target_obj_body_id]}
+    if hand == "AdroitDoor":
+        return {"door_body_pos": positions[env.door_body_id]}
+    if hand == "AdroitHammer":
+        return {"board_pos": positions[env.target_body_id]}
+    if hand == "AdroitRelocate":
+        return {"obj_pos": positions[env.obj_body_id], "target_pos": env.model.site_pos[env.target_obj_site_id]}
+    return {}
+
+
 def _hidden(env: Any) -> State:
-    found: State = {name: place.tolist() for name, place in getattr(env, "kept", {}).items()}
+    found: State = {name: place.tolist() for name, place in _places(env).items()}
     if hasattr(env, "maze"):
         found["goal"] = env.goal.tolist()
     if hasattr(env, "open_goals"):
@@ -45,9 +59,8 @@ def _hidden(env: Any) -> State:
 
 
 def _set_hidden(env: Any, state: State) -> None:
-    if hasattr(env, "kept"):
-        env.kept = {name: np.array(state[name]) for name in env.kept}
-        env.put_places()
+    for name, place in _places(env).items():
+        place[:] = state[name]
     if "goal" in state:
         env.goal = np.array(state["goal"])
     if "remaining" in state:

@@ -22,7 +22,7 @@ HEAVY = {"gymnasium", "h5py", "matplotlib", "mlflow", "mujoco", "pandas", "pydan
 HEAVY |= {"submitit", "stable_baselines3", "torch", "gin", "ogbench", "dm_control"}
 """Packages that cost much to import, or that need not be there; torch and gin for what reads results only."""
 FILES = sorted((ROOT / "dqlab").rglob("*.py"))
-APART = ROOT / "dqlab" / "envs" / "legacy" / "d4rl_worker"
+APART = ROOT / "dqlab" / "envs" / "legacy" / "d4rl_worker.py"
 """A program of its own, for the original stack's interpreter."""
 
 

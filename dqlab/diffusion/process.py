@@ -13,15 +13,10 @@ from torch.utils._python_dispatch import _disable_current_modes  # no public cal
 
 
 @cache  # never dropped: a recorded graph reads them where they lie
-def _table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers even where they are first wanted while a program is traced, where new tensors have shapes only."""
-    with _disable_current_modes():  # type: ignore[no-untyped-call]
-        return torch.tensor(values, dtype=dtype, device=device)
-
-
-def device_constants(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+def device_constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers (n,) that never change, on the device: the same tensor at every call, so an update copies nothing."""
-    return _table(tuple(values), dtype, device)
+    with _disable_current_modes():  # type: ignore[no-untyped-call]  # while tracing, new tensors have shapes only
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, UnitFloat, che
 from dqlab.config.registry import Registry
 from dqlab.diffusion.process import Process
 from dqlab.diffusion.schedules import Stride, strides, visited_timesteps
-from dqlab.errors import ConfigError
 
 Denoise = Callable[[Tensor, int, Tensor], Tensor]  # (x_t (B, A), timestep of training, state (B, S)) -> x_0 (B, A)
 DataPrediction = Callable[[Tensor, int], Tensor]  # (x (B, A), timestep of those visited) -> x_0 (B, A), clipped
@@ -54,9 +53,7 @@ class Sampler(ABC):
             ConfigError: there are fewer than `steps`; or the stride is unknown or wrong.
         """
         trained = process.n_timesteps
-        if self.steps > trained:
-            name = type(self).__name__
-            raise ConfigError(f"{name}.steps = {self.steps} is more than DiffusionPolicy.n_timesteps = {trained}.")
+        check_field(self.steps <= trained, self, "steps", f"at most DiffusionPolicy.n_timesteps = {trained}")
         return visited_timesteps(self.stride, process, self.steps or trained)
 
     def draws(self, process: Process) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
-from abc import abstractmethod
 from functools import lru_cache
 from typing import Any
 
@@ -34,49 +34,17 @@ def distance(one: Array, other: Array) -> float:
 
 
 class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
-    """What the four have in common: it comes before gymnasium-robotics' environment among an environment's bases.
-
-    Environments of a kind share a compiled model. What is drawn at a reset are places in the model: each environment
-    keeps its own, by name, in `kept`, and puts them there before it steps.
-    """
+    """What the four have in common: it comes before gymnasium-robotics' environment among an environment's bases."""
 
     def __init__(self, **arguments: Any) -> None:
-        self.kept: dict[str, Array] = {}
         super().__init__(reward_type="dense", **arguments)
-
-    @abstractmethod
-    def places(self) -> dict[str, Array]:
-        """Views of what of the model is drawn at a reset, by D4RL's names."""
 
     def reward(self, theirs: float) -> float:
         """D4RL's reward of the state; `theirs` is gymnasium-robotics', which rewards distances that D4RL punishes."""
         return theirs
 
     def compile_model(self) -> Any:
-        return _compiled(self.fullpath)
-
-    def reset_model(self) -> Array:
-        observation = super().reset_model()
-        self.kept = {name: place.copy() for name, place in self.places().items()}
-        return np.asarray(observation)
-
-    def get_env_state(self) -> dict[str, Any]:
-        """`qpos`, `qvel` and the places."""
-        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy(), **self.kept}
-
-    def set_env_state(self, state_dict: dict[str, Any]) -> None:
-        self.kept = {name: np.array(state_dict[name], dtype=np.float64) for name in self.places()}
-        self.put_places()
-        self.set_state(np.asarray(state_dict["qpos"]), np.asarray(state_dict["qvel"]))
-
-    def put_places(self) -> None:
-        for name, place in self.places().items():
-            place[:] = self.kept[name]
-
-    def render(self) -> Any:
-        self.put_places()
-        mujoco.mj_kinematics(self.model, self.data)
-        return super().render()
+        return copy.copy(_compiled(self.fullpath))  # 7 MB; a reset moves places in it
 
     def over(self) -> bool:
         """Whether the state ends the episode."""
@@ -84,7 +52,6 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """50 ms under an action; `info["goal_achieved"]` as in D4RL."""
-        self.put_places()
         observation, reward, _, _, info = super().step(action)
         return observation, self.reward(float(reward)), self.over(), False, {"goal_achieved": bool(info["success"])}
 
@@ -96,9 +63,6 @@ class AdroitPen(AdroitHand, AdroitHandPenEnv):  # type: ignore[misc]
     axis lack. The reward is the cosine between the axes, minus the distance from the target's place, plus 10 (60) when
     that is below 0.075 and the cosine above 0.9 (0.95), minus 5 for a pen that was dropped, which ends the episode.
     """
-
-    def places(self) -> dict[str, Array]:
-        return {"desired_orien": self.model.body_quat[self.target_obj_body_id]}
 
     def over(self) -> bool:
         return bool(self.data.xpos[self.obj_body_id][2] < DROPPED)
@@ -123,9 +87,6 @@ class AdroitDoor(AdroitArm, AdroitHandDoorEnv):  # type: ignore[misc]
     whether the door is open.
     """
 
-    def places(self) -> dict[str, Array]:
-        return {"door_body_pos": self.model.body_pos[self.door_body_id]}
-
     def reward(self, theirs: float) -> float:
         places, angle = self.data.site_xpos, float(self.data.qpos[self.door_hinge_addrs])
         reward = -0.1 * distance(places[self.grasp_site_id], places[self.handle_site_id])
@@ -139,9 +100,6 @@ class AdroitHammer(AdroitArm, AdroitHandHammerEnv):  # type: ignore[misc]
     Observation (46,): 27 positions, 6 velocities of the hammer; places of palm and hammer, its angles; the nail's place
     and the force on it.
     """
-
-    def places(self) -> dict[str, Array]:
-        return {"board_pos": self.model.body_pos[self.target_body_id]}
 
     def reward(self, theirs: float) -> float:
         places, hammer = self.data.site_xpos, self.data.xpos[self.obj_body_id]
@@ -158,10 +116,6 @@ class AdroitRelocate(AdroitArm, AdroitHandRelocateEnv):  # type: ignore[misc]
 
     Observation (39,): 30 joint angles; differences of palm, ball and target.
     """
-
-    def places(self) -> dict[str, Array]:
-        model = self.model
-        return {"obj_pos": model.body_pos[self.obj_body_id], "target_pos": model.site_pos[self.target_obj_site_id]}
 
     def reward(self, theirs: float) -> float:
         palm, ball = self.data.site_xpos[self.S_grasp_site_id], self.data.xpos[self.obj_body_id]

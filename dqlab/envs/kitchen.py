@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,10 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 from gymnasium.utils.ezpickle import EzPickle
 
-from dqlab.envs.physics import Array, CompiledModelEnv, capsule_as_cylinder, rotation_of
+from dqlab.envs.physics import Array, CompiledModelEnv
 
-CAPSULE_MASSES = {"microdoorroot": 0.02, "kettleroot": 0.02}  # kg of each, by the bodies that have any: the XML's
-WEIGHED_GROUPS = range(3, 6)  # groups of geoms that count for inertia (`inertiagrouprange`); the others are for the eye
-TURN = 1e-3  # rad; principal axes turn by less when capsules become cylinders
+FACTS = json.loads((files("dqlab.envs") / "kitchen.json").read_text())
+TURN = 1e-3  # m: what bounds geoms lies in the inertial frame; 1 m across, it turns by less than 1e-3 with the axes
 FRAME = 480  # pixels a side of a frame, if no more are asked for; the XML's 2560 x 1920 take seconds in software
 
 
@@ -37,70 +38,25 @@ def kitchen_model() -> Any:
     model.vis.global_.offwidth = model.vis.global_.offheight = FRAME
     stand = model.body_geomadr[model.body("panda0_link0").parentid[0]]
     model.geom_contype[stand] = model.geom_conaffinity[stand] = 0  # the arm passes what it stands on, as in D4RL
-    for body, mass in CAPSULE_MASSES.items():
-        legacy_capsules(model, body, mass)
+    for body, (inertia, axes) in FACTS["inertias"].items():
+        index = model.body(body).id
+        assert abs(model.body_iquat[index] @ axes) > 1 - TURN**2, "the axes as compiled are almost these"
+        model.body_inertia[index], model.body_iquat[index] = inertia, axes
+        boxes = slice(model.body_bvhadr[index], model.body_bvhadr[index] + model.body_bvhnum[index])
+        model.bvh_aabb[boxes, 3:] += TURN
     mujoco.mj_setConst(model, mujoco.MjData(model))
     return model
-
-
-def legacy_capsules(model: Any, body: str, mass: float) -> None:
-    """Give a body the inertia that MuJoCo 2.1.0 compiled, in place: its capsules are cylinders.
-
-    Where the model fixes a geom's mass (kg), only the shape of its inertia differs; the centre of mass stays.
-    """
-    index = model.body(body).id
-    first, frame = model.body_geomadr[index], rotation_of(model.body_iquat[index])
-    tensor = np.diag(model.body_inertia[index])
-    for geom in range(first, first + model.body_geomnum[index]):
-        if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE and model.geom_group[geom] in WEIGHED_GROUPS:
-            r, half, _ = model.geom_size[geom]
-            cylinder_mass, cylinder = capsule_as_cylinder(model.geom_size[geom])
-            volume, ball = 2.0 * half, 4.0 / 3.0 * r
-            rod, caps = volume / (volume + ball), ball / (volume + ball)  # shares of a capsule's mass
-            along = rod * r**2 / 2.0 + caps * 0.4 * r**2
-            across = rod * (3.0 * r**2 + 4.0 * half**2) / 12.0
-            across += caps * (0.4 * r**2 + half**2 + 0.75 * r * half)
-            change = cylinder / cylinder_mass - np.array([across, across, along])
-            rotation = frame.T @ rotation_of(model.geom_quat[geom])
-            tensor += mass * rotation @ np.diag(change) @ rotation.T
-    # the boxes that bound the geoms are stored in the inertial frame: it may turn by 1e-4, but not permute its axes
-    values, axes = (found[..., ::-1] for found in np.linalg.eigh(tensor))
-    axes = axes * np.sign(np.diag(axes))
-    assert np.abs(axes - np.eye(3)).max() < TURN, "the principal axes kept their order"
-    mujoco.mju_mat2Quat(model.body_iquat[index], (frame @ axes).flatten())
-    model.body_inertia[index] = values
-    boxes = slice(model.body_bvhadr[index], model.body_bvhadr[index] + model.body_bvhnum[index])
-    model.bvh_aabb[boxes, 3:] += TURN  # they are below 1 m
 
 
 ROBOT, OBJECTS = 9, 21  # positions (qpos) of the arm with its fingers, then those of what it moves
 FRAME_SKIP = 40  # steps of 2 ms a control step: 12.5 Hz
 SPEED = 2.0  # rad/s (fingers: m/s) that an action of 1 asks for
-LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0])  # of the position servos' targets: rad, fingers m
-HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
+LOW, HIGH = np.array(FACTS["low"]), np.array(FACTS["high"])  # (9,), of the position servos' targets: rad, fingers m
+INITIAL = np.array(FACTS["initial"])  # positions (30,) at the start of every episode, at rest
+GOALS = {name: (slice(first, first + len(wanted)), wanted) for name, (first, wanted) in FACTS["goals"].items()}
+"""What can be asked for: which positions, and what they should be."""
 AMPLITUDES = np.repeat([0.1, 0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [9, 2, 6, 3, 3, 3, 3, 1])
 """Amplitudes of the uniform noise on each position (30,), for a ratio of 1."""
-INITIAL = np.array(
-    [
-        *(0.148388023, -1.76848573, 1.84390296, -2.4768576, 0.260252026, 0.712533105, 1.59515394),
-        *(0.0479267505, 0.0371350919),
-        *(-2.6627985e-4, -5.18043486e-5, 3.1287722e-5, -4.51199853e-5),
-        *(-3.90842156e-6, -4.22629655e-5, 6.28065475e-5, 4.04984708e-5),
-        *(4.62730939e-4, -2.26906415e-4, -4.65501369e-4, -6.44129196e-3, -1.77048263e-3, 1.08009684e-3),
-        *(-0.26939744, 0.350383255, 1.61944683, 1.00618764, 4.0639512e-3, -6.62095997e-3, -2.68278933e-4),
-    ]
-)
-"""Positions (30,) at the start of every episode, at rest."""
-GOALS: dict[str, tuple[slice, tuple[float, ...]]] = {
-    "bottom burner": (slice(11, 13), (-0.88, -0.01)),
-    "top burner": (slice(15, 17), (-0.92, -0.01)),
-    "light switch": (slice(17, 19), (-0.69, -0.05)),
-    "slide cabinet": (slice(19, 20), (0.37,)),
-    "hinge cabinet": (slice(20, 22), (0.0, 1.45)),
-    "microwave": (slice(22, 23), (-0.75,)),
-    "kettle": (slice(23, 30), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
-}
-"""What can be asked for: which positions, and what they should be."""
 CLOSE = 0.3  # a goal is reached when its observed positions are nearer to it than this
 DRAWS = 2 * (ROBOT + OBJECTS)  # of an observation: D4RL has noise on the velocities too, although nobody sees them
 CACHED = 5  # observations that D4RL makes at a reset before the first one that is seen

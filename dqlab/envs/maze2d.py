@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any, ClassVar
 
 import gymnasium
@@ -10,58 +10,17 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
-from dqlab.envs.antmaze.maze import CAMERA, CAMERA_DISTANCE, FREE, GOAL_RADIUS, GOAL_SITE, MAZES, START, WALL, Maze
+from dqlab.envs.antmaze import maze as mazes
+from dqlab.envs.antmaze.maze import CAMERA, GOAL_RADIUS, GOAL_SITE, Maze
 from dqlab.envs.physics import Array, CompiledModelEnv
 
-LAYOUTS: Mapping[str, Maze] = {
-    "open": Maze("""
-        #######
-        #.....#
-        #..G..#
-        #.....#
-        #######"""),
-    "umaze": Maze("""
-        #####
-        #G..#
-        ###.#
-        #...#
-        #####"""),
-    "medium": MAZES["medium"],
-    "large": MAZES["large"],
-}
+LAYOUTS = {**mazes.MAZES, **{name: Maze(tuple(rows)) for name, rows in mazes.DRAWINGS["maze2d"].items()}}
 """By D4RL's names; episodes start in any free cell. A cell has 1 m; x grows with rows, y with columns."""
 SPEED = 5.0  # m/s; before a step, each velocity is clipped to it
 NOISE = 0.1
 START_OFFSET = 1.2
 """m: where the ball is in the world at position 0; cell (0, 0) has its centre at 1 m, D4RL's goals and starts are at
 whole positions, 0.2 m off the centres of their cells."""
-MODEL = f"""
-<mujoco>
-  <compiler inertiafromgeom="true" angle="radian"/>
-  <option timestep="0.01" gravity="0 0 0" iterations="20" integrator="Euler"/>
-  <default>
-    <joint damping="1" limited="false"/>
-    <geom friction=".5 .1 .1" density="1000" margin="0.002" condim="1" contype="2" conaffinity="1"/>
-  </default>
-  <visual><headlight ambient=".4 .4 .4" diffuse=".8 .8 .8"/></visual>
-  <worldbody>
-    <geom type="plane" size="40 40 0.25" pos="0 0 -0.1" contype="1" conaffinity="0" rgba=".5 .5 .5 1"/>
-    <camera name="{CAMERA}" pos="{{x}} {{y}} {{height}}" xyaxes="0 1 0 -1 0 0" fovy="45"/>
-    <site name="{GOAL_SITE}" type="cylinder" size="{GOAL_RADIUS} 0.01" pos="0 0 -0.09" rgba=".9 .1 .1 1"/>
-    <body name="ball" pos="{START_OFFSET} {START_OFFSET} 0">
-      <geom type="sphere" size="0.1" contype="1" rgba=".1 .3 .8 1"/>
-      <joint name="x" type="slide" axis="1 0 0"/>
-      <joint name="y" type="slide" axis="0 1 0"/>
-    </body>
-    {{walls}}
-  </worldbody>
-  <actuator>
-    <motor joint="x" ctrlrange="-1 1" ctrllimited="true" gear="100"/>
-    <motor joint="y" ctrlrange="-1 1" ctrllimited="true" gear="100"/>
-  </actuator>
-</mujoco>
-"""
-"""What of D4RL's model counts for its dynamics; walls are boxes. A ball's mass was exact in MuJoCo 2.1.0."""
 BOX = '<geom type="box" size=".5 .5 .2" pos="{} {} 0" rgba=".35 .3 .25 1"/>'
 
 
@@ -82,7 +41,7 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
 
     def __init__(self, maze: str = "umaze", dense: bool = False, **rendering: Any) -> None:
         self.maze, self.dense = LAYOUTS[maze], dense
-        self._starts = np.array([*self.maze.cells(FREE + START), self.maze.goal], dtype=np.float64)
+        self._starts = np.array([*self.maze.cells(mazes.FREE + mazes.START), self.maze.goal], dtype=np.float64)
         self.goal = np.array(self.maze.goal, dtype=np.float64)
         states = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)
         camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
@@ -96,9 +55,11 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         along which the ball moves in later releases.
         """
         x, y = (len(self.maze.rows) + 1) / 2, (len(self.maze.rows[0]) + 1) / 2
-        walls = "".join(BOX.format(i + 1.0, j + 1.0) for i, j in self.maze.cells(WALL))
-        height = CAMERA_DISTANCE * (2 * max(x, y) - 1)
-        model = mujoco.MjModel.from_xml_string(MODEL.format(x=x, y=y, height=height, walls=walls))
+        walls = "".join(BOX.format(i + 1.0, j + 1.0) for i, j in self.maze.cells(mazes.WALL))
+        height = mazes.CAMERA_DISTANCE * (2 * max(x, y) - 1)
+        known = {"camera": CAMERA, "site": GOAL_SITE, "radius": GOAL_RADIUS, "start": START_OFFSET}
+        xml = (files("dqlab.envs") / "maze2d.xml").read_text().format(x=x, y=y, height=height, walls=walls, **known)
+        model = mujoco.MjModel.from_xml_string(xml)
         model.body_invweight0[model.body("ball").id, 0] = model.dof_invweight0.sum() / 3.0
         return model
 

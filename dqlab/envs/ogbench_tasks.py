@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -52,31 +52,21 @@ def environment_of(task: str) -> str:
     return dataset_of(task).rsplit("-", 2)[0]
 
 
+ENV_ID, CITES = "dqlab.envs.ogbench_env:dqlab/OGBench-v0", ("park2025ogbench",)
+COMMON = {"file": "", "settings": OGBench, "extra": "ogbench", "benchmark": BENCHMARK, "measures_success": True}
+
 for _environment, _facts in FACTS["environments"].items():
     _first = _environment.split("-")[0]
     _own = {name: facts for name, facts in FACTS["environments"].items() if name.split("-")[0] == _first}
     _sizes = "|".join(name.partition("-")[2] for name in _own)
     _kinds = "|".join(dict.fromkeys(kind for facts in _own.values() for kind in facts["datasets"]))
     _family = f"{_first}-{_sizes and f'({_sizes})-'}({_kinds})-singletask[-task1 to 5]-v0"
+    _known: dict[str, Any] = {name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")} | COMMON
+    _any = Task("", f"ogbench-{_environment}", ENV_ID, 0.0, 1.0, **_known)
     for _kind, (_episodes, _rows) in _facts["datasets"].items():
         for _number in ("", "-task1", "-task2", "-task3", "-task4", "-task5"):
             _name = f"{_environment}-{_kind}-singletask{_number}-v0"
             _which = _number.removeprefix("-task") or f"{_facts['default_task']}, the default"
-            _task = Task(
-                name=_name,
-                robot=f"ogbench-{_environment}",
-                env_id="dqlab.envs.ogbench_env:dqlab/OGBench-v0",
-                min_score=0.0,
-                max_score=1.0,
-                file="",
-                **{name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")},
-                env_kwargs={"name": _name},
-                settings=OGBench,
-                extra="ogbench",
-                rows=_episodes * _rows,
-                benchmark=BENCHMARK,
-                measures_success=True,
-            )
+            _task = replace(_any, name=_name, env_kwargs={"name": _name}, rows=_episodes * _rows)
             _summary = f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; {_task.caveat}"
-            _cites = ("park2025ogbench",)
-            tasks.add(_name, _task, source=FACTS["source"], cites=_cites, summary=_summary, family=_family)
+            tasks.add(_name, _task, source=FACTS["source"], cites=CITES, summary=_summary, family=_family)

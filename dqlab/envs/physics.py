@@ -54,24 +54,18 @@ SOLIDS: dict[int, Callable[[Array, float], tuple[float, Array]]] = {2: sphere, 3
 """Mass and principal inertia of a geom, by MuJoCo's number of its type (`mjtGeom`), from its sizes (3,) and density."""
 
 
-def rotation_of(quat: Array) -> Array:
-    """The matrix (3, 3) of a quaternion (4,)."""
-    import mujoco
-
-    matrix = np.zeros(9)
-    mujoco.mju_quat2Mat(matrix, quat)
-    return matrix.reshape(3, 3)
-
-
 def _body_inertia(model: Any, body: int, density: float) -> tuple[float, Array, Array]:
     """Mass, centre of mass (3,) and inertia tensor (3, 3) about it, in the body's frame, from its geoms."""
+    import mujoco
+
     geoms = np.flatnonzero(model.geom_bodyid == body)
     parts = [SOLIDS[model.geom_type[geom]](model.geom_size[geom], density) for geom in geoms]
     masses = np.array([mass for mass, _ in parts])
     centre = masses @ model.geom_pos[geoms] / masses.sum()
-    tensor = np.zeros((3, 3))
+    tensor, matrix = np.zeros((3, 3)), np.zeros(9)
     for geom, (mass, principal) in zip(geoms, parts, strict=True):
-        rotation, offset = rotation_of(model.geom_quat[geom]), model.geom_pos[geom] - centre
+        mujoco.mju_quat2Mat(matrix, model.geom_quat[geom])
+        rotation, offset = matrix.reshape(3, 3), model.geom_pos[geom] - centre
         tensor += rotation @ np.diag(principal) @ rotation.T
         tensor += mass * (offset @ offset * np.eye(3) - np.outer(offset, offset))  # parallel axes
     return float(masses.sum()), centre, tensor

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
@@ -111,7 +111,7 @@ UNLIMITED = -1  # the episode limit that tells Gymnasium not to cut episodes
 
 
 for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
-    # v4, not v5, has D4RL's rewards and bodies; hands share a model, and AntMaze sets a callback: neither is parallel
+    # v4, not v5, has D4RL's rewards and bodies; AntMaze and hands at tables set a callback, and so are not parallel
     _facts = dict(D4RL["environments"][_robot])
     if "body" in _facts:
         _facts["body"] = Body(**_facts["body"])
@@ -121,19 +121,11 @@ for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
     _summary = f"{_made.robot}; {_made.env_id}"
     tasks.add(_name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=_summary)
 for _name, _facts in MINARI["environments"].items():
+    _sizes = {name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")}
+    _kwargs = {"env_id": _facts["env_id"], "env_kwargs": {}}
+    _any = Task("", _facts["env_id"], BOXED, 0.0, 100.0, file="", scored=False, env_kwargs=_kwargs, **_sizes)
     for _quality in _facts["qualities"]:
-        _made = Task(
-            name=f"mujoco-{_name}-{_quality}-v0",
-            robot=_facts["env_id"],
-            env_id=BOXED,
-            min_score=0.0,
-            max_score=100.0,
-            file="",
-            env_kwargs={"env_id": _facts["env_id"], "env_kwargs": {}},
-            minari=f"mujoco/{_name}/{_quality}-v0",
-            scored=False,
-            **{name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")},
-        )
+        _made = replace(_any, name=f"mujoco-{_name}-{_quality}-v0", minari=f"mujoco/{_name}/{_quality}-v0")
         _summary = f"{_made.robot}; {_made.source}; {UNSCORED}"
         tasks.add(_made.name, _made, source=MINARI["source"], cites=("younis2024minari",), summary=_summary)
 

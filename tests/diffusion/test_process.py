@@ -176,7 +176,7 @@ def test_karras_is_even_in_the_root_of_sigma() -> None:
 
 def test_mistakes_in_strides_are_named() -> None:
     process = Process.from_betas(build_betas("vp", 5))
-    with pytest.raises(ConfigError, match=r"DDIM.steps = 6 is more than DiffusionPolicy.n_timesteps = 5"):
+    with pytest.raises(ConfigError, match=r"DDIM.steps must be at most DiffusionPolicy.n_timesteps = 5, not 6"):
         DDIM(steps=6).times(process)
     with pytest.raises(ConfigError, match="Did you mean 'quadratic'"):
         DDIM(steps=3, stride="quadratc").times(process)

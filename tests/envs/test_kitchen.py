@@ -24,7 +24,7 @@ from golden_steps import golden, replay
 from dqlab.envs import make_env, tasks
 
 pytest.importorskip("gymnasium_robotics")
-from dqlab.envs.kitchen import CAPSULE_MASSES, GOALS, INITIAL, model_file
+from dqlab.envs.kitchen import FACTS, GOALS, INITIAL, model_file
 
 TASK = tasks.get("kitchen-complete-v0")
 
@@ -68,7 +68,7 @@ def test_no_contact_is_lost(env: Any) -> None:
     """Bounding boxes are stored in the inertial frames: the corrected ones must not be permuted against the old."""
     recorded = golden("kitchen")
     permuted = copy(env.unwrapped.model)
-    for body in CAPSULE_MASSES:
+    for body in FACTS["inertias"]:
         frame = permuted.body_iquat[permuted.body(body).id]
         mujoco.mju_mulQuat(frame, frame.copy(), np.full(4, 0.5))
     for qpos, found in zip(recorded["touching"], recorded["contacts"], strict=True):

@@ -153,7 +153,8 @@ def test_copies_vectors_and_seeded_episodes(name: str) -> None:
     assert np.array_equal(observations[0], observations[2])
     assert not np.array_equal(observations[0], observations[1])
     assert vector.step(np.zeros((3, task.action_dim), np.float32))[0].shape == (3, task.state_dim)
-    assert len({id(each.unwrapped.model) for each in vector.envs}) == 1, "compiled once"
+    if name.startswith("kitchen"):
+        assert len({id(each.unwrapped.model) for each in vector.envs}) == 1, "compiled once"
 
     def episode(made: Any, steps: int) -> list[Any]:
         made.reset(seed=3, options={"group": 4})

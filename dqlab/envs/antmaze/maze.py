@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import SubElement, parse, tostring
@@ -25,11 +26,7 @@ WALL, FREE, START, GOAL = "#.SG"
 class Maze:
     """A maze of square cells, seen from above: `#` is wall, `.` free, `S` where episodes start, `G` the goal's."""
 
-    drawing: str
-
-    @cached_property
-    def rows(self) -> list[str]:
-        return self.drawing.split()
+    rows: tuple[str, ...]
 
     def cells(self, letters: str) -> list[Cell]:
         """Row and column of every cell that has one of these letters."""
@@ -44,33 +41,8 @@ class Maze:
         return SCALE * np.subtract(cell, self.cells(START)[0])[::-1].astype(np.float64)
 
 
-MAZES: Mapping[str, Maze] = {
-    "umaze": Maze("""
-        #####
-        #S..#
-        ###.#
-        #G..#
-        #####"""),
-    "medium": Maze("""
-        ########
-        #S.##..#
-        #..#...#
-        ##...###
-        #..#...#
-        #.#..#.#
-        #...#.G#
-        ########"""),
-    "large": Maze("""
-        ############
-        #S...#.....#
-        #.##.#.#.#.#
-        #......#...#
-        #.####.###.#
-        #..#.#.....#
-        ##.#.#.#.###
-        #..#...#.G.#
-        ############"""),
-}
+DRAWINGS: Mapping[str, Mapping[str, list[str]]] = json.loads((files("dqlab.envs") / "mazes.json").read_text())
+MAZES = {name: Maze(tuple(rows)) for name, rows in DRAWINGS["antmaze"].items()}
 """The mazes of antmaze-{umaze,medium,large}-*-v0, by the name that the task's name has."""
 
 
@@ -136,10 +108,8 @@ def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
     root: Any = parse(ant).getroot()
     world = root.find("worldbody")
     root.find("option").set("timestep", "0.02")  # twice Gymnasium's; an environment's step of five is 0.1 s
-    geom = root.find("default/geom")
-    geom.set("solref", "0.02 1")  # MuJoCo's default
-    geom.set("solimp", "0.8 0.8 0.01")  # a constant impedance, where the default goes from 0.9 to 0.95
-    geom.set("rgba", "0.1 0.3 0.8 1")
+    # MuJoCo's default time constant; a constant impedance, where the default goes from 0.9 to 0.95
+    root.find("default/geom").attrib.update(solref="0.02 1", solimp="0.8 0.8 0.01", rgba="0.1 0.3 0.8 1")
     for motor in root.find("actuator"):  # controls are torques, where Gymnasium's are multiplied by 150
         motor.set("ctrlrange", _numbers(-TORQUE, TORQUE))
         motor.attrib.pop("gear", None)

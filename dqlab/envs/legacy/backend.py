@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import tempfile
-import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from threading import Timer
 from typing import IO, Any, ClassVar
 
 import numpy as np
 
+from dqlab.config.fields import check_field
 from dqlab.envs.backend import Environments, StepResult, env_backends
 from dqlab.envs.physics import Array
 from dqlab.envs.tasks import Task
@@ -43,11 +43,8 @@ class OriginalStack(Environments):
             raise ConfigError(f"D4RL has no {task.name}: Experiment.env_backend='gymnasium' steps it.")
         given = task.settings() if task.settings else None
         for each in fields(given) if given else ():
-            if getattr(given, each.name) != each.default:
-                raise ConfigError(
-                    f"{type(given).__name__}.{each.name}: D4RL's own {task.name} has no such choice. "
-                    "Use Experiment.env_backend='gymnasium'."
-                )
+            wanted = f"{each.default!r}, D4RL's own for {task.name} (Experiment.env_backend='gymnasium' has others)"
+            check_field(getattr(given, each.name) == each.default, given, each.name, wanted)
         self._task, self._python, self._count = task, legacy_python(), 0
 
     @cached_property
@@ -106,13 +103,23 @@ class Worker:
 
     def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
         self._answer_seconds, self._last = answer_seconds, "none"
+        mujoco = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()  # 2.1.0
+        libraries = filter(None, [str(mujoco / "bin"), os.environ.get("LD_LIBRARY_PATH")])
+        environment = {
+            **{name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONSTARTUP")},
+            "MUJOCO_PY_MUJOCO_PATH": str(mujoco),
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "MUJOCO_PY_FORCE_CPU": "1",
+            "PYTHONPATH": str(Path(__file__).parent),  # no module of dqlab's but the worker
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process: Any = subprocess.Popen(
             [str(python), "-m", "d4rl_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env=worker_environment(python),
+            env=environment,
             cwd=Path(__file__).parent,  # not the user's folder, where a `d4rl` may lie
             start_new_session=True,  # Ctrl-C is dqlab's to answer; the worker ends when its input closes
         )
@@ -134,16 +141,12 @@ class Worker:
 
     def _answer(self, seconds: float, do: str) -> dict[str, Any]:
         """The next line of its output; a worker that is silent for so long is killed."""
-        begun, silence = time.monotonic(), Timer(seconds, self._process.kill)
-        silence.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            silence.cancel()
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            self._process.kill()
+            raise self._failed(f"has not answered '{do}' within {seconds:g} seconds")
+        line = self._process.stdout.readline()
         if not line:
-            late = time.monotonic() - begun >= seconds
-            what = f"not answered '{do}' within {seconds:g} seconds" if late else f"ended at '{do}'"
-            raise self._failed(f"has {what}")
+            raise self._failed(f"has ended at '{do}'")
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
@@ -161,24 +164,6 @@ class Worker:
         self.close()
         ended = f"{what} (exit code {self._process.returncode}). Its last words: {self._last}"
         return StackError(f"The process of D4RL's original stack {ended}")
-
-
-def worker_environment(python: Path) -> dict[str, str]:
-    """The worker's environment: MuJoCo 2.1.0 where mujoco-py looks for it, and no module of dqlab's but its own.
-
-    MuJoCo lies in $MUJOCO_PY_MUJOCO_PATH, or in `mujoco210` in the environment of that Python.
-    """
-    tree = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()
-    libraries = [str(tree / "bin"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONSTARTUP")}
-    return {
-        **kept,
-        "MUJOCO_PY_MUJOCO_PATH": str(tree),
-        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        "MUJOCO_PY_FORCE_CPU": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
 
 
 def end_worker(process: Any, said: IO[bytes]) -> None:

@@ -45,12 +45,9 @@ def main(path: Path) -> int:
     for step in range(first + 1, plan["steps"] + 1):
         if _stopped(plan, step):
             return STOPPED
-        if step == plan["die_at"]:
-            deaths = path / "deaths"
-            count = int(deaths.read_text()) if deaths.exists() else 0
-            if count < plan["deaths"]:
-                deaths.write_text(str(count + 1))
-                os.kill(os.getpid(), signal.SIGKILL)
+        if step == plan["die_at"] and (died := len(list(path.glob("death-*")))) < plan["deaths"]:
+            (path / f"death-{died}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         if step == plan["fail_at"]:
             _tell("failed", reason="it was told to")
             return FAILED

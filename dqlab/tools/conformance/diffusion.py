@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -179,9 +179,3 @@ def error_of(sampler: Sampler, process: Process) -> float:
     answers = sampler(exact_denoiser(process), process, states, noise, FAR)
     moments = torch.stack([answers[0], (answers[1:] - answers[0]).square().sum(dim=0).sqrt()])
     return float((moments - limit_moments(process, draws > 0)).abs().max())
-
-
-def convergence_orders(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
-    """The order of convergence between neighbours: K timesteps have K - 1 intervals."""
-    pairs = pairwise(zip(steps, errors, strict=True))
-    return [math.log(coarse / fine) / math.log((more - 1) / (few - 1)) for (few, coarse), (more, fine) in pairs]

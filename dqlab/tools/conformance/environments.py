@@ -106,8 +106,7 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
         environments.prepare(2)
     assert isinstance(environments, Environments), "a backend must be derived from Environments"
     try:
-        first = _episode_pair(environments, task, (3, 4))
-        again = _episode_pair(environments, task, (3, 4))
+        first, again = (_episode_pair(environments, task) for _ in range(2))
         check_same(again, first, "the same episode, begun again, goes otherwise")
         alone = environments.reset([4], [0])
         assert np.array_equal(alone[0], first[0][1]), "an episode's start depends on those that are begun with it"
@@ -117,9 +116,9 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
         environments.close()
 
 
-def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) -> list[Array]:
+def _episode_pair(environments: Environments, task: Task) -> list[Array]:
     """States, rewards and ends of two short episodes; the second is stepped alone at last."""
-    found: list[Array] = [environments.reset(seeds, [0, 0])]
+    found: list[Array] = [environments.reset([3, 4], [0, 0])]
     check_shape("states (n, S)", found[0], 2, task.state_dim)
     for which in ([0, 1], [0, 1], [1]):
         stepped = environments.step(which, np.full((len(which), task.action_dim), 0.5))
@@ -172,21 +171,21 @@ def check_physics(entry: RegistryEntry[Any]) -> None:
 
 def check_goal_law(entry: RegistryEntry[GoalLaw]) -> None:
     """A first episode has a goal; goals lie where one can walk, and repeat from seeds and groups alone."""
+
+    def goals(maze: Maze, groups: Sequence[int | None]) -> list[tuple[float, float]]:
+        """Of an environment's episodes, one after the other, as AntMaze draws them."""
+        found: list[tuple[float, float]] = []
+        for number, group in enumerate(groups):
+            draws = entry.make()(np.random.default_rng(number), group, bool(found))
+            assert draws is not None or found, "an environment's first episode has no goal"
+            x, y = found[-1] if draws is None else draw_goal(maze, draws)
+            found.append((float(x), float(y)))
+        return found
+
     for maze in MAZES.values():
         for groups in ((None,) * 4, (0, 0, 1, 1)):
-            goals = _goals(entry.make(), maze, groups)
-            assert goals == _goals(entry.make(), maze, groups), "the same seeds and groups give other goals"
-            for x, y in goals:
+            drawn = goals(maze, groups)
+            assert drawn == goals(maze, groups), "the same seeds and groups give other goals"
+            for x, y in drawn:
                 away = [np.abs(maze.centre(cell) - (x, y)).max() for cell in maze.cells(FREE + START + GOAL)]
                 assert min(away) <= SCALE / 2, f"a goal at ({x:.1f}, {y:.1f}) is in a wall"
-
-
-def _goals(law: GoalLaw, maze: Maze, groups: Sequence[int | None]) -> list[tuple[float, float]]:
-    """The goals of an environment's episodes, one after the other, as AntMaze draws them."""
-    goals: list[tuple[float, float]] = []
-    for number, group in enumerate(groups):
-        draws = law(np.random.default_rng(number), group, bool(goals))
-        assert draws is not None or goals, "an environment's first episode has no goal"
-        x, y = goals[-1] if draws is None else draw_goal(maze, draws)
-        goals.append((float(x), float(y)))
-    return goals

@@ -245,7 +245,8 @@ def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:
         assert target.source in trained.state.parameters, f"the target {name} follows {target.source}, which is unknown"
     _check_packed(make())
     losses = partial(pack.losses, slice(0, 1))
-    batch, noise = _batch_for(pack.algorithm), make_noise(pack.algorithm.update_noise(DIMS, BATCH))
+    batch = make_batch(next_action=pack.algorithm.reads_next_action)
+    noise = make_noise(pack.algorithm.update_noise(DIMS, BATCH))
     for name in check_pure(losses, batch, noise):
         assert name.split("/")[0] in pack.trained, f"'{name}' must begin with a network's name and a slash"
     check_traceable(losses, batch, noise)
@@ -295,10 +296,6 @@ def _check_packed(algorithm: Algorithm) -> None:
     assert not shared, f"self.{shared[0]} is read: read hyper['{shared[0]}'] in a loss, or name it in `structural`"
 
 
-def _batch_for(algorithm: Algorithm, seed: int = 0) -> Batch:
-    return make_batch(seed=seed, next_action=algorithm.reads_next_action)
-
-
 def _train(
     algorithms: Sequence[Algorithm], seeds: Sequence[int], steps: range | None = None, pack: Pack | None = None
 ) -> Pack:
@@ -308,8 +305,8 @@ def _train(
     for step in steps or [start + each for start in pack.phases for each in range(4)]:
         pack.state.step = step
         keys = [100 * seed + step for seed in seeds]
-        columns = zip(*(_batch_for(pack.algorithm, key) for key in keys), strict=True)
-        fields: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+        batches = [make_batch(seed=key, next_action=pack.algorithm.reads_next_action) for key in keys]
+        fields: list[Any] = [None if each[0] is None else torch.cat(each) for each in zip(*batches, strict=True)]
         noise = concatenate_nested([make_noise(pack.algorithm.update_noise(DIMS, BATCH), key) for key in keys])
         for key, value in pack.update(Batch(*fields), noise).items():
             check_shape(key, value, len(seeds))
