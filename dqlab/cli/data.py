@@ -7,7 +7,6 @@ import ast
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from dqlab.cli import parser
 from dqlab.cli.parser import GIN, JSON, PLUGIN, SET, Command, bindings_of, command, option, setting, switch
@@ -136,12 +135,10 @@ def new_task(args: argparse.Namespace) -> None:
     from dqlab.tools.scaffold import new_task
 
     try:
-        env_kwargs: Any = ast.literal_eval(args.env_kwargs)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        env_kwargs = None
-    if not isinstance(env_kwargs, dict) or not all(isinstance(name, str) for name in env_kwargs):
+        env_kwargs = dict(**ast.literal_eval(args.env_kwargs))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         wanted = "a dictionary, such as \"{'gravity': 9.8}\""
-        raise ConfigError(f"--env-kwargs must be {wanted}, not {args.env_kwargs!r}.")
+        raise ConfigError(f"--env-kwargs must be {wanted}, not {args.env_kwargs!r}.") from error
     limits = (args.episode_limit, args.episodes)
     with reading_status(args.data):
         lines = new_task(args.data, args.env_id, env_kwargs, args.out, args.action_bounds, *limits, args.force)

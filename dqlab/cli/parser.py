@@ -126,12 +126,8 @@ def complete_component(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return kind.names() if kind else [*Registry.kinds]
 
 
-PLUGIN = option(
-    "--plugin", "import a module of yours first; once for each", metavar="MODULE", action="append", default=[]
-)
-SET = option(
-    "--set", "one binding, e.g. DiffusionQL.eta=0.5", metavar="NAME=VALUE", action="extend", nargs="+", default=[]
-)
+PLUGIN = option("--plugin", "a module of yours to import; once for each", metavar="MODULE", action="append", default=[])
+SET = option("--set", "bindings, as DiffusionQL.eta=0.5", metavar="NAME=VALUE", action="extend", nargs="+", default=[])
 GIN = option(
     "--gin", "gin file, yours or dqlab's; later ones win", metavar="FILE", action="append", completer=complete_gin_file
 )

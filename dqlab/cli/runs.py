@@ -91,11 +91,33 @@ def _show(args: argparse.Namespace) -> None:
     from dqlab.printing import Console
     from dqlab.tracking.folders import is_grid, read_facts, read_notes
 
-    path, facts, notes, console = args.run, read_facts(args.run), read_notes(args.run), Console()
+    path, console = args.run, Console()
+    facts: Mapping[str, Any] = read_facts(path)
+    about, notes = {"state": _state(path)}, read_notes(path)
+    if is_grid(path):
+        page = path / "report" / "index.html"
+        about |= {
+            "grid": facts["name"],
+            "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
+            "tasks": ", ".join(facts.get("tasks", ())),
+            "seeds": " ".join(map(str, facts.get("seeds", ()))),
+            "cells": facts.get("cells", ""),
+            "caveat": facts.get("caveat", ""),
+            "report": str(page) if page.exists() else "",
+        }
+    else:
+        about |= {name: facts.get(name, "") for name in ("reason", "task", "algorithm", "cell", "physics")}
+        about |= {
+            "seeds": " ".join(map(str, facts["seeds"])),
+            "data": f"{facts['data']['source']}, SHA-256 {facts['data']['digest'][:12]}",
+            "caveat": facts["caveat"],
+            "device": f"{facts['device']} ({facts['device_name']})",
+            "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+            "commit": facts["git_commit"],
+        }
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    about = {"state": _state(path), **(_of_grid if is_grid(path) else _of_run)(path, facts)}
     for name, text in {**about, "tags": _in_words(notes["tags"]), "note": notes["note"]}.items():
         if text:
             table.add_row(name, str(text))
@@ -103,31 +125,6 @@ def _show(args: argparse.Namespace) -> None:
     console.print(table)
     if not is_grid(path):
         console.print(_scores(path, facts))
-
-
-def _of_run(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
-    data = facts["data"]
-    return {
-        **{name: facts.get(name, "") for name in ("reason", "task", "algorithm", "cell", "physics")},
-        "seeds": " ".join(map(str, facts["seeds"])),
-        "data": f"{data['source']}, SHA-256 {data['digest'][:12]}",
-        "caveat": facts["caveat"],
-        "device": f"{facts['device']} ({facts['device_name']})",
-        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "commit": facts["git_commit"],
-    }
-
-
-def _of_grid(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
-    return {
-        "grid": facts["name"],
-        "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
-        "tasks": ", ".join(facts.get("tasks", ())),
-        "seeds": " ".join(map(str, facts.get("seeds", ()))),
-        "cells": facts.get("cells", ""),
-        "caveat": facts.get("caveat", ""),
-        "report": str(page) if (page := path / "report" / "index.html").exists() else "",
-    }
 
 
 def _scores(path: Path, facts: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dqlab.errors import ConfigError, nearest
+from dqlab.errors import ConfigError
 
 EXPERIMENT_FIELDS: Mapping[str, tuple[str, ...]] = {
     "computed": ("algorithm", "physics", "env_backend", "dtype", "action_chunk", "precision"),
@@ -129,12 +129,9 @@ class Replica:
     @classmethod
     def read(cls, name: str, given: Any) -> Replica:
         """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`."""
-        place, keys = f"Experiment.replicas['{name}']", ("seed", "cell", "points", "set")
-        if not isinstance(given, Mapping) or "seed" not in given:
+        if not isinstance(given, Mapping) or "seed" not in given or set(given) - {"seed", "cell", "points", "set"}:
             wanted = "{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}"
-            raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
-        if unknown := [str(key) for key in given if key not in keys]:
-            raise ConfigError(f"{place} has no '{unknown[0]}'. {nearest(unknown[0], keys)}")
+            raise ConfigError(f"Experiment.replicas['{name}'] must be {wanted}, not {given!r}.")
         return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
 
     def as_dict(self) -> dict[str, Any]:

@@ -44,10 +44,7 @@ def installed_plugins() -> list[EntryPoint]:
 
 
 def load_one(name: str) -> str:
-    """Load all plugins and make sure of one, named by entry point, distribution or module; returns its package.
-
-    A ConfigError where there is none of that name, or it fails.
-    """
+    """Load all plugins and make sure of one, by entry point, distribution or module; its package, or a ConfigError."""
     load_plugins()
     points = [point for point in installed_plugins() if name in (point.name, point.dist and point.dist.name)]
     module = points[0].module if points else name

@@ -121,15 +121,11 @@ def draw_bandit(out: Path, bindings: Sequence[str], samples: int, rows: Sequence
 
 
 def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], console: Console) -> None:
-    """Every panel's run that is not finished, one after the other, with a line each.
-
-    A mistake in any of them shows before the first is trained: a RunError where one was configured otherwise.
-    """
+    """Every panel's run that is not finished, with a line each; mistakes in any show before the first is trained."""
     named = [(f"{row.title}, {label}", gin) for row in rows for label, gin in row.panels.items()]
-    panels, read = [], set[str]()
-    for label, gin in named:
-        folder = RunFolder(out / Path(gin).stem)
-        panels.append((label, gin, folder))
+    panels = [(label, gin, RunFolder(out / Path(gin).stem)) for label, gin in named]
+    read = set[str]()
+    for _, gin, folder in panels:
         loaded, experiment, _ = gin_files.load_gin([gin], bindings), Experiment(), Tracking()
         check_experiment(experiment)
         load_data(experiment)
@@ -137,10 +133,8 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], consol
         now = gin_files.operative_text(loaded)
         before = read_text(folder.config) if folder.finished else now
         if found := changed_results(parse_bindings(before), parse_bindings(now)):
-            raise RunError(
-                f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. Delete it to train "
-                "it again, or choose another --out."
-            )
+            said = f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}"
+            raise RunError(f"{said}. Delete it to train it again, or choose another --out.")
     gin_files.check_parameters_read(bindings, read)
     for number, (label, gin, folder) in enumerate(panels, 1):
         name, done, started = f"[{number}/{len(panels)}] {label}", "finished before", time.monotonic()
@@ -148,11 +142,8 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], consol
             with console.status(f"{name}: training"):
                 train(gin_files.load_gin([gin], bindings), folder.path, resume=True, quiet=True)
             done = f"{time.monotonic() - started:.0f} s"
-        console.print(f"{name}: {_last_step(folder):,} updates, {done}", highlight=False, soft_wrap=True)
-
-
-def _last_step(folder: RunFolder) -> int:
-    return folder.chosen_step(folder.replicas()[0], "last")
+        steps = folder.chosen_step(folder.replicas()[0], "last")
+        console.print(f"{name}: {steps:,} updates, {done}", highlight=False, soft_wrap=True)
 
 
 def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) -> list[Cloud]:
@@ -178,7 +169,7 @@ def policy_samples(path: Path, count: int) -> Array:
     replica = folder.replicas()[0]
     gin_files.load_gin([folder.config], stored=True)
     pack = build_pack(Experiment(), [replica])
-    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, _last_step(folder)))
+    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
     pack.load(0, weights)
     generator = generator_for(replica.seed, "figure", 0, pack.device)
     noise = draw_noise(pack.algorithm.sample_action_noise(pack.dims, count), generator, pack.dtype, count=1)

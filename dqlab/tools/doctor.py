@@ -126,8 +126,8 @@ def packages() -> DoctorFinding:
     lacking, outside = unmet_requirements(requirements)
     if not lacking + outside:
         return DoctorFinding(OK, f"{here}; all {len(requirements)} packages that it requires")
-    text = f"{here}; {', '.join(lacking + outside)}"
-    return DoctorFinding(BROKEN if lacking else WARNING, text, "pip install dqlab brings the right ones")
+    fix = "pip install dqlab brings the right ones"
+    return DoctorFinding(BROKEN if lacking else WARNING, f"{here}; {', '.join(lacking + outside)}", fix)
 
 
 TORCH = """
@@ -165,18 +165,16 @@ def device_finding(facts: dict[str, Any]) -> DoctorFinding:
         return DoctorFinding(OK, f"{build}; {len(names)} x CUDA: {'; '.join(dict.fromkeys(names))}")
     if not Path("/proc/driver/nvidia/version").exists():
         return DoctorFinding(OK, f"{build}; CPU; there is no NVIDIA driver")
+    fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
     if not facts["cuda"]:
         fix = "install a CUDA build of PyTorch (pytorch.org/get-started)"
-        return DoctorFinding(WARNING, f"{build}; CPU, though there is an NVIDIA driver", fix)
-    fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
     return DoctorFinding(WARNING, f"{build}; CPU: PyTorch finds no device of the NVIDIA driver", fix)
 
 
 def toolchain() -> DoctorFinding:
     """Compiles what Inductor's programs include."""
     fix = "apt-get install g++ python3-dev"
-    found = cpp_compiler()
-    if not found:
+    if not (found := cpp_compiler()):
         return DoctorFinding(MISSING, "no g++, clang++ or $CXX: on a CPU updates run uncompiled, slower", fix)
     includes = '#include <Python.h>\n#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n'
     with tempfile.TemporaryDirectory() as folder:

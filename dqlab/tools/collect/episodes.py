@@ -52,10 +52,8 @@ class Amount:
         """Episodes that suffice, spread evenly over all of these; or a DataError."""
         lengths = lengths_of(episodes)
         if self.exceeds(episodes):
-            raise DataError(
-                f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
-                f"({self.episodes or self.transitions:,}). Ask for fewer, or train for longer."
-            )
+            said = f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for"
+            raise DataError(f"{said} ({self.episodes or self.transitions:,}). Ask for fewer, or train for longer.")
         if self.episodes:
             return [episodes[number * len(lengths) // self.episodes] for number in range(self.episodes)]
         total, taken, passed, chosen = sum(lengths), 0, 0, []

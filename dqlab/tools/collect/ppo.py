@@ -201,10 +201,9 @@ class CollectionContext:
             return self.task
         best = max(self.mean_returns.values())
         if best <= self.random_return:
-            raise DataError(
-                f"No policy of {self.task.robot} is better than random actions (return {self.random_return:.1f}; best "
-                f"{best:.1f}). Train for longer (BehaviourTraining.steps)."
-            )
+            returns = f"return {self.random_return:.1f}; best {best:.1f}"
+            said = f"No policy of {self.task.robot} is better than random actions ({returns})"
+            raise DataError(f"{said}. Train for longer (BehaviourTraining.steps).")
         return replace(self.task, min_score=self.random_return, max_score=best)
 
     def of_level(self, level: str) -> Path:
@@ -214,12 +213,10 @@ class CollectionContext:
         inside = {path: score for path, score in scores.items() if low <= score <= high}
         if not inside:
             near = min(scores, key=lambda path: max(low - scores[path], scores[path] - high))
-            raise DataError(
-                f"No {level} policy: no checkpoint scores between {low:g} and {high:g} (best: "
-                f"{max(scores.values()):.1f}; nearest: {scores[near]:.1f}, {near.stem}). Train longer "
-                "(BehaviourTraining.steps), save more often (checkpoint_every), another seed, or widen the range "
-                f"(Collection.{level}_scores)."
-            )
+            there = f"best: {max(scores.values()):.1f}; nearest: {scores[near]:.1f}, {near.stem}"
+            said = f"No {level} policy: no checkpoint scores between {low:g} and {high:g} ({there})"
+            train = "Train longer (BehaviourTraining.steps), save more often (checkpoint_every), try another seed"
+            raise DataError(f"{said}. {train}, or widen the range (Collection.{level}_scores).")
         return min(inside, key=lambda path: abs(inside[path] - wanted))
 
     def _mean_return(self, name: str, policy: SavedPolicy | UniformRandom) -> float:
