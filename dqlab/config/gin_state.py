@@ -25,9 +25,9 @@ def bound_parameters() -> dict[str, Any]:
     return _by_name(gin_config._CONFIG)
 
 
-def bound_value(name: str, default: Any = None) -> Any:
+def bound_value(name: str) -> Any:
     """What a parameter gets from the current configuration, by complete name: references and macros are evaluated."""
-    return copy.deepcopy(bound_parameters().get(name, default))
+    return copy.deepcopy(bound_parameters().get(name))
 
 
 def bind_parameter(name: str, value: Any) -> None:
@@ -151,8 +151,7 @@ def check_calls() -> None:
             bound = {each for (_, other), given in config.items() if other == selector for each in given}
             parameters = inspect.signature(reference.configurable.wrapped).parameters.values()
             named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-            needed = [p.name for p in named if p.default is p.empty]
-            if lacking := [each for each in needed if each not in bound]:
+            if lacking := [p.name for p in named if p.default is p.empty and p.name not in bound]:
                 add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
                 raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
         graph[key] = [child for _, _, child in calls]

@@ -215,8 +215,7 @@ def _draw_cloud(axes: Any, cloud: Cloud) -> None:
         axes.scatter(*cloud.actions.T, s=7, c=colours, alpha=0.45, linewidths=0, zorder=3)
     else:
         drawn = axes.scatter(*cloud.actions.T, s=7, c=cloud.rewards, alpha=0.7, linewidths=0, zorder=3)
-        scale = axes.inset_axes((0.27, 0.475, 0.46, 0.035))
-        bar = axes.figure.colorbar(drawn, cax=scale, orientation="horizontal")
+        bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((0.27, 0.475, 0.46, 0.035)), orientation="horizontal")
         bar.ax.tick_params(labelsize=7, length=2, pad=1)
         bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)
     axes.set_title(cloud.title, fontsize=11, color=TEXT)

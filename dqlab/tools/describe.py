@@ -73,8 +73,7 @@ def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[
     kind = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
     bound, default = bound_of(parameter.annotation), parameter.default
     typed = f"{bound.plain}, {bound.wanted}" if bound else kind.strip("'")
-    set_by = "gin" if parameter.name in by_gin else "caller"
-    known = {"name": parameter.name, "annotation": typed, "set_by": set_by}
+    known = {"name": parameter.name, "annotation": typed, "set_by": "gin" if parameter.name in by_gin else "caller"}
     if default is not parameter.empty:
         known["default"] = default if is_plain(default) else getattr(default, "__name__", repr(default))
     return known

@@ -180,8 +180,7 @@ def toolchain() -> DoctorFinding:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tried.cpp").write_text(includes)
         options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_paths()['include']}"]
-        command = [found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"]
-        tried = attempt_command(command, timeout=SECONDS)
+        tried = attempt_command([found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"], timeout=SECONDS)
     if not tried.trouble:
         return DoctorFinding(OK, f"{found} compiles with OpenMP and Python.h")
     return DoctorFinding(BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
@@ -239,12 +238,11 @@ def mlflow() -> DoctorFinding:
 
 
 EXACT = 1e-9
-REPLAY = "from dqlab.tools.doctor import largest_error; print(*largest_error())"
 
 
 def physics() -> DoctorFinding:
     """Steps of a D4RL environment, repeated."""
-    tried = run_isolated(REPLAY, timeout=SECONDS)
+    tried = run_isolated("from dqlab.tools import doctor; print(*doctor.largest_error())", timeout=SECONDS)
     wanted = next(f"{item.name}{item.specifier}" for item in requirements_of() if item.name == "mujoco")
     if tried.trouble:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
         fix = "unset MUJOCO_GL, or " * bool(os.environ.get(VARIABLE)) + f"pip install --force-reinstall '{wanted}'"

@@ -267,8 +267,7 @@ class SavedPolicy(PolicyBehaviour):
         return f"stable-baselines3's {type(self._policy).__name__} in {self.path.name}, {how}"
 
     def identity(self) -> str:
-        files = filter(None, (self.path, self._statistics))
-        return f"sb3 {[sha256_of(file) for file in files]} {self.deterministic}"
+        return f"sb3 {[sha256_of(file) for file in (self.path, self._statistics) if file]} {self.deterministic}"
 
     def begin(self, seed: int) -> ActionFunction:
         import torch

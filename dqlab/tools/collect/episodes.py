@@ -41,8 +41,7 @@ class Amount:
         count = self.episodes or self.transitions
         exact = np.array(list(shares.values())) * count
         counts = np.floor(exact + TOLERANCE).astype(int)
-        short = count - int(counts.sum())
-        counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
+        counts[np.argsort(counts - exact, kind="stable")[: count - int(counts.sum())]] += 1
         if count and not counts.all():
             raise ConfigError(f"{count} are too few for shares {dict(shares)}: one would be empty. Ask for more.")
         unit = "episodes" if self.episodes else "transitions"
@@ -85,10 +84,9 @@ def join_rows(episodes: Sequence[Rows]) -> Rows:
 
 def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
     """Write whole episodes into one file, whole or not at all; a DataError where it cannot be written."""
-    lengths = np.array(lengths_of(episodes), dtype=np.int64)
     rows = join_rows(episodes) if episodes else {}
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **rows, lengths=lengths)  # type: ignore[arg-type]
+        np.savez(file, **rows, lengths=np.array(lengths_of(episodes), dtype=np.int64))  # type: ignore[arg-type]
 
 
 def load_episodes(path: Path) -> list[Rows]:

@@ -78,8 +78,7 @@ class BehaviourTraining:
         """
         task, folder, steps = context.task, context.folder / "behaviour", self.targets[-1]
         context.log(f"Behaviour policies for {task.robot}: {steps:,} steps of PPO (kept in {folder})")
-        facts = f"{self} {env_key(task, self.physics)}"
-        folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
+        folder = folder / hashlib.sha256(f"{self} {env_key(task, self.physics)}".encode()).hexdigest()[:10]
         paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
             parts = [path, path.with_suffix(".pkl"), *([experience_of(path)] if context.record else [])]
@@ -96,12 +95,11 @@ class BehaviourTraining:
 
         episodes = deque[Any](maxlen=None if record else 0)
         recorders = [EpisodeRecorder(make_env(task, self.physics), episodes.append) for _ in range(self.n_envs)]
-        seed = int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # networks so small are fastest; and results depend on the number in the last bit
         try:
             model = self._model(recorders, before, target)
-            model.set_random_seed(seed)
+            model.set_random_seed(int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1))
             model.learn(target - model.num_timesteps, reset_num_timesteps=False)
         finally:
             torch.set_num_threads(threads)
@@ -318,5 +316,4 @@ class Replay(Behaviour):
         """Episodes spread evenly over training, in its order."""
         paths = self.context.paths
         known = [each for path in paths[: paths.index(self._last) + 1] for each in load_episodes(experience_of(path))]
-        episodes = amount.spread_evenly(known, f"'{key}'")
-        return EpisodeRows.take(episodes, Amount(transitions=amount.transitions))
+        return EpisodeRows.take(amount.spread_evenly(known, f"'{key}'"), Amount(transitions=amount.transitions))

@@ -121,11 +121,9 @@ class Collection:
     def run(self, folder: Path, log: Callable[[str], None] = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write, or continue that in its folder; the sets' files.
 
-        Bindings that are `typed` on the command line must be read.
-
-        Raises:
-            ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
-            range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
+        Bindings that are `typed` on the command line must be read. ConfigError: the configuration asks for what there
+        is not. DataError: no checkpoint is of a level; a file is damaged, or not writable. RunError: the folder is in
+        use.
         """
         task, known = self.resolved_task()
         medium, expert = self.medium_scores, self.expert_scores
