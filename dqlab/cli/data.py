@@ -165,13 +165,5 @@ def score(args: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1)) if args.json else print_scored(found)
 
 
-DATA = Command(
-    "data",
-    "List, fetch, check, describe and convert datasets.",
-    """
-    dqlab data list
-    dqlab data info walker2d-medium-v2
-    dqlab data convert mine.npz mine.hdf5
-    """,
-    commands=[_list, _download, _verify, _info, _convert],
-)
+OF_DATA = (_list, _download, _verify, _info, _convert)
+DATA = Command("data", "List, fetch, check, describe and convert datasets.", commands=OF_DATA)

@@ -271,6 +271,4 @@ def _figure_bandit(args: argparse.Namespace) -> None:
     draw_bandit(args.out, [*args.set, *bindings_of(args)], args.samples)
 
 
-FIGURE = Command(
-    "figure", "Train what a figure of the paper shows, and draw it.", "dqlab figure bandit", commands=[_figure_bandit]
-)
+FIGURE = Command("figure", "Train what a figure of the paper shows, and draw it.", commands=[_figure_bandit])

@@ -93,33 +93,29 @@ def _show(args: argparse.Namespace) -> None:
 
     path, console = args.run, Console()
     facts: Mapping[str, Any] = read_facts(path)
-    about, notes = {"state": _state(path)}, read_notes(path)
-    if is_grid(path):
-        page = path / "report" / "index.html"
-        about |= {
-            "grid": facts["name"],
-            "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
-            "tasks": ", ".join(facts.get("tasks", ())),
-            "seeds": " ".join(map(str, facts.get("seeds", ()))),
-            "cells": facts.get("cells", ""),
-            "caveat": facts.get("caveat", ""),
-            "report": str(page) if page.exists() else "",
-        }
-    else:
-        about |= {name: facts.get(name, "") for name in ("reason", "task", "algorithm", "cell", "physics")}
-        about |= {
-            "seeds": " ".join(map(str, facts["seeds"])),
-            "data": f"{facts['data']['source']}, SHA-256 {facts['data']['digest'][:12]}",
-            "caveat": facts["caveat"],
-            "device": f"{facts['device']} ({facts['device_name']})",
-            "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-            "commit": facts["git_commit"],
-        }
+    notes, data, page = read_notes(path), facts.get("data"), path / "report" / "index.html"
+    about = {
+        "state": _state(path),
+        "grid": facts.get("name"),
+        **{name: facts.get(name) for name in ("reason", "task", "algorithm", "cell", "physics")},
+        "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
+        "tasks": ", ".join(facts.get("tasks", ())),
+        "seeds": " ".join(map(str, facts.get("seeds", ()))),
+        "cells": facts.get("cells"),
+        "data": data and f"{data['source']}, SHA-256 {data['digest'][:12]}",
+        "caveat": facts.get("caveat"),
+        "device": "device" in facts and f"{facts['device']} ({facts['device_name']})",
+        "versions": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),
+        "commit": facts.get("git_commit"),
+        "report": page.exists() and page,
+        "tags": _in_words(notes["tags"]),
+        "note": notes["note"],
+    }
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in {**about, "tags": _in_words(notes["tags"]), "note": notes["note"]}.items():
-        if text:
+    for name, text in about.items():
+        if text:  # a run and a grid have some of these each
             table.add_row(name, str(text))
     console.print(f"{path}", soft_wrap=True)
     console.print(table)
@@ -206,7 +202,7 @@ def sparkline(values: Iterable[float]) -> str:
 
 @command(
     "tag",
-    "dqlab runs tag runs/mine baseline --remove",
+    "dqlab runs tag runs/mine baseline paper=table1",
     RUN,
     option("tags", "letters, digits, dots and dashes in names", nargs="+", metavar="NAME[=VALUE]"),
     switch("--remove", "take these away"),
@@ -298,19 +294,8 @@ def _agreed(path: Path) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-RUNS = Command(
-    "runs",
-    "List runs and grids, follow, tag, annotate and delete them.",
-    """
-    dqlab runs list
-    dqlab runs show runs/mine
-    dqlab runs tail runs/mine
-    dqlab runs tag runs/mine baseline paper=table1
-    dqlab runs note runs/mine "the one with the old critic"
-    dqlab runs rm runs/mine
-    """,
-    commands=[_list, _show, _tail, _tag, _note, _rm],
-)
+OF_RUNS = (_list, _show, _tail, _tag, _note, _rm)
+RUNS = Command("runs", "List runs and grids, follow, tag, annotate and delete them.", commands=OF_RUNS)
 
 
 @command(
