@@ -164,12 +164,6 @@ class Registry(Generic[T]):
         if entry.gin_name:
             remove_configurable(self.selector(entry))
 
-    def contest(self, name: str, reason: str) -> None:
-        """Let nobody have a name that plugins claim: whoever chooses it, in gin too, is told the reason."""
-        gin_name = self.entries[name].gin_name
-        self.remove(name)
-        Registry.contested |= {f"{self.kind}.{each}": reason for each in (name, gin_name) if each}
-
     def names(self) -> list[str]:
         """All names, sorted."""
         fill_registries()
