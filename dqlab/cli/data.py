@@ -58,9 +58,7 @@ def _download(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-@command(
-    "verify", "dqlab data verify mine.hdf5", option("datasets", DATASET, nargs="+", metavar="DATASET"), TASK, PLUGIN
-)
+@command("verify", "dqlab data verify a.hdf5", option("datasets", DATASET, nargs="+", metavar="DATASET"), TASK, PLUGIN)
 def _verify(args: argparse.Namespace) -> int:
     """Read datasets from end to end and tell what is wrong with them."""
     from dqlab.data.locate import report_findings

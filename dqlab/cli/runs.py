@@ -25,9 +25,7 @@ A_RUN = "folder of a run, or of a grid"
 RUN = option("run", A_RUN, type=expanded, metavar="RUN")
 
 
-@command(
-    "list", "dqlab runs list runs", option("folder", "runs by default", nargs="?", type=expanded, default=Path("runs"))
-)
+@command("list", "dqlab runs list", option("folder", "runs by default", nargs="?", type=expanded, default=Path("runs")))
 def _list(args: argparse.Namespace) -> None:
     """Show the runs and grids in a folder."""
     from rich.table import Table
@@ -220,9 +218,7 @@ def _tag(args: argparse.Namespace) -> None:
     _write_notes(args.run, tags=left if args.remove else {**tags, **given})
 
 
-@command(
-    "note", 'dqlab runs note runs/mine "as it was"', RUN, option("text", "in place of any earlier one; '' removes it")
-)
+@command("note", 'dqlab runs note runs/mine "as it was"', RUN, option("text", "replaces an earlier one; '' removes it"))
 def _note(args: argparse.Namespace) -> None:
     """Write a note about a run."""
     _check_own(args.run)

@@ -1,7 +1,4 @@
-"""One registry class for every exchangeable component: a decorator names the component and makes it a gin configurable.
-
-All are looked up here; nothing in dqlab asks `if name == ...`.
-"""
+"""One registry class for every exchangeable component: a decorator names it, and makes it a gin configurable."""
 
 from __future__ import annotations
 

@@ -34,9 +34,7 @@ Array = NDArray[Any]
 
 
 class FigureRow(NamedTuple):
-    """One row of the figure: the data under the label `truth`, with their rewards as colour or without, then policies:
-    the label of each, and the gin file that trains it.
-    """
+    """A row of the figure: the data, labelled `truth`, coloured by rewards or not; then policies, label -> gin file."""
 
     title: str
     truth: str
@@ -88,14 +86,10 @@ class Cloud(NamedTuple):
 
 
 def draw_bandit(out: Path, bindings: Sequence[str], samples: int, rows: Sequence[FigureRow] = ROWS) -> None:
-    """Train what is missing, draw the figure and write its numbers.
+    """Train what is missing into `out`, draw the figure there (bandit.png) and write numbers.json and numbers.md.
 
-    A DqlabError where a run cannot be trained, or is there with another configuration.
-
-    Args:
-        out: folder of the runs, of `bandit.png`, `numbers.json` and `numbers.md`.
-        bindings: `Configurable.parameter=value` strings for every run.
-        samples: actions drawn from each policy, of which there are these `rows`.
+    `bindings` hold for every run, `samples` actions are drawn from each policy. A DqlabError where a run cannot be
+    trained, or is there with another configuration.
     """
     if samples < 1:
         raise ConfigError(f"--samples must be at least 1, not {samples}.")
@@ -161,10 +155,7 @@ def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) ->
 
 
 def policy_samples(path: Path, count: int) -> Array:
-    """Actions (count, A) of a finished run's last policy, of its first replica, in the state of zeros.
-
-    The noise is a function of its seed, so the same run gives the same samples. A RunError where it has not finished.
-    """
+    """Actions (count, A) of a finished run's last policy, its first replica's, in the state of zeros, by its seed."""
     folder = RunFolder(path)
     replica = folder.replicas()[0]
     gin_files.load_gin([folder.config], stored=True)

@@ -71,10 +71,9 @@ class BehaviourTraining:
         return [min(count, last) * update for count in range(every, last + every, every)]
 
     def run(self, context: CollectionContext) -> list[Path]:
-        """Train what is not trained yet; returns the policies' files, oldest first, in a folder by these settings.
+        """Train what is not trained yet; the policies' files, oldest first, with VecNormalize's (.pkl) beside each.
 
-        VecNormalize's statistics lie beside each (.pkl), and, to `record`, all that is experienced (`experience_of`). A
-        ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
+        A ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
         """
         task, folder, steps = context.task, context.folder / "behaviour", self.targets[-1]
         context.log(f"Behaviour policies for {task.robot}: {steps:,} steps of PPO (kept in {folder})")
@@ -258,18 +257,14 @@ class PPOPolicy(SavedPolicy):
         return f"PPO checkpoint {self.path.stem}, stochastic"
 
 
-@behaviours.register(
-    "medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO in place of SAC", cites=("fu2020d4rl",)
-)
+@behaviours.register("medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO for SAC", cites=("fu2020d4rl",))
 class Medium(PPOPolicy):
     """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
 
     level = "medium"
 
 
-@behaviours.register(
-    "expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO in place of SAC", cites=("fu2020d4rl",)
-)
+@behaviours.register("expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO for SAC", cites=("fu2020d4rl",))
 class Expert(PPOPolicy):
     """PPO's best checkpoint within Collection.expert_scores."""
 
