@@ -97,13 +97,10 @@ def _as_a_line(error: Exception) -> str:
 
 
 def _use_utf8() -> None:
-    """Files are UTF-8 in every locale, here and in what is started from here; what a terminal lacks is escaped.
-
-    Python settles that when it starts: where the locale says something else, it starts anew.
-    """
+    """Files are UTF-8, here and in what is started from here: in another locale Python must start anew for that."""
     if locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8") and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show

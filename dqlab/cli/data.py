@@ -7,7 +7,6 @@ import ast
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from dqlab.cli import parser
 from dqlab.cli.parser import GIN, JSON, PLUGIN, SET, Command, bindings_of, command, option, setting, switch
@@ -59,9 +58,7 @@ def _download(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-@command(
-    "verify", "dqlab data verify mine.hdf5", option("datasets", DATASET, nargs="+", metavar="DATASET"), TASK, PLUGIN
-)
+@command("verify", "dqlab data verify a.hdf5", option("datasets", DATASET, nargs="+", metavar="DATASET"), TASK, PLUGIN)
 def _verify(args: argparse.Namespace) -> int:
     """Read datasets from end to end and tell what is wrong with them."""
     from dqlab.data.locate import report_findings
@@ -136,12 +133,10 @@ def new_task(args: argparse.Namespace) -> None:
     from dqlab.tools.scaffold import new_task
 
     try:
-        env_kwargs: Any = ast.literal_eval(args.env_kwargs)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        env_kwargs = None
-    if not isinstance(env_kwargs, dict) or not all(isinstance(name, str) for name in env_kwargs):
+        env_kwargs = dict(**ast.literal_eval(args.env_kwargs))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         wanted = "a dictionary, such as \"{'gravity': 9.8}\""
-        raise ConfigError(f"--env-kwargs must be {wanted}, not {args.env_kwargs!r}.")
+        raise ConfigError(f"--env-kwargs must be {wanted}, not {args.env_kwargs!r}.") from error
     limits = (args.episode_limit, args.episodes)
     with reading_status(args.data):
         lines = new_task(args.data, args.env_id, env_kwargs, args.out, args.action_bounds, *limits, args.force)
@@ -168,13 +163,5 @@ def score(args: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1)) if args.json else print_scored(found)
 
 
-DATA = Command(
-    "data",
-    "List, fetch, check, describe and convert datasets.",
-    """
-    dqlab data list
-    dqlab data info walker2d-medium-v2
-    dqlab data convert mine.npz mine.hdf5
-    """,
-    commands=[_list, _download, _verify, _info, _convert],
-)
+OF_DATA = (_list, _download, _verify, _info, _convert)
+DATA = Command("data", "List, fetch, check, describe and convert datasets.", commands=OF_DATA)

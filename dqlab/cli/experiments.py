@@ -77,10 +77,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
-    """What a signal has ended; the exit code is the signal's.
-
-    A terminal sends it to compilers and environments of the run as well, whose end raises other errors.
-    """
+    """Say what a signal has ended, whose exit code it is; compilers and environments get it, too, and raise others."""
     if not asked.number:
         raise error
     name, what = signal.Signals(asked.number).name, "interrupted before its first update"
@@ -274,6 +271,4 @@ def _figure_bandit(args: argparse.Namespace) -> None:
     draw_bandit(args.out, [*args.set, *bindings_of(args)], args.samples)
 
 
-FIGURE = Command(
-    "figure", "Train what a figure of the paper shows, and draw it.", "dqlab figure bandit", commands=[_figure_bandit]
-)
+FIGURE = Command("figure", "Train what a figure of the paper shows, and draw it.", commands=[_figure_bandit])

@@ -41,11 +41,11 @@ def one_of(*options: Options) -> Options:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, or a group, which has `commands` and no function."""
+    """A command, or a group, which has `commands`, whose examples are its own, and no function."""
 
     name: str
     text: str  # what it does
-    examples: str  # one a line, shown below its help
+    examples: str = ""  # one a line, shown below its help
     options: Sequence[Options] = ()  # with `PLUGIN` among them, installed plugins are loaded, too
     function: Function | None = None
     commands: Sequence[Command] = ()
@@ -72,7 +72,8 @@ class Parser(argparse.ArgumentParser):
         self.commands = added.choices
         for command in commands:
             shown: Any = {"help": command.text} if listed else {}
-            examples = "examples:\n" + indent(dedent(command.examples).strip(), "  ")
+            lines = command.examples or "\n".join(each.examples for each in command.commands)
+            examples = "examples:\n" + indent(dedent(lines).strip(), "  ")
             parser: Parser = added.add_parser(command.name, description=command.text, epilog=examples, **shown)
             parser.set_defaults(command=command.function)
             for options in command.options:
@@ -126,12 +127,8 @@ def complete_component(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return kind.names() if kind else [*Registry.kinds]
 
 
-PLUGIN = option(
-    "--plugin", "import a module of yours first; once for each", metavar="MODULE", action="append", default=[]
-)
-SET = option(
-    "--set", "one binding, e.g. DiffusionQL.eta=0.5", metavar="NAME=VALUE", action="extend", nargs="+", default=[]
-)
+PLUGIN = option("--plugin", "a module of yours to import; once for each", metavar="MODULE", action="append", default=[])
+SET = option("--set", "bindings, as DiffusionQL.eta=0.5", metavar="NAME=VALUE", action="extend", nargs="+", default=[])
 GIN = option(
     "--gin", "gin file, yours or dqlab's; later ones win", metavar="FILE", action="append", completer=complete_gin_file
 )

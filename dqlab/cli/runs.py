@@ -25,9 +25,7 @@ A_RUN = "folder of a run, or of a grid"
 RUN = option("run", A_RUN, type=expanded, metavar="RUN")
 
 
-@command(
-    "list", "dqlab runs list runs", option("folder", "runs by default", nargs="?", type=expanded, default=Path("runs"))
-)
+@command("list", "dqlab runs list", option("folder", "runs by default", nargs="?", type=expanded, default=Path("runs")))
 def _list(args: argparse.Namespace) -> None:
     """Show the runs and grids in a folder."""
     from rich.table import Table
@@ -91,43 +89,36 @@ def _show(args: argparse.Namespace) -> None:
     from dqlab.printing import Console
     from dqlab.tracking.folders import is_grid, read_facts, read_notes
 
-    path, facts, notes, console = args.run, read_facts(args.run), read_notes(args.run), Console()
+    path, console = args.run, Console()
+    facts: Mapping[str, Any] = read_facts(path)
+    notes, data, page = read_notes(path), facts.get("data"), path / "report" / "index.html"
+    about = {
+        "state": _state(path),
+        "grid": facts.get("name"),
+        **{name: facts.get(name) for name in ("reason", "task", "algorithm", "cell", "physics")},
+        "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
+        "tasks": ", ".join(facts.get("tasks", ())),
+        "seeds": " ".join(map(str, facts.get("seeds", ()))),
+        "cells": facts.get("cells"),
+        "data": data and f"{data['source']}, SHA-256 {data['digest'][:12]}",
+        "caveat": facts.get("caveat"),
+        "device": "device" in facts and f"{facts['device']} ({facts['device_name']})",
+        "versions": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),
+        "commit": facts.get("git_commit"),
+        "report": page.exists() and page,
+        "tags": _in_words(notes["tags"]),
+        "note": notes["note"],
+    }
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    about = {"state": _state(path), **(_of_grid if is_grid(path) else _of_run)(path, facts)}
-    for name, text in {**about, "tags": _in_words(notes["tags"]), "note": notes["note"]}.items():
-        if text:
+    for name, text in about.items():
+        if text:  # a run and a grid have some of these each
             table.add_row(name, str(text))
     console.print(f"{path}", soft_wrap=True)
     console.print(table)
     if not is_grid(path):
         console.print(_scores(path, facts))
-
-
-def _of_run(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
-    data = facts["data"]
-    return {
-        **{name: facts.get(name, "") for name in ("reason", "task", "algorithm", "cell", "physics")},
-        "seeds": " ".join(map(str, facts["seeds"])),
-        "data": f"{data['source']}, SHA-256 {data['digest'][:12]}",
-        "caveat": facts["caveat"],
-        "device": f"{facts['device']} ({facts['device_name']})",
-        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "commit": facts["git_commit"],
-    }
-
-
-def _of_grid(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
-    return {
-        "grid": facts["name"],
-        "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
-        "tasks": ", ".join(facts.get("tasks", ())),
-        "seeds": " ".join(map(str, facts.get("seeds", ()))),
-        "cells": facts.get("cells", ""),
-        "caveat": facts.get("caveat", ""),
-        "report": str(page) if (page := path / "report" / "index.html").exists() else "",
-    }
 
 
 def _scores(path: Path, facts: Mapping[str, Any]) -> Any:
@@ -209,7 +200,7 @@ def sparkline(values: Iterable[float]) -> str:
 
 @command(
     "tag",
-    "dqlab runs tag runs/mine baseline --remove",
+    "dqlab runs tag runs/mine baseline paper=table1",
     RUN,
     option("tags", "letters, digits, dots and dashes in names", nargs="+", metavar="NAME[=VALUE]"),
     switch("--remove", "take these away"),
@@ -227,9 +218,7 @@ def _tag(args: argparse.Namespace) -> None:
     _write_notes(args.run, tags=left if args.remove else {**tags, **given})
 
 
-@command(
-    "note", 'dqlab runs note runs/mine "as it was"', RUN, option("text", "in place of any earlier one; '' removes it")
-)
+@command("note", 'dqlab runs note runs/mine "as it was"', RUN, option("text", "replaces an earlier one; '' removes it"))
 def _note(args: argparse.Namespace) -> None:
     """Write a note about a run."""
     _check_own(args.run)
@@ -301,19 +290,8 @@ def _agreed(path: Path) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-RUNS = Command(
-    "runs",
-    "List runs and grids, follow, tag, annotate and delete them.",
-    """
-    dqlab runs list
-    dqlab runs show runs/mine
-    dqlab runs tail runs/mine
-    dqlab runs tag runs/mine baseline paper=table1
-    dqlab runs note runs/mine "the one with the old critic"
-    dqlab runs rm runs/mine
-    """,
-    commands=[_list, _show, _tail, _tag, _note, _rm],
-)
+OF_RUNS = (_list, _show, _tail, _tag, _note, _rm)
+RUNS = Command("runs", "List runs and grids, follow, tag, annotate and delete them.", commands=OF_RUNS)
 
 
 @command(

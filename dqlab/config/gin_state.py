@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from itertools import accumulate
 from typing import Any
@@ -25,9 +25,9 @@ def bound_parameters() -> dict[str, Any]:
     return _by_name(gin_config._CONFIG)
 
 
-def bound_value(name: str, default: Any = None) -> Any:
+def bound_value(name: str) -> Any:
     """What a parameter gets from the current configuration, by complete name: references and macros are evaluated."""
-    return copy.deepcopy(bound_parameters().get(name, default))
+    return copy.deepcopy(bound_parameters().get(name))
 
 
 def bind_parameter(name: str, value: Any) -> None:
@@ -76,17 +76,13 @@ def parameters_read() -> set[str]:
 
 
 def without_effect(name: str, known: Collection[str], elsewhere: str | tuple[str, ...]) -> str:
-    """A sentence on a parameter that is not among those `known` to be read, nor begins as those read `elsewhere`.
-
-    It names one of the same name elsewhere, before one whose whole name is similar.
-    """
+    """A sentence on a parameter that is not among those `known` to be read, nor begins as those read `elsewhere`."""
     if complete_name(name) in known or complete_name(name).startswith(elsewhere):
         return ""
     brief, parameter = [_abbreviate(other) for other in known if "." in other], name.rpartition(".")[2]
     alike = get_close_matches(parameter, {other.rpartition(".")[2] for other in brief}, n=1, cutoff=0.75)
-    same = [other for other in brief if [other.rpartition(".")[2]] == alike]
-    by_likeness = sorted(same, key=lambda other: -SequenceMatcher(None, other, name).ratio())
-    hint = f"Did you mean {' or '.join(by_likeness[:3])}?" if same else nearest(name, brief)
+    same = sorted(other for other in brief if [other.rpartition(".")[2]] == alike)
+    hint = f"Did you mean {' or '.join(same[:3])}?" if same else nearest(name, brief)
     return f"{name} has no effect: nothing here reads it. {hint}"
 
 
@@ -123,7 +119,6 @@ def remove_configurable(selector: str) -> None:
         gin_config._INVERSE_REGISTRY.pop(gin_config._REGISTRY.pop(selector).wrapped, None)
 
 
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
 """gin's variables that make up the current configuration."""
 
@@ -155,8 +150,8 @@ def check_calls() -> None:
             # which scope a call is made in is known only then: what any scope binds will do
             bound = {each for (_, other), given in config.items() if other == selector for each in given}
             parameters = inspect.signature(reference.configurable.wrapped).parameters.values()
-            needed = [p.name for p in parameters if p.default is p.empty and p.kind in NAMED]
-            if lacking := [each for each in needed if each not in bound]:
+            named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if lacking := [p.name for p in named if p.default is p.empty and p.name not in bound]:
                 add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
                 raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
         graph[key] = [child for _, _, child in calls]

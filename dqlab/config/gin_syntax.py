@@ -59,10 +59,7 @@ class _AsText(config_parser.ParserDelegate):  # type: ignore[misc]
 
 
 def parse_bindings(text: str, name: str = "config.gin") -> dict[str, Any]:
-    """A gin text's bindings as `configurable.parameter` -> value; references are texts, such as `@gymnasium_task()`.
-
-    A ConfigError that calls it by `name` where it is no gin text.
-    """
+    """A gin text's bindings, references as texts such as `@vp()`; where it is none, a ConfigError about `name`."""
     found = parse_statements(text, name, _AsText())
     return {written_name(s): plain_value(s.value) for s, _ in found if isinstance(s, config_parser.BindingStatement)}
 
@@ -77,10 +74,7 @@ def quote_value(binding: str) -> str:
 
 
 def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tuple[Any, str]]:
-    """What a text says, and where: `name` with the line, or alone where it begins with `--`.
-
-    A ConfigError where gin's parser cannot read it, or a reference is to nothing.
-    """
+    """A text's statements, and where each stands: `name` (with the line, unless it begins with `--`); a ConfigError."""
     parser, numbered = None, "{}" if name.startswith("--") else "{}:{}"
     try:
         parser = config_parser.ConfigParser(text, delegate or gin_config.ParserDelegate())

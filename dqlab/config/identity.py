@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dqlab.errors import ConfigError, nearest
+from dqlab.errors import ConfigError
 
 EXPERIMENT_FIELDS: Mapping[str, tuple[str, ...]] = {
     "computed": ("algorithm", "physics", "env_backend", "dtype", "action_chunk", "precision"),
@@ -64,9 +64,6 @@ TASK = "experiment.Experiment.task"
 SOURCES = "data.load_dataset.sources"
 OF_GRIDS = "ablation."
 """Modules in gin of what describes a grid, and not its cells."""
-_NOT_OF_RUNS = (OF_GRIDS, "tracking.", "collection.")
-_ABOUT_GRIDS = ("Grid.", "Report.")
-"""How the configuration of a run that a grid has trained names what describes the grid."""
 
 
 def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -79,7 +76,7 @@ def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 def belongs_to_cell(name: str) -> bool:
     """Whether a parameter that is read, by its complete name, is part of what a cell of a grid is known by."""
     apart = name.removeprefix("experiment.Experiment.") in EXPERIMENT_FIELDS["replicas"] + EXPERIMENT_FIELDS["machine"]
-    apart |= name.startswith(_NOT_OF_RUNS) or short_name(name) in WITHOUT_EFFECT
+    apart |= name.startswith((OF_GRIDS, "tracking.", "collection.")) or short_name(name) in WITHOUT_EFFECT
     return not apart or name == SOURCES  # by which the dataset is found, whose digest then stands for them
 
 
@@ -91,7 +88,7 @@ def is_as_before(name: str, value: Any) -> bool:
 def describes_setting(name: str, value: Any) -> bool:
     """Whether runs are grouped by a parameter when they are compared; one that came later, where its value is new."""
     apart = any(name.removeprefix("Experiment.") in EXPERIMENT_FIELDS[role] for role in ("task", "replicas", "machine"))
-    apart |= name in WITHOUT_EFFECT or name.startswith(_ABOUT_GRIDS)
+    apart |= name in WITHOUT_EFFECT or name.startswith(("Grid.", "Report."))  # what describes a grid that trained it
     return not apart and LATER.get(name, ...) != value
 
 
@@ -129,12 +126,9 @@ class Replica:
     @classmethod
     def read(cls, name: str, given: Any) -> Replica:
         """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`."""
-        place, keys = f"Experiment.replicas['{name}']", ("seed", "cell", "points", "set")
-        if not isinstance(given, Mapping) or "seed" not in given:
+        if not isinstance(given, Mapping) or "seed" not in given or set(given) - {"seed", "cell", "points", "set"}:
             wanted = "{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}"
-            raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
-        if unknown := [str(key) for key in given if key not in keys]:
-            raise ConfigError(f"{place} has no '{unknown[0]}'. {nearest(unknown[0], keys)}")
+            raise ConfigError(f"Experiment.replicas['{name}'] must be {wanted}, not {given!r}.")
         return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
 
     def as_dict(self) -> dict[str, Any]:

@@ -20,8 +20,6 @@ from dqlab.config.registry import NameTakenError, Registry, fill_registries
 from dqlab.errors import ConfigError, message_of, nearest
 from dqlab.files import sha256_of
 
-GROUP = "dqlab.plugins"
-
 
 def load_plugins(modules: Sequence[str] = ()) -> None:
     """Import every installed plugin, then the named modules.
@@ -40,14 +38,11 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
 
 def installed_plugins() -> list[EntryPoint]:
     """The installed plugins, in the order of their names."""
-    return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
+    return sorted(entry_points(group="dqlab.plugins"), key=lambda entry: (entry.name, entry.value))
 
 
 def load_one(name: str) -> str:
-    """Load all plugins and make sure of one, named by entry point, distribution or module; returns its package.
-
-    A ConfigError where there is none of that name, or it fails.
-    """
+    """Load all plugins and make sure of one, by entry point, distribution or module; its package, or a ConfigError."""
     load_plugins()
     points = [point for point in installed_plugins() if name in (point.name, point.dist and point.dist.name)]
     module = points[0].module if points else name
@@ -101,8 +96,11 @@ def _load(point: EntryPoint) -> None:
             traceback.print_exc()
         if isinstance(error, NameTakenError):
             registry = Registry.kinds[error.kind]
-            if error.name in registry and registry.entry(error.name).package != "dqlab":
-                registry.contest(error.name, f"{reason} Until then nobody has it.")
+            other = registry.entries.get(error.name)
+            if other and other.package != "dqlab":  # nobody has the name then, in gin files too
+                registry.remove(error.name)
+                said = f"{reason} Until then nobody has it."
+                Registry.contested |= {f"{error.kind}.{each}": said for each in (error.name, other.gin_name) if each}
 
 
 def _package(module: str) -> str:

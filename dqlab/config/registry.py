@@ -1,7 +1,4 @@
-"""One registry class for every exchangeable component: a decorator names the component and makes it a gin configurable.
-
-All are looked up here; nothing in dqlab asks `if name == ...`.
-"""
+"""One registry class for every exchangeable component: a decorator names it, and makes it a gin configurable."""
 
 from __future__ import annotations
 
@@ -163,12 +160,6 @@ class Registry(Generic[T]):
         entry = self.entries.pop(name)
         if entry.gin_name:
             remove_configurable(self.selector(entry))
-
-    def contest(self, name: str, reason: str) -> None:
-        """Let nobody have a name that plugins claim: whoever chooses it, in gin too, is told the reason."""
-        gin_name = self.entries[name].gin_name
-        self.remove(name)
-        Registry.contested |= {f"{self.kind}.{each}": reason for each in (name, gin_name) if each}
 
     def names(self) -> list[str]:
         """All names, sorted."""

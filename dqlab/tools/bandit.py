@@ -34,9 +34,7 @@ Array = NDArray[Any]
 
 
 class FigureRow(NamedTuple):
-    """One row of the figure: the data under the label `truth`, with their rewards as colour or without, then policies:
-    the label of each, and the gin file that trains it.
-    """
+    """A row of the figure: the data, labelled `truth`, coloured by rewards or not; then policies, label -> gin file."""
 
     title: str
     truth: str
@@ -88,14 +86,10 @@ class Cloud(NamedTuple):
 
 
 def draw_bandit(out: Path, bindings: Sequence[str], samples: int, rows: Sequence[FigureRow] = ROWS) -> None:
-    """Train what is missing, draw the figure and write its numbers.
+    """Train what is missing into `out`, draw the figure there (bandit.png) and write numbers.json and numbers.md.
 
-    A DqlabError where a run cannot be trained, or is there with another configuration.
-
-    Args:
-        out: folder of the runs, of `bandit.png`, `numbers.json` and `numbers.md`.
-        bindings: `Configurable.parameter=value` strings for every run.
-        samples: actions drawn from each policy, of which there are these `rows`.
+    `bindings` hold for every run, `samples` actions are drawn from each policy. A DqlabError where a run cannot be
+    trained, or is there with another configuration.
     """
     if samples < 1:
         raise ConfigError(f"--samples must be at least 1, not {samples}.")
@@ -121,15 +115,11 @@ def draw_bandit(out: Path, bindings: Sequence[str], samples: int, rows: Sequence
 
 
 def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], console: Console) -> None:
-    """Every panel's run that is not finished, one after the other, with a line each.
-
-    A mistake in any of them shows before the first is trained: a RunError where one was configured otherwise.
-    """
+    """Every panel's run that is not finished, with a line each; mistakes in any show before the first is trained."""
     named = [(f"{row.title}, {label}", gin) for row in rows for label, gin in row.panels.items()]
-    panels, read = [], set[str]()
-    for label, gin in named:
-        folder = RunFolder(out / Path(gin).stem)
-        panels.append((label, gin, folder))
+    panels = [(label, gin, RunFolder(out / Path(gin).stem)) for label, gin in named]
+    read = set[str]()
+    for _, gin, folder in panels:
         loaded, experiment, _ = gin_files.load_gin([gin], bindings), Experiment(), Tracking()
         check_experiment(experiment)
         load_data(experiment)
@@ -137,10 +127,8 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], consol
         now = gin_files.operative_text(loaded)
         before = read_text(folder.config) if folder.finished else now
         if found := changed_results(parse_bindings(before), parse_bindings(now)):
-            raise RunError(
-                f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. Delete it to train "
-                "it again, or choose another --out."
-            )
+            said = f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}"
+            raise RunError(f"{said}. Delete it to train it again, or choose another --out.")
     gin_files.check_parameters_read(bindings, read)
     for number, (label, gin, folder) in enumerate(panels, 1):
         name, done, started = f"[{number}/{len(panels)}] {label}", "finished before", time.monotonic()
@@ -148,11 +136,8 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], consol
             with console.status(f"{name}: training"):
                 train(gin_files.load_gin([gin], bindings), folder.path, resume=True, quiet=True)
             done = f"{time.monotonic() - started:.0f} s"
-        console.print(f"{name}: {_last_step(folder):,} updates, {done}", highlight=False, soft_wrap=True)
-
-
-def _last_step(folder: RunFolder) -> int:
-    return folder.chosen_step(folder.replicas()[0], "last")
+        steps = folder.chosen_step(folder.replicas()[0], "last")
+        console.print(f"{name}: {steps:,} updates, {done}", highlight=False, soft_wrap=True)
 
 
 def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) -> list[Cloud]:
@@ -170,15 +155,12 @@ def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) ->
 
 
 def policy_samples(path: Path, count: int) -> Array:
-    """Actions (count, A) of a finished run's last policy, of its first replica, in the state of zeros.
-
-    The noise is a function of its seed, so the same run gives the same samples. A RunError where it has not finished.
-    """
+    """Actions (count, A) of a finished run's last policy, its first replica's, in the state of zeros, by its seed."""
     folder = RunFolder(path)
     replica = folder.replicas()[0]
     gin_files.load_gin([folder.config], stored=True)
     pack = build_pack(Experiment(), [replica])
-    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, _last_step(folder)))
+    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
     pack.load(0, weights)
     generator = generator_for(replica.seed, "figure", 0, pack.device)
     noise = draw_noise(pack.algorithm.sample_action_noise(pack.dims, count), generator, pack.dtype, count=1)
@@ -224,8 +206,7 @@ def _draw_cloud(axes: Any, cloud: Cloud) -> None:
         axes.scatter(*cloud.actions.T, s=7, c=colours, alpha=0.45, linewidths=0, zorder=3)
     else:
         drawn = axes.scatter(*cloud.actions.T, s=7, c=cloud.rewards, alpha=0.7, linewidths=0, zorder=3)
-        scale = axes.inset_axes((0.27, 0.475, 0.46, 0.035))
-        bar = axes.figure.colorbar(drawn, cax=scale, orientation="horizontal")
+        bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((0.27, 0.475, 0.46, 0.035)), orientation="horizontal")
         bar.ax.tick_params(labelsize=7, length=2, pad=1)
         bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)
     axes.set_title(cloud.title, fontsize=11, color=TEXT)

@@ -73,15 +73,10 @@ def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[
     kind = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
     bound, default = bound_of(parameter.annotation), parameter.default
     typed = f"{bound.plain}, {bound.wanted}" if bound else kind.strip("'")
-    set_by = "gin" if parameter.name in by_gin else "caller"
-    known = {"name": parameter.name, "annotation": typed, "set_by": set_by}
+    known = {"name": parameter.name, "annotation": typed, "set_by": "gin" if parameter.name in by_gin else "caller"}
     if default is not parameter.empty:
-        known["default"] = default if is_plain(default) else _default(default)
+        known["default"] = default if is_plain(default) else getattr(default, "__name__", repr(default))
     return known
-
-
-def _default(value: Any) -> str:
-    return value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
 
 
 def components_as_json(kind: str | None) -> str:
@@ -101,7 +96,8 @@ def print_components(kind: str | None) -> None:
             name, text = (f"{len(others) + 1} names", entry.family) if others else (entry.name, entry.summary)
             lines.add_row(f"  {name}", text)
             details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
-            details += [f"{key}={_default(value)}" for key, value in gin_parameters(registry, entry).items()]
+            given = gin_parameters(registry, entry).items()
+            details += [f"{key}={getattr(value, '__name__', repr(value))}" for key, value in given]
             such = f"such as {entry.name}: {entry.summary}" if others else ""
             for line in filter(None, (such, ", ".join(details), entry.source)):
                 lines.add_row("", Text(line, style="dim"))

@@ -126,8 +126,8 @@ def packages() -> DoctorFinding:
     lacking, outside = unmet_requirements(requirements)
     if not lacking + outside:
         return DoctorFinding(OK, f"{here}; all {len(requirements)} packages that it requires")
-    text = f"{here}; {', '.join(lacking + outside)}"
-    return DoctorFinding(BROKEN if lacking else WARNING, text, "pip install dqlab brings the right ones")
+    fix = "pip install dqlab brings the right ones"
+    return DoctorFinding(BROKEN if lacking else WARNING, f"{here}; {', '.join(lacking + outside)}", fix)
 
 
 TORCH = """
@@ -165,25 +165,22 @@ def device_finding(facts: dict[str, Any]) -> DoctorFinding:
         return DoctorFinding(OK, f"{build}; {len(names)} x CUDA: {'; '.join(dict.fromkeys(names))}")
     if not Path("/proc/driver/nvidia/version").exists():
         return DoctorFinding(OK, f"{build}; CPU; there is no NVIDIA driver")
+    fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
     if not facts["cuda"]:
         fix = "install a CUDA build of PyTorch (pytorch.org/get-started)"
-        return DoctorFinding(WARNING, f"{build}; CPU, though there is an NVIDIA driver", fix)
-    fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
     return DoctorFinding(WARNING, f"{build}; CPU: PyTorch finds no device of the NVIDIA driver", fix)
 
 
 def toolchain() -> DoctorFinding:
     """Compiles what Inductor's programs include."""
     fix = "apt-get install g++ python3-dev"
-    found = cpp_compiler()
-    if not found:
+    if not (found := cpp_compiler()):
         return DoctorFinding(MISSING, "no g++, clang++ or $CXX: on a CPU updates run uncompiled, slower", fix)
     includes = '#include <Python.h>\n#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n'
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tried.cpp").write_text(includes)
         options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_paths()['include']}"]
-        command = [found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"]
-        tried = attempt_command(command, timeout=SECONDS)
+        tried = attempt_command([found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"], timeout=SECONDS)
     if not tried.trouble:
         return DoctorFinding(OK, f"{found} compiles with OpenMP and Python.h")
     return DoctorFinding(BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
@@ -241,12 +238,11 @@ def mlflow() -> DoctorFinding:
 
 
 EXACT = 1e-9
-REPLAY = "from dqlab.tools.doctor import largest_error; print(*largest_error())"
 
 
 def physics() -> DoctorFinding:
     """Steps of a D4RL environment, repeated."""
-    tried = run_isolated(REPLAY, timeout=SECONDS)
+    tried = run_isolated("from dqlab.tools import doctor; print(*doctor.largest_error())", timeout=SECONDS)
     wanted = next(f"{item.name}{item.specifier}" for item in requirements_of() if item.name == "mujoco")
     if tried.trouble:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
         fix = "unset MUJOCO_GL, or " * bool(os.environ.get(VARIABLE)) + f"pip install --force-reinstall '{wanted}'"

@@ -83,24 +83,21 @@ def new_task(
 
 def _rule(columns: Columns, task: Task, given: str) -> str:
     """How the data's actions are meant; a ConfigError where it cannot be told, a DataError where no way fits them."""
-    if given:
-        unit_actions(columns, action_rule(task, given))
-        return given
-    refusals: dict[str, DataError] = {}
-    for name in ("unit", "env"):
+    fitting, refusals = [], []
+    for rule in [given] if given else ["unit", "env"]:
         try:
-            unit_actions(columns, action_rule(task, name))
+            unit_actions(columns, action_rule(task, rule))
+            fitting.append(rule)
         except DataError as error:
-            refusals[name] = error
-    if len(refusals) == 2:
-        raise refusals["env"]
+            refusals.append(error)
+    if not fitting:
+        raise refusals[-1]
     low, high = action_bounds(task)
-    if refusals or is_unit(low, high):
-        return "env" if "unit" in refusals else "unit"
-    raise ConfigError(
-        f"{columns.where}: all actions lie in [-1, 1] and within the environment's bounds, {bounds_text(low, high)}. "
-        "Say how they are meant: --action-bounds unit (shares of the bounds), or env (the environment's units)."
-    )
+    if len(fitting) == 1 or is_unit(low, high):
+        return fitting[0]
+    said = f"all actions lie in [-1, 1] and within the environment's bounds, {bounds_text(low, high)}"
+    ways = "--action-bounds unit (shares of the bounds), or env (the environment's units)"
+    raise ConfigError(f"{columns.where}: {said}. Say how they are meant: {ways}.")
 
 
 def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:

@@ -140,5 +140,4 @@ def print_scored(scored: Mapping[str, Any]) -> None:
     console.print(table)
     low, high = scored["min_return"], scored["max_return"]
     console.print(f"n = {scored['n']}; a return of {low} scores 0, {high} scores 100.\nSource: {scored['source']}.")
-    why = "because the score is linear: the official code, which averages returns first, prints the same"
-    console.print(f"The mean score is the score of the mean return, {why}.")
+    console.print("The mean score is that of the mean return, as the official code prints it: the score is linear.")

@@ -144,7 +144,10 @@ def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
         ({"seed": 0, "set": {"DiffusionQL.eta": "high"}}, r"replicas\['it'\]: DiffusionQL.eta must be of type float"),
         ({"seed": 0, "set": {"DiffusionQL.eta": -1.0}}, r"replicas\['it'\]: DiffusionQL.eta must be at least 0"),
         ({"seed": -1}, "seed must be an integer"),
-        ({"seed": 0, "sets": {}}, "has no 'sets'. Did you mean 'set'"),
+        (
+            {"seed": 0, "sets": {}},
+            "must be {'seed': ..., 'cell': ..., 'points': ..., 'set': ...}, not {'seed': 0, 'sets'",
+        ),
         ({"cell": "N=1"}, "must be {'seed'"),
         (3, "must be {'seed'"),
     ],

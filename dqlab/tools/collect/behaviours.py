@@ -78,6 +78,14 @@ class PolicyBehaviour(Behaviour):
 
         return EpisodeRows.take(roll_out(self, amount, key), amount)
 
+    def _check_shapes(self, what: str, *shapes: Any) -> None:
+        """A ConfigError unless a policy's shapes of observations and of actions are those of the task."""
+        task = self.context.task
+        wanted = (task.state_dim,), (task.action_dim,)
+        if shapes != wanted:
+            given, needed = ("observations {} and actions {}".format(*each) for each in (shapes, wanted))
+            raise ConfigError(f"{what} is a policy for {given}; {task.robot} has {needed}.")
+
     @cached_property
     def folder(self) -> str:
         """Name of the folder for its episodes."""
@@ -126,10 +134,8 @@ class PythonFunction(PolicyBehaviour):
         try:
             self._function: Callable[..., Any] = getattr(importlib.import_module(module), name)
         except (ImportError, ValueError, AttributeError) as error:
-            raise ConfigError(
-                f"'python:{self.argument}' cannot be imported ({error}). Write python:MODULE:FUNCTION; the module must "
-                "be installed, or on PYTHONPATH."
-            ) from error
+            advice = "Write python:MODULE:FUNCTION; the module must be installed, or on PYTHONPATH."
+            raise ConfigError(f"'python:{self.argument}' cannot be imported ({error}). {advice}") from error
         if not callable(self._function):
             raise ConfigError(f"'python:{self.argument}' is no function.")
 
@@ -178,16 +184,12 @@ class DqlabRun(PolicyBehaviour):
         from dqlab.training.execution.modes import Eager
         from dqlab.training.programs import SamplerCore
 
-        folder, task = self._folder, self.context.task
+        folder = self._folder
         first = folder.replica(folder.replicas()[0].name)
         place, seed = (folder.path, self._seed) if self._seed >= 0 else (first, None)
         policy = load_policy(place, self._which, seed=seed)
         ours = policy.task
-        if (ours.state_dim, ours.action_dim) != (task.state_dim, task.action_dim):
-            raise ConfigError(
-                f"The run in {folder.path} is of {ours.name} (state {ours.state_dim}, action {ours.action_dim}); "
-                f"{task.robot} has state {task.state_dim}, action {task.action_dim}."
-            )
+        self._check_shapes(f"{folder.path} (a run of {ours.name})", (ours.state_dim,), (ours.action_dim,))
         with policy.ready():
             self._core = SamplerCore(policy.pack, self.rows, Eager())
         self._policy = policy
@@ -230,10 +232,7 @@ class SavedPolicy(PolicyBehaviour):
     deterministic = False
 
     def read(self, path: Path, statistics: Path | None) -> None:
-        """Read the policy, whatever the algorithm: its class, its arguments and its weights are all in the file.
-
-        The statistics are those of VecNormalize, by which it sees observations. Raises a ConfigError.
-        """
+        """Read a policy, of any algorithm, and VecNormalize's statistics, by which it is shown observations."""
         if not path.is_file():
             raise ConfigError(f"There is no file '{path}' (sb3:PATH.zip in Collection.mixture).")
         import_sb3()
@@ -248,9 +247,8 @@ class SavedPolicy(PolicyBehaviour):
             self._policy = data["policy_class"](*spaces, lambda _: 0.0, **given)
             self._policy.load_state_dict(weights["policy"])
         except ImportError as error:
-            raise ConfigError(
-                f"{path} needs a module that cannot be imported here ({error}): install it, or put it on PYTHONPATH."
-            ) from error
+            said = f"{path} needs a module that cannot be imported here ({error})"
+            raise ConfigError(f"{said}: install it, or put it on PYTHONPATH.") from error
         except Exception as error:  # unpickling may fail in any way
             raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged ({error!r:.200}).") from error
         self._policy.set_training_mode(False)
@@ -258,24 +256,18 @@ class SavedPolicy(PolicyBehaviour):
             try:
                 self._normalise = pickle.loads(statistics.read_bytes()).normalize_obs
             except Exception as error:  # unpickling may fail in any way
-                raise ConfigError(
-                    f"{statistics} holds no statistics of VecNormalize, or is damaged ({error!r:.200})."
-                ) from error
-        task = self.context.task
+                said = f"{statistics} holds no statistics of VecNormalize, or is damaged"
+                raise ConfigError(f"{said} ({error!r:.200}).") from error
         spaces = self._policy.observation_space, self._policy.action_space
-        if tuple(getattr(space, "shape", None) for space in spaces) != ((task.state_dim,), (task.action_dim,)):
-            raise ConfigError(
-                f"{path} is a policy for observations {spaces[0]} and actions {spaces[1]}; {task.robot} has "
-                f"{task.state_dim} and {task.action_dim}."
-            )
+        what = f"{path}, from {spaces[0]} to {spaces[1]},"
+        self._check_shapes(what, *(getattr(space, "shape", None) for space in spaces))
 
     def about(self) -> str:
         how = "deterministic" if self.deterministic else "stochastic"
         return f"stable-baselines3's {type(self._policy).__name__} in {self.path.name}, {how}"
 
     def identity(self) -> str:
-        files = [self.path, *([self._statistics] if self._statistics else [])]
-        return f"sb3 {[sha256_of(file) for file in files]} {self.deterministic}"
+        return f"sb3 {[sha256_of(file) for file in (self.path, self._statistics) if file]} {self.deterministic}"
 
     def begin(self, seed: int) -> ActionFunction:
         import torch

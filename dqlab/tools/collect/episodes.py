@@ -41,8 +41,7 @@ class Amount:
         count = self.episodes or self.transitions
         exact = np.array(list(shares.values())) * count
         counts = np.floor(exact + TOLERANCE).astype(int)
-        short = count - int(counts.sum())
-        counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
+        counts[np.argsort(counts - exact, kind="stable")[: count - int(counts.sum())]] += 1
         if count and not counts.all():
             raise ConfigError(f"{count} are too few for shares {dict(shares)}: one would be empty. Ask for more.")
         unit = "episodes" if self.episodes else "transitions"
@@ -52,10 +51,8 @@ class Amount:
         """Episodes that suffice, spread evenly over all of these; or a DataError."""
         lengths = lengths_of(episodes)
         if self.exceeds(episodes):
-            raise DataError(
-                f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
-                f"({self.episodes or self.transitions:,}). Ask for fewer, or train for longer."
-            )
+            said = f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for"
+            raise DataError(f"{said} ({self.episodes or self.transitions:,}). Ask for fewer, or train for longer.")
         if self.episodes:
             return [episodes[number * len(lengths) // self.episodes] for number in range(self.episodes)]
         total, taken, passed, chosen = sum(lengths), 0, 0, []
@@ -87,10 +84,9 @@ def join_rows(episodes: Sequence[Rows]) -> Rows:
 
 def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
     """Write whole episodes into one file, whole or not at all; a DataError where it cannot be written."""
-    lengths = np.array(lengths_of(episodes), dtype=np.int64)
     rows = join_rows(episodes) if episodes else {}
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **rows, lengths=lengths)  # type: ignore[arg-type]
+        np.savez(file, **rows, lengths=np.array(lengths_of(episodes), dtype=np.int64))  # type: ignore[arg-type]
 
 
 def load_episodes(path: Path) -> list[Rows]:

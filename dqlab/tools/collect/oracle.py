@@ -53,10 +53,8 @@ class ScriptedOracle(PolicyBehaviour):
         self._environment = environment_of(task.name)
         self._first = self._environment.split("-")[0]
         if task.benchmark != BENCHMARK or self.argument not in WAYS or self._first not in RANDOM_ACTIONS:
-            raise ConfigError(
-                f"'oracle:{self.argument}' on {task.name}: there are oracle:play and oracle:noisy, on OGBench's tasks "
-                f"of {', '.join(RANDOM_ACTIONS)}."
-            )
+            there_are = f"oracle:play and oracle:noisy, on OGBench's tasks of {', '.join(RANDOM_ACTIONS)}"
+            raise ConfigError(f"'oracle:{self.argument}' on {task.name}: there are {there_are}.")
 
     def about(self) -> str:
         return f"OGBench's scripted oracle '{self.argument}', noise {self._noise:g}"
@@ -77,8 +75,9 @@ class ScriptedOracle(PolicyBehaviour):
         """What holds for an episode goes by the seed; oracles draw from numpy's global generator, the environment's."""
         generator = np.random.default_rng(seed)
         stacking = generator.uniform(*STACKING.get(self._environment, (0.5, 0.5)))
-        deviation = generator.uniform(0.0, self._noise) * NOISE_SCALE if self.argument == "noisy" else 0.0 * NOISE_SCALE
-        random = RANDOM_ACTIONS[self._first] if self.argument == "noisy" else 0.0
+        deviation, random = 0.0 * NOISE_SCALE, 0.0
+        if self.argument == "noisy":
+            deviation, random = generator.uniform(0.0, self._noise) * NOISE_SCALE, RANDOM_ACTIONS[self._first]
         oracle_of, current = cache(self._oracle), None
 
         def turn(observation: Array, info: Mapping[str, Any]) -> Any:

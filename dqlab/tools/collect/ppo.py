@@ -71,15 +71,13 @@ class BehaviourTraining:
         return [min(count, last) * update for count in range(every, last + every, every)]
 
     def run(self, context: CollectionContext) -> list[Path]:
-        """Train what is not trained yet; returns the policies' files, oldest first, in a folder by these settings.
+        """Train what is not trained yet; the policies' files, oldest first, with VecNormalize's (.pkl) beside each.
 
-        VecNormalize's statistics lie beside each (.pkl), and, to `record`, all that is experienced (`experience_of`). A
-        ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
+        A ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
         """
         task, folder, steps = context.task, context.folder / "behaviour", self.targets[-1]
         context.log(f"Behaviour policies for {task.robot}: {steps:,} steps of PPO (kept in {folder})")
-        facts = f"{self} {env_key(task, self.physics)}"
-        folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
+        folder = folder / hashlib.sha256(f"{self} {env_key(task, self.physics)}".encode()).hexdigest()[:10]
         paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
             parts = [path, path.with_suffix(".pkl"), *([experience_of(path)] if context.record else [])]
@@ -96,12 +94,11 @@ class BehaviourTraining:
 
         episodes = deque[Any](maxlen=None if record else 0)
         recorders = [EpisodeRecorder(make_env(task, self.physics), episodes.append) for _ in range(self.n_envs)]
-        seed = int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # networks so small are fastest; and results depend on the number in the last bit
         try:
             model = self._model(recorders, before, target)
-            model.set_random_seed(seed)
+            model.set_random_seed(int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1))
             model.learn(target - model.num_timesteps, reset_num_timesteps=False)
         finally:
             torch.set_num_threads(threads)
@@ -201,10 +198,9 @@ class CollectionContext:
             return self.task
         best = max(self.mean_returns.values())
         if best <= self.random_return:
-            raise DataError(
-                f"No policy of {self.task.robot} is better than random actions (return {self.random_return:.1f}; best "
-                f"{best:.1f}). Train for longer (BehaviourTraining.steps)."
-            )
+            returns = f"return {self.random_return:.1f}; best {best:.1f}"
+            said = f"No policy of {self.task.robot} is better than random actions ({returns})"
+            raise DataError(f"{said}. Train for longer (BehaviourTraining.steps).")
         return replace(self.task, min_score=self.random_return, max_score=best)
 
     def of_level(self, level: str) -> Path:
@@ -214,12 +210,10 @@ class CollectionContext:
         inside = {path: score for path, score in scores.items() if low <= score <= high}
         if not inside:
             near = min(scores, key=lambda path: max(low - scores[path], scores[path] - high))
-            raise DataError(
-                f"No {level} policy: no checkpoint scores between {low:g} and {high:g} (best: "
-                f"{max(scores.values()):.1f}; nearest: {scores[near]:.1f}, {near.stem}). Train longer "
-                "(BehaviourTraining.steps), save more often (checkpoint_every), another seed, or widen the range "
-                f"(Collection.{level}_scores)."
-            )
+            there = f"best: {max(scores.values()):.1f}; nearest: {scores[near]:.1f}, {near.stem}"
+            said = f"No {level} policy: no checkpoint scores between {low:g} and {high:g} ({there})"
+            train = "Train longer (BehaviourTraining.steps), save more often (checkpoint_every), try another seed"
+            raise DataError(f"{said}. {train}, or widen the range (Collection.{level}_scores).")
         return min(inside, key=lambda path: abs(inside[path] - wanted))
 
     def _mean_return(self, name: str, policy: SavedPolicy | UniformRandom) -> float:
@@ -263,18 +257,14 @@ class PPOPolicy(SavedPolicy):
         return f"PPO checkpoint {self.path.stem}, stochastic"
 
 
-@behaviours.register(
-    "medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO in place of SAC", cites=("fu2020d4rl",)
-)
+@behaviours.register("medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO for SAC", cites=("fu2020d4rl",))
 class Medium(PPOPolicy):
     """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
 
     level = "medium"
 
 
-@behaviours.register(
-    "expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO in place of SAC", cites=("fu2020d4rl",)
-)
+@behaviours.register("expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO for SAC", cites=("fu2020d4rl",))
 class Expert(PPOPolicy):
     """PPO's best checkpoint within Collection.expert_scores."""
 
@@ -321,5 +311,4 @@ class Replay(Behaviour):
         """Episodes spread evenly over training, in its order."""
         paths = self.context.paths
         known = [each for path in paths[: paths.index(self._last) + 1] for each in load_episodes(experience_of(path))]
-        episodes = amount.spread_evenly(known, f"'{key}'")
-        return EpisodeRows.take(episodes, Amount(transitions=amount.transitions))
+        return EpisodeRows.take(amount.spread_evenly(known, f"'{key}'"), Amount(transitions=amount.transitions))

@@ -76,10 +76,8 @@ class Collection:
     def __post_init__(self) -> None:
         check_fields(self)
         if bool(self.task) == bool(self.env_id):
-            raise ConfigError(
-                "Set Collection.task (one of those that `dqlab list task` shows), or Collection.env_id for any "
-                "Gymnasium environment: one of the two."
-            )
+            ways = "Collection.task, of those that `dqlab list task` shows, or Collection.env_id, of Gymnasium"
+            raise ConfigError(f"Set {ways}: one of the two.")
         values = list(self.mixture.values()) if isinstance(self.mixture, Mapping) else []
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
         check_field(bool(values) and numbers, self, "mixture", "a dictionary behaviour -> share")
@@ -97,10 +95,8 @@ class Collection:
             check_field(data_formats.get(name).write is not Format.write, self, "formats", wanted)
         own = ("env_kwargs", "episode_limit", "reference_scores")
         if ignored := [name for name in own if self.task and getattr(self, name)]:
-            raise ConfigError(
-                f"Collection.{ignored[0]} is the environment's that Collection.env_id names; the task '{self.task}' "
-                "has its own. Leave it off, or set Collection.env_id in place of Collection.task."
-            )
+            said = f"Collection.{ignored[0]} is the environment's that Collection.env_id names"
+            raise ConfigError(f"{said}; the task '{self.task}' has its own. Leave off one or the other.")
 
     def resolved_task(self) -> tuple[Task, bool]:
         """The task, and whether its reference scores are known beforehand; a ConfigError where there is none."""
@@ -125,11 +121,9 @@ class Collection:
     def run(self, folder: Path, log: Callable[[str], None] = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write, or continue that in its folder; the sets' files.
 
-        Bindings that are `typed` on the command line must be read.
-
-        Raises:
-            ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
-            range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
+        Bindings that are `typed` on the command line must be read. ConfigError: the configuration asks for what there
+        is not. DataError: no checkpoint is of a level; a file is damaged, or not writable. RunError: the folder is in
+        use.
         """
         task, known = self.resolved_task()
         medium, expert = self.medium_scores, self.expert_scores

@@ -25,10 +25,7 @@ _kept = partial(np.array, dtype=np.float32)  # a copy: environments may use thei
 
 
 class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
-    """Keeps the rows of an environment with actions in [-1, 1], and hands over every episode when it ends.
-
-    Actions reach the environment as they are stored, in float32, so that rows can be replayed.
-    """
+    """Keeps the rows of an environment with actions in [-1, 1], and hands over every episode when it ends."""
 
     def __init__(self, env: Any, finished: Callable[[Rows], None]) -> None:
         super().__init__(env)
@@ -42,7 +39,7 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
         return observation, info
 
     def step(self, action: NDArray[np.floating]) -> Any:
-        action = _kept(action)
+        action = _kept(action)  # the environment gets it as it is stored, so that rows can be replayed
         row = {"observations": self._observation, "actions": action.copy()}
         data: Any = getattr(self.env.unwrapped, "data", None)
         if hasattr(data, "qpos") and hasattr(data, "qvel"):  # of MuJoCo: from there the step can be replayed
@@ -66,10 +63,7 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
 
 
 def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> list[Rows]:
-    """At least so many episodes of a behaviour: those that are there, and as many more as are missing.
-
-    A DataError where a file of episodes is damaged or not writable, a RunError where actions are not finite.
-    """
+    """At least so many episodes of a behaviour: those that are kept already, and as many more as are missing."""
     context = behaviour.context
     folder = context.folder / "episodes" / f"{behaviour_slug(key)}-{behaviour.folder}"
     episodes: list[Rows] = []
@@ -83,9 +77,8 @@ def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> list[Rows]
                 shard += next(played)
             save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
             episodes += shard
-            context.log(
-                f"{key}: {len(episodes):,} episodes, {sum(lengths_of(episodes)):,} transitions ({wanted} wanted)"
-            )
+            done = f"{len(episodes):,} episodes, {sum(lengths_of(episodes)):,} transitions"
+            context.log(f"{key}: {done} ({wanted} wanted)")
     return episodes
 
 
