@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,12 +40,10 @@ class ActionRange:
         self.low, self.high = np.fmin.reduce(columns.actions), np.fmax.reduce(columns.actions)
         self.text = f"they reach from {self.low.min():.4g} to {self.high.max():.4g}"
         self.stored: NDArray[np.float64] | None = None
-        try:
+        with suppress(KeyError, ValueError, TypeError, OverflowError, RecursionError):
             stored = np.array(json.loads(columns.metadata[BOUNDS_METADATA])["stored"], dtype=np.float64)
-        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
-            return
-        if len(np.atleast_1d(stored)) == 2 and stored.ndim <= 2:
-            self.stored = stored
+            if len(np.atleast_1d(stored)) == 2 and stored.ndim <= 2:
+                self.stored = stored
 
     @property
     def note(self) -> str:
@@ -88,15 +87,13 @@ class UnitRule(ActionRule):
 
     def complaint(self, found: ActionRange) -> str:
         own, low, high = bounds_text(self.low, self.high), np.array(self.low), np.array(self.high)
-        if said := found.note:
-            return f"{said}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
+        if found.note:
+            return f"{found.note}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
         narrow = found.stored is None and np.any((low > -1.0) | (high < 1.0))
         if not narrow or np.any((found.low < low - ROUNDING) | (found.high > high + ROUNDING)):
             return ""
-        return (
-            f"all actions lie within the environment's own bounds, {own}, and it does not say whether they are meant "
-            f"so or as shares of them, in [-1, 1]. {BOUNDS_ADVICE}"
-        )
+        said = f"all actions lie within the environment's own bounds, {own}, and it does not say whether they are meant"
+        return f"{said} so or as shares of them, in [-1, 1]. {BOUNDS_ADVICE}"
 
 
 class EnvironmentRule(ActionRule):
@@ -111,14 +108,14 @@ class EnvironmentRule(ActionRule):
         return np.asarray(np.where(np.abs(unit) > 1.0 + ROUNDING, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
 
     def complaint(self, found: ActionRange) -> str:
-        own, advice = bounds_text(self.low, self.high), "load_dataset.action_bounds='as_is' takes them as they are"
+        own = bounds_text(self.low, self.high)
         if found.stored is not None and is_unit(*found.stored) and not is_unit(self.low, self.high):
             said = f"actions are recorded in [-1, 1], as the dataset says, not in the environment's {own}"
             return f"{said}: leave off load_dataset.action_bounds='env'"
         if not found.rows_outside:
             return ""
         said = f"actions of {found.rows_outside:,} row(s) lie outside of the environment's bounds, {own}: {found.text}"
-        return f"{said}. Is it another environment's? {advice}"
+        return f"{said}. Is it another environment's? load_dataset.action_bounds='as_is' takes them as they are"
 
 
 AS_IS = ActionRule()
@@ -137,7 +134,7 @@ def action_rule(task: Task, name: str) -> ActionRule:
 
 def unit_actions(columns: Columns, rule: ActionRule) -> Actions:
     """Actions (n, A) by the rule; a DataError where one is not finite, or they are not as the rule wants them."""
-    changed = rule.change(float_column(columns.where, "actions", columns.actions))
+    changed = rule.change(float_column(columns, "actions"))
     if said := rule.complaint(ActionRange(columns, changed)):
         raise DataError(f"{columns.where}: {said}.")
     return changed

@@ -19,8 +19,7 @@ from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.download import Progress, cache_folder, dataset_addresses, digest_fault, minari_store, no_progress
-from dqlab.data.formats.base import Columns, Format, UnreadError, format_of, whole_columns
-from dqlab.data.formats.hdf5 import CONVERTED
+from dqlab.data.formats.base import CONVERTED, Columns, Format, UnreadError, format_of, whole_columns
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, find_dataset

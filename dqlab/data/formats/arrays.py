@@ -1,11 +1,13 @@
-"""Arrays by D4RL's names: in numpy's `.npz`, and in Decision Transformer's pickles, a dict of them a trajectory."""
+"""Arrays by D4RL's names: in HDF5, in numpy's `.npz`, and in Decision Transformer's pickles, a dict a trajectory."""
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,70 @@ from numpy.typing import NDArray
 
 from dqlab.data.formats import base
 from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, data_formats
-from dqlab.errors import DataError, printable_name
+from dqlab.errors import DataError, first_line, printable_name
 from dqlab.files import atomic_path
 from dqlab.machine import memory_limit
 
-NOTES = "metadata"  # the name under which an archive has them
 Arrays = dict[str, NDArray[Any]]
+
+
+@data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))
+class D4RL(Format):
+    """HDF5 as D4RL lays it out; rows at which an episode was cut are dropped, for what followed them is not read."""
+
+    suffixes = (".hdf5", ".h5")
+
+    def read(self, path: Path) -> Columns:
+        with opened_hdf5(path) as (stored, metadata):
+            size = sum(dataset.nbytes for dataset in stored.values())
+            base.check_room(path, size)
+            with memory_limit(4 * size + UNPACKING):
+                arrays = {name: dataset[:] for name, dataset in stored.items()}
+            return base.checked_columns(str(path), arrays, metadata)
+
+    def write(self, path: Path, columns: Columns) -> None:
+        """Write all columns compressed, `next_observations` too where they are known, and the extras.
+
+        The file is made in memory: HDF5's library may crash long after it has met a full disk.
+        """
+        import h5py
+
+        made = io.BytesIO()
+        with h5py.File(made, "w") as file:
+            for name, array in {**base.whole_columns(columns), **columns.extras}.items():
+                file.create_dataset(name, data=array, compression="gzip", compression_opts=9, shuffle=True)
+            for name, text in columns.metadata.items():
+                try:
+                    if "\0" in name or not all(name.split("/")):
+                        raise ValueError("a name is empty or has a NUL")
+                    file.create_dataset(f"metadata/{name}", data=text)
+                except (ValueError, TypeError) as error:
+                    why = f"HDF5 cannot keep the metadata {name!r} ({first_line(error)})"
+                    raise DataError(f"Cannot write {path}: {why}. Rename them, or leave them out.") from error
+        with base.write_errors(path), atomic_path(path) as temporary:
+            temporary.write_bytes(made.getbuffer())
+
+
+UNPACKING = 1 << 29  # bytes that reading may take beside the rows: chunks of a damaged file may unpack to more
+
+
+@contextmanager
+def opened_hdf5(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """A file's columns, not read yet, and its metadata: texts and numbers that lie directly in that group."""
+    import h5py
+
+    base.check_readable(path)
+    with base.reading_errors(path, "is truncated or not an HDF5 file"), h5py.File(path, "r", locking=False) as file:
+        base.check_names(str(path), file)
+        stored = {name: file.get(name) for name in (*base.REQUIRED_COLUMNS, "timeouts", "masks") if name in file}
+        for name, dataset in stored.items():
+            here = isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(dataset, h5py.Dataset)
+            if not here or not dataset.shape or dataset.external or dataset.is_virtual:
+                raise DataError(f"{path}: '{name}' is no array that lies in this file. Copy the data into it.")
+        group = file.get("metadata")
+        nodes = {name: group.get(name) for name in group} if isinstance(group, h5py.Group) else {}
+        told = {name: node[()] for name, node in nodes.items() if isinstance(node, h5py.Dataset) and node.shape == ()}
+        yield stored, {name: v.decode(errors="replace") if isinstance(v, bytes) else str(v) for name, v in told.items()}
 
 
 @data_formats.register("npz", source="numpy.savez; D4RL's names")
@@ -37,6 +97,9 @@ class Npz(Format):
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed."""
         write_archive(path, base.whole_columns(columns), columns.metadata)
+
+
+NOTES = "metadata"  # the name under which an archive has them
 
 
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:

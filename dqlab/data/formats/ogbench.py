@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from dqlab.data import download
 from dqlab.data.download import Progress, UnavailableError, download_from, no_progress
 from dqlab.data.formats import base
 from dqlab.data.formats.arrays import read_archive, write_archive
-from dqlab.data.formats.base import Columns, Format, data_formats
-from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
+from dqlab.data.formats.base import COLLECTED, PROVENANCE, Columns, Format, data_formats
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs import make_env, tasks
 from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, nearest
-from dqlab.files import expanded, sha256_of
+from dqlab.files import expanded
 
 Arrays = dict[str, NDArray[Any]]
 STORED = ("observations", "actions", "terminals", "qpos", "button_states")  # what is read: nothing is made of `qvel`
@@ -62,10 +60,7 @@ class OGBenchFormat(Format):
         return [whole] if whole.exists() or not split else split
 
     def digest(self, path: Path) -> str:
-        files = self.files(path)
-        if len(files) == 1:
-            return base.file_digest(files[0])
-        return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+        return base.file_digest(self.place(path), self.files(path))
 
     def source(self, path: Path) -> str:
         return f"{BENCHMARK}:{_folder(path)}"
