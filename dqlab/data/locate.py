@@ -163,15 +163,29 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
     Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
     the `addresses` where it can be had.
     """
-    embedded = sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5"))
+    listed: dict[str, list[dict[str, Any]]] = {"d4rl": [], "embedded": [], "ogbench": [], "minari": []}
+
+    def add(family: str, name: str, place: Path, note: str, addresses: Iterable[str] = ()) -> None:
+        row = {"name": name, "place": str(place), "size": size_of(place) if place.exists() else None, "note": note}
+        listed[family].append({**row, "addresses": tuple(addresses)})
+
+    for task in tasks_with_data():
+        path = cache_path(task)
+        begun = "download broke off; continue it" if path.with_name(f"{path.name}.part").exists() else "not here"
+        add("d4rl", task.name, path, "cached" if path.exists() else begun, dataset_addresses(task))
+    for path in sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5")):
+        add("embedded", path.stem, path, "ships with dqlab; not D4RL's")
     ogbench = {OGBenchFormat().place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
-    there = sorted((place, name) for place, name in ogbench.items() if place.exists())  # each by one of its tasks
-    return {
-        "d4rl": [_of_task(task) for task in tasks_with_data()],
-        "embedded": [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in embedded],
-        "ogbench": [_listing(name, place, "there, for all its tasks") for place, name in there],
-        "minari": _of_minari(),
-    }
+    for path, name in sorted(ogbench.items()):  # each by one of its tasks
+        if path.exists():
+            add("ogbench", name, path, "there, for all its tasks")
+    named, stored = {entry.item.minari: entry.name for entry in tasks if entry.item.minari}, stored_datasets()
+    for name in {**named, **stored}:
+        steps, episodes = (stored.get(name, {}).get(f"total_{what}", "?") for what in ("steps", "episodes"))
+        note = f"{steps} steps, {episodes} episodes" if name in stored else "not here"
+        servers = (MINARI_SERVER,) if name in named else ()
+        add("minari", named.get(name, f"minari:{name}"), minari_store() / name, note, servers)
+    return listed
 
 
 def print_datasets(console: Console) -> None:
@@ -187,31 +201,6 @@ def print_datasets(console: Console) -> None:
             table.add_row(*map(Text, (item["name"], size, item["note"], servers)))
         table.add_section()
     console.print(table)
-
-
-def _listing(name: str, place: Path, note: str, addresses: Iterable[str] = ()) -> dict[str, Any]:
-    size = size_of(place) if place.exists() else None
-    return {"name": name, "place": str(place), "size": size, "note": note, "addresses": tuple(addresses)}
-
-
-def _of_task(task: Task) -> dict[str, Any]:
-    path = cache_path(task)
-    part = path.with_name(f"{path.name}.part")
-    note = "cached" if path.exists() else "download broke off; continue it" if part.exists() else "not here"
-    return _listing(task.name, path, note, dataset_addresses(task))
-
-
-def _of_minari() -> list[dict[str, Any]]:
-    named = {entry.item.minari: entry.name for entry in tasks if entry.item.minari}
-    stored, listed = stored_datasets(), []
-    for name in {**named, **stored}:
-        note = "not here"
-        if name in stored:
-            steps, episodes = (stored[name].get(f"total_{what}", "?") for what in ("steps", "episodes"))
-            note = f"{steps} steps, {episodes} episodes"
-        servers = (MINARI_SERVER,) if name in named else ()
-        listed.append(_listing(named.get(name, f"minari:{name}"), minari_store() / name, note, servers))
-    return listed
 
 
 def report_findings(name: str, task: str | None = None) -> bool:

@@ -7,7 +7,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,10 @@ def read_archive(
         wanted = {name: members[name] for name in names if name in members}
         base.check_room(path, sum(info.file_size for info in wanted.values()))
         arrays = {name: _member(path, archive, info) for name, info in wanted.items()}
-        return arrays, _notes(path, archive, members[NOTES]) if NOTES in members else {}
+        said: Any = {}  # a JSON object in an array of one text; anything else is somebody else's
+        with suppress(KeyError, ValueError, TypeError, RecursionError):
+            said = json.loads(_member(path, archive, members[NOTES]).item())
+        return arrays, {str(name): str(text) for name, text in said.items()} if isinstance(said, dict) else {}
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
@@ -133,15 +136,6 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
         if stream.read(1):
             raise base.DamagedError(f"{path}: '{info.filename}' has more bytes than its shape {array.shape} says.")
     return array
-
-
-def _notes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, str]:
-    """A JSON object in an array of one text, as `Npz.write` leaves it; anything else is somebody else's."""
-    try:
-        found = json.loads(_member(path, archive, info).item())
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 
 @data_formats.register(

@@ -41,7 +41,17 @@ class OGBenchFormat(Format):
         parts, notes = list[Arrays](), dict[str, str]()
         for file in files:
             arrays, notes = read_archive(file, STORED)
-            parts.append(_checked(file, arrays))
+            if missing := [name for name in STORED[:4] if name not in arrays]:
+                there = ", ".join(arrays) or "nothing"
+                raise DataError(f"{file} has no '{missing[0]}' (it has: {there}); not a file of OGBench's.")
+            rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+            if len(set(rows.values())) > 1 or not rows["observations"]:
+                raise DataError(
+                    f"{file}: its arrays have {', '.join(f'{count} {name}' for name, count in rows.items())}."
+                )
+            arrays["terminals"] = arrays["terminals"].astype(bool)
+            arrays["terminals"][-1] = True  # the last row of a file ends an episode
+            parts.append(arrays)
             size = sum(array.nbytes for array in parts[0].values())
             base.check_room(self.place(path), size * (SPREAD * len(files) - len(parts)))
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -93,19 +103,6 @@ def ogbench_names() -> list[str]:
 def _folder(path: Path) -> Path:
     """Where a path's files lie; ogbench's own folder where it names none."""
     return path.parent if len(path.parts) > 1 else expanded("~/.ogbench/data")
-
-
-def _checked(file: Path, arrays: Arrays) -> Arrays:
-    """A file's arrays, all of one length; its last row ends an episode."""
-    if missing := [name for name in STORED[:4] if name not in arrays]:
-        there = ", ".join(arrays) or "nothing"
-        raise DataError(f"{file} has no '{missing[0]}' (it has: {there}); not a file of OGBench's.")
-    rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if len(set(rows.values())) > 1 or not rows["observations"]:
-        raise DataError(f"{file}: its arrays have {', '.join(f'{count} {name}' for name, count in rows.items())}.")
-    arrays["terminals"] = arrays["terminals"].astype(bool)
-    arrays["terminals"][-1] = True
-    return arrays
 
 
 def _columns(where: str, task: Task, arrays: Arrays, notes: dict[str, str]) -> Columns:
