@@ -96,16 +96,13 @@ def _as_shares(columns: Columns, actions: Actions, rule: ActionRule) -> Actions:
 
 
 def _rescaled(columns: Columns, actions: Actions, rule: ActionRule) -> Actions:
-    """They are in the environment's own units, and rescaled to [-1, 1], what is rounding clipped.
-
-    Where a dimension has one value only, what counts is how far an action is from it.
-    """
+    """They are in the environment's own units, and rescaled to [-1, 1], what is rounding clipped."""
     low, high, found = np.array(rule.low), np.array(rule.high), ActionRange(columns)
     own = f"the environment's bounds, {bounds_text(rule.low, rule.high)}"
     if found.stored is not None and is_unit(*found.stored) and not is_unit(rule.low, rule.high):
         said = f"actions are recorded in [-1, 1], as the dataset says, not in {own}"
         raise DataError(f"{columns.where}: {said}: leave off load_dataset.action_bounds='env'.")
-    unit = np.where(high > low, to_unit(actions, low, high), actions - low)
+    unit = np.where(high > low, to_unit(actions, low, high), actions - low)  # how far from an only value
     if rows := int((np.abs(unit) > 1.0 + ROUNDING).any(axis=1).sum()):
         said = f"actions of {rows:,} row(s) lie outside of {own}: {found.text}. Is it another environment's?"
         raise DataError(f"{columns.where}: {said} load_dataset.action_bounds='as_is' takes them as they are.")

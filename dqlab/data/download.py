@@ -20,6 +20,9 @@ from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
 from dqlab.files import expanded, sha256_of, write_text
 
+LEAST_RATE = 1024  # bytes a second below which an address is given up
+MINARI_STORE = "MINARI_DATASETS_PATH"
+
 
 class UnavailableError(DataError):
     """This source does not have the dataset; the message says why."""
@@ -92,9 +95,6 @@ def download_from(
     raise kind("; ".join(map(str, failed)))
 
 
-MINARI_STORE = "MINARI_DATASETS_PATH"
-
-
 def minari_store() -> Path:
     """Where Minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
     return expanded(os.environ.get(MINARI_STORE) or "~/.minari/datasets")
@@ -103,9 +103,6 @@ def minari_store() -> Path:
 def cache_folder() -> Path:
     """Where D4RL keeps its files: $D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
     return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
-
-
-LEAST_RATE = 1024  # bytes a second below which an address is given up
 
 
 def download(
@@ -270,10 +267,7 @@ def address_of(mirror: str, file: str) -> str:
 
 
 def hugging_face_address(file: str) -> str:
-    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's server, at a revision that does not change.
-
-    Below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
-    """
+    """Where the data set `imone/D4RL` on Hugging Face has a file of D4RL's server; empty for all but MuJoCo's 24."""
     home = D4RL["second_home"]
     there = {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot in home["robots"] for quality in home["qualities"]}
     return second_address(home, file) if file in there else ""

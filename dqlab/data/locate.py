@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
@@ -32,6 +32,7 @@ from dqlab.machine import in_words
 from dqlab.printing import Console
 
 MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"  # where Minari has its tasks' datasets
+CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"  # sources, unless a task names one of its own
 MOST_TEXT = 300
 SATURATED = 0.99  # actions of larger size count as saturated
 
@@ -94,9 +95,6 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     if path.name in tasks:  # of formats that know data by their task
         by_name[path.name] = tasks.get(path.name)
     return Dataset(dataset, form, path, known or by_name.get(path.name))
-
-
-CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"  # sources, unless a task names one of its own
 
 
 def fetch_dataset(
@@ -191,9 +189,9 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
 def print_datasets(console: Console) -> None:
     """Print `list_datasets` as a table."""
     places = f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}"
-    table = Table(title="Datasets", title_justify="left", caption=places, caption_justify="left")
-    for head in ("dataset", "size", "what is there", "can be had from"):
-        table.add_column(head, overflow="fold", no_wrap=head in ("dataset", "size"))
+    columns = [Column(head, overflow="fold", no_wrap=True) for head in ("dataset", "size")]
+    columns += [Column(head, overflow="fold") for head in ("what is there", "can be had from")]
+    table = Table(*columns, title="Datasets", title_justify="left", caption=places, caption_justify="left")
     for listed in list_datasets().values():
         for item in listed:
             size = "-" if item["size"] is None else in_words(item["size"])
@@ -204,7 +202,7 @@ def print_datasets(console: Console) -> None:
 
 
 def report_findings(name: str, task: str | None = None) -> bool:
-    """Read a dataset of `locate_dataset` and print a line for each finding; returns whether it is damaged.
+    """Read a dataset of `locate_dataset`, print a line for each finding, and return whether it is damaged.
 
     A DqlabError where there is no such dataset, or it cannot be read now, or here: it is in use, say.
     """
@@ -235,13 +233,11 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
     if as_json:
         print(to_json(known, indent=1, inf_nan_mode="null").decode())
         return
-    table = Table("", "", show_header=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
     for title, value in known.items():
         parts = value if title in ("columns", "metadata") else {"": value}
         for part, said in parts.items():
-            row = " ".join(filter(None, (title.replace("_", " "), printable_name(part) if part else "")))
+            row = f"{title.replace('_', ' ')} {printable_name(part)}".rstrip()
             table.add_row(Text(row), Text(_as_text(said)))
     console = Console()
     console.print(table)
@@ -278,9 +274,8 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "metadata": dict(columns.metadata),
     }
     for name, values in found.values.items():
-        ends = {"min": float(values.low.min()), "max": float(values.high.max())}
-        finite = {end: value if math.isfinite(value) else None for end, value in ends.items()}
-        known["columns"][name] |= {"nan": values.nans, "infinite": values.infinities, **finite}
+        low, high = (float(end) if math.isfinite(end) else None for end in (values.low.min(), values.high.max()))
+        known["columns"][name] |= {"nan": values.nans, "infinite": values.infinities, "min": low, "max": high}
     if task and not task.measures_success:
         known["normalised_score"] = describe_values(task.score(found.returns))
     return known

@@ -26,6 +26,8 @@ from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
 from dqlab.files import expanded
 
+SHARE, ABOUT = 0.5, 0.01  # of D4RL's rows: an excerpt has a smaller share; margin where they are not counted
+
 
 @dataclass(frozen=True)
 class LocatedDataset:
@@ -109,9 +111,6 @@ def cache_path(task: Task) -> Path:
     if not task.file:
         raise UnavailableError(f"{task.name} is not a task of D4RL's")
     return download.cache_folder() / Path(task.file).name
-
-
-SHARE, ABOUT = 0.5, 0.01  # of D4RL's rows: an excerpt has a smaller share; margin where they are not counted
 
 
 @data_sources.register("d4rl_cache", source="D4RL 1.1, offline_env.py")
@@ -245,8 +244,7 @@ def load_dataset(
             bounds, or there is no room for it.
         ConfigError: a choice is wrong, or the environment that has the bounds cannot be made.
     """
-    transform = reward_transforms.get(reward_transform)
-    actions = action_rule(task, action_bounds)
+    transform, actions = reward_transforms.get(reward_transform), action_rule(task, action_bounds)
     found = find_dataset(task, sources, progress)
     origin = {**found.origin(), **actions.origin()}
     return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)

@@ -167,9 +167,7 @@ def transition_rows(columns: Columns, cuts: Flags) -> Flags:
     """
     if columns.next_observations is not None:
         return np.ones_like(cuts)
-    keep = ~cuts
-    keep[-1] = False
-    return keep
+    return ~cuts & (np.arange(len(cuts)) < len(cuts) - 1)
 
 
 def _first_rows(keep: Flags, ends: Flags, valueless: Flags, chunk: int, next_action: bool) -> NDArray[np.intp]:

@@ -23,6 +23,8 @@ from dqlab.files import atomic_path
 from dqlab.machine import memory_limit
 
 Arrays = dict[str, NDArray[Any]]
+UNPACKING = 1 << 29  # bytes that reading HDF5 may take beside the rows: chunks of a damaged file may unpack to more
+NOTES = "metadata"  # the name under which an `.npz` has them
 
 
 @data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))
@@ -40,13 +42,10 @@ class D4RL(Format):
             return base.checked_columns(str(path), arrays, metadata)
 
     def write(self, path: Path, columns: Columns) -> None:
-        """Write all columns compressed, `next_observations` too where they are known, and the extras.
-
-        The file is made in memory: HDF5's library may crash long after it has met a full disk.
-        """
+        """Write all columns compressed, `next_observations` too where they are known, and the extras."""
         import h5py
 
-        made = io.BytesIO()
+        made = io.BytesIO()  # in memory: HDF5's library may crash long after it has met a full disk
         with h5py.File(made, "w") as file:
             for name, array in {**base.whole_columns(columns), **columns.extras}.items():
                 file.create_dataset(name, data=array, compression="gzip", compression_opts=9, shuffle=True)
@@ -60,9 +59,6 @@ class D4RL(Format):
                     raise DataError(f"Cannot write {path}: {why}. Rename them, or leave them out.") from error
         with base.write_errors(path), atomic_path(path) as temporary:
             temporary.write_bytes(made.getbuffer())
-
-
-UNPACKING = 1 << 29  # bytes that reading may take beside the rows: chunks of a damaged file may unpack to more
 
 
 @contextmanager
@@ -99,9 +95,6 @@ class Npz(Format):
         write_archive(path, base.whole_columns(columns), columns.metadata)
 
 
-NOTES = "metadata"  # the name under which an archive has them
-
-
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
     """Write arrays by name, compressed, and what is said of them, whole or not at all; a DataError where it cannot."""
     said = {NOTES: np.array([json.dumps(dict(notes))])} if notes else {}
@@ -112,14 +105,11 @@ def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping
 def read_archive(
     path: Path, names: Sequence[str], check: Callable[[Collection[str]], object] = len
 ) -> tuple[Arrays, dict[str, str]]:
-    """Those of the named arrays that an archive has, and what is said of them; a DataError where it cannot be read.
-
-    `check` is called with the names of all that there are, before anything is read.
-    """
+    """Those of the named arrays that an archive has, and what is said of them; a DataError where it cannot be read."""
     base.check_readable(path)
     with base.reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        check(members)
+        check(members)  # the names of all that there are, before anything is read
         wanted = {name: members[name] for name in names if name in members}
         base.check_room(path, sum(info.file_size for info in wanted.values()))
         arrays = {name: _member(path, archive, info) for name, info in wanted.items()}

@@ -70,15 +70,12 @@ def reading_errors(where: object, what: str) -> Iterator[None]:
 
 
 def check_readable(path: Path) -> None:
-    """See that a dataset's file is there, and that no other process writes it; a DataError where not.
-
-    HDF5's library locks a file as long as it is open for writing.
-    """
+    """See that a dataset's file is there, and that no other process writes it; a DataError where not."""
     if not path.is_file():
         raise DataError(f"There is no dataset at {path}. Check the path.")
     with suppress(OSError), path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # HDF5's library locks files while they are written
         except BlockingIOError as error:
             raise reading_error(str(path), "", error) from error
 
@@ -176,10 +173,7 @@ data_formats: Registry[type[Format]] = Registry(
 
 
 def format_of(dataset: str) -> tuple[Format, Path]:
-    """The format of a dataset, and what that format opens; a ConfigError where there is none.
-
-    A dataset is `FORMAT:REST` with a registered format's name, or a path with a registered format's suffix.
-    """
+    """The format of a dataset, `FORMAT:REST` or a path with its suffix, and what it opens; a ConfigError for none."""
     name, colon, rest = dataset.partition(":")
     if colon and name in data_formats:
         return data_formats.get(name)(), expanded(rest)
@@ -227,10 +221,9 @@ def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[
 
 def check_names(where: str, names: Collection[str]) -> None:
     """See that all columns are there that every dataset has; a DataError says which one is not, and what is there."""
-    for name in REQUIRED_COLUMNS:
-        if name not in names:
-            there = printable_names(names) or "nothing"
-            raise DataError(f"{where} has no '{name}' (it has: {there}); not a dataset in D4RL's layout.")
+    if missing := [name for name in REQUIRED_COLUMNS if name not in names]:
+        there = printable_names(names) or "nothing"
+        raise DataError(f"{where} has no '{missing[0]}' (it has: {there}); not a dataset in D4RL's layout.")
 
 
 def check_widths(columns: Columns, state_dim: int, action_dim: int) -> None:
@@ -243,19 +236,17 @@ def check_widths(columns: Columns, state_dim: int, action_dim: int) -> None:
 def float_column(columns: Columns, name: str) -> NDArray[np.float32]:
     """A column (n, ...) of real numbers as float32, all finite; a DataError names the first row where one is not."""
     with np.errstate(over="ignore"):
-        return _finite(columns.where, name, getattr(columns, name).astype(np.float32, copy=False))
+        column: NDArray[np.float32] = getattr(columns, name).astype(np.float32, copy=False)
+    if not (finite := np.isfinite(column)).all():
+        where = f"{columns.where}: '{name}'"
+        row = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
+        raise DataError(f"{where} has a NaN or infinite value in row {row}. Repair or drop such rows.")
+    return column
 
 
 def boolean_column(columns: Columns, name: str) -> NDArray[np.bool_]:
     """A column (n,) as booleans, whether a number is other than 0; a DataError names a row that is not finite."""
-    return _finite(columns.where, name, getattr(columns, name)).astype(bool, copy=False)
-
-
-def _finite(where: str, name: str, column: Column) -> Column:
-    if not (finite := np.isfinite(column)).all():
-        row = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
-        raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
-    return column
+    return np.asarray(float_column(columns, name) != 0)
 
 
 def digest_of_columns(columns: Columns) -> str:

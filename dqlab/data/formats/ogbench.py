@@ -46,9 +46,8 @@ class OGBenchFormat(Format):
                 raise DataError(f"{file} has no '{missing[0]}' (it has: {there}); not a file of OGBench's.")
             rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
             if len(set(rows.values())) > 1 or not rows["observations"]:
-                raise DataError(
-                    f"{file}: its arrays have {', '.join(f'{count} {name}' for name, count in rows.items())}."
-                )
+                there = ", ".join(f"{count} {name}" for name, count in rows.items())
+                raise DataError(f"{file}: its arrays have {there}.")
             arrays["terminals"] = arrays["terminals"].astype(bool)
             arrays["terminals"][-1] = True  # the last row of a file ends an episode
             parts.append(arrays)
@@ -64,7 +63,8 @@ class OGBenchFormat(Format):
 
     def files(self, path: Path) -> list[Path]:
         """The file of a data set, or those that it is split into, whether they are there or not."""
-        folder, name = _folder(path), dataset_of(path.name)
+        folder = path.parent if len(path.parts) > 1 else expanded("~/.ogbench/data")  # ogbench's own
+        name = dataset_of(path.name)
         whole = folder / f"{name}.npz"
         split = sorted(file for file in folder.glob(f"{name}-*.npz") if not file.stem.endswith("-val"))
         return [whole] if whole.exists() or not split else split
@@ -73,7 +73,7 @@ class OGBenchFormat(Format):
         return base.file_digest(self.place(path), self.files(path))
 
     def source(self, path: Path) -> str:
-        return f"{BENCHMARK}:{_folder(path)}"
+        return f"{BENCHMARK}:{self.files(path)[0].parent}"
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write rows as OGBench does, which needs positions; rewards and next observations have no place."""
@@ -98,11 +98,6 @@ def task_named(path: Path) -> Task:
 def ogbench_names() -> list[str]:
     """The names of OGBench's tasks."""
     return [entry.name for entry in tasks if entry.item.benchmark == BENCHMARK]
-
-
-def _folder(path: Path) -> Path:
-    """Where a path's files lie; ogbench's own folder where it names none."""
-    return path.parent if len(path.parts) > 1 else expanded("~/.ogbench/data")
 
 
 def _columns(where: str, task: Task, arrays: Arrays, notes: dict[str, str]) -> Columns:
