@@ -22,7 +22,7 @@ from baseline import HostData, d4rl_transitions
 from subjects import as_transitions, devices, made_fields, synchronizer
 
 from dqlab.data import Transitions
-from dqlab.data.formats.hdf5 import D4RL
+from dqlab.data.formats.arrays import D4RL
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import q_learning_view
 

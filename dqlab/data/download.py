@@ -20,6 +20,9 @@ from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
 from dqlab.files import expanded, sha256_of, write_text
 
+LEAST_RATE = 1024  # bytes a second below which an address is given up
+MINARI_STORE = "MINARI_DATASETS_PATH"
+
 
 class UnavailableError(DataError):
     """This source does not have the dataset; the message says why."""
@@ -92,9 +95,6 @@ def download_from(
     raise kind("; ".join(map(str, failed)))
 
 
-MINARI_STORE = "MINARI_DATASETS_PATH"
-
-
 def minari_store() -> Path:
     """Where Minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
     return expanded(os.environ.get(MINARI_STORE) or "~/.minari/datasets")
@@ -103,9 +103,6 @@ def minari_store() -> Path:
 def cache_folder() -> Path:
     """Where D4RL keeps its files: $D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
     return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
-
-
-LEAST_RATE = 1024  # bytes a second below which an address is given up
 
 
 def download(
@@ -132,40 +129,24 @@ def download(
     where the transfer broke off (what came is kept for a resume); a DataError where the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
-    with write_errors(path, "Free some space or set D4RL_DATASET_DIR."):
+    with write_errors(path, "Free some space or set D4RL_DATASET_DIR."), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.stat().st_mtime_ns if path.exists() else 0
-        with _locked(path.parent):
-            if path.exists() and path.stat().st_mtime_ns != before:  # another process has brought it meanwhile
-                return
-            expected = _fetch(url, part, magic, progress, timeout)
-            if expected is not None and part.stat().st_size < expected:
-                raise _broken(url, part, f"{expected:,} were announced")
-            try:
-                check(part)
-            except BrokenError:
-                _discard(part)
-                raise
-            os.replace(part, path)
-            _resume_note(part).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time downloads into a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+        stack.callback(os.close, folder)
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _discard(part: Path) -> None:
-    """Delete what came: it is not the file."""
-    part.unlink(missing_ok=True)
-    _resume_note(part).unlink(missing_ok=True)
+            fcntl.flock(folder, fcntl.LOCK_EX)  # one process at a time downloads into a folder
+        if path.exists() and path.stat().st_mtime_ns != before:  # another process has brought it meanwhile
+            return
+        _fetch(url, part, magic, progress, timeout)
+        try:
+            check(part)
+        except BrokenError:
+            part.unlink()
+            _resume_note(part).unlink(missing_ok=True)
+            raise
+        os.replace(part, path)
+        _resume_note(part).unlink(missing_ok=True)
 
 
 def _resume_note(part: Path) -> Path:
@@ -173,8 +154,8 @@ def _resume_note(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: float) -> int | None:
-    """Bring the `.part` file up to date; returns the whole file's length, if the server told it."""
+def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: float) -> None:
+    """Bring the `.part` file to the length that the server tells."""
 
     def received(read: Callable[[int], bytes], most: int) -> bytes:
         try:
@@ -192,8 +173,8 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
             what = "a web page (a login, a proxy's notice?)" if page else "something else" if piece else "nothing"
             detour = f", redirected to {response.geturl()}," if response.geturl() != url else ""
             raise UnavailableError(f"{url}{detour} sends {what} in place of the file")
-        _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb", buffering=0) as file:
+            _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
             came, since = 0, time.monotonic()
             while piece:
                 file.write(piece)
@@ -204,7 +185,8 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
                         raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
                     came, since = 0, time.monotonic()
                 piece = received(response.read1, 1 << 16)
-    return total
+    if total is not None and done < total:
+        raise _broken(url, part, f"{total:,} were announced")
 
 
 def _tag(response: Any) -> Any:
@@ -219,24 +201,22 @@ def _request(url: str, part: Path, timeout: float) -> Any:
         note = json.loads(_resume_note(part).read_text())
         if note["url"] == url and note["tag"] and (size := part.stat().st_size):
             tag = str(note["tag"])
-    headers = {"User-Agent": "dqlab"} | ({"Range": f"bytes={size}-", "If-Range": tag} if tag else {})
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code != 416 or not tag:
+    for asked in [{"Range": f"bytes={size}-", "If-Range": tag}, {}] if tag else [{}]:
+        request = urllib.request.Request(url, headers={"User-Agent": "dqlab", **asked})
+        try:
+            response = urllib.request.urlopen(request, timeout=timeout)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416 and asked:
+                continue
             raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
-    else:
+        except (OSError, HTTPException, ValueError) as error:
+            raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
         begins = str(response.headers.get("Content-Range")).startswith(f"bytes {size}-")
-        if response.status != 206 or (begins and tag == _tag(response)):
+        if response.status != 206 or (asked and begins and tag == _tag(response)):
             return response
         response.close()  # some servers know ranges, but not what `If-Range` asks
-        if not tag:
-            raise UnavailableError(f"{url} sends a piece of the file, which was not asked for")
-    _discard(part)
-    return _request(url, part, timeout)
+    raise UnavailableError(f"{url} sends a piece of the file, which was not asked for")
 
 
 def _broken(url: str, part: Path, why: str) -> BrokenError:
@@ -287,13 +267,10 @@ def address_of(mirror: str, file: str) -> str:
 
 
 def hugging_face_address(file: str) -> str:
-    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's server, at a revision that does not change.
-
-    Below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
-    """
+    """Where the data set `imone/D4RL` on Hugging Face has a file of D4RL's server; empty for all but MuJoCo's 24."""
     home = D4RL["second_home"]
-    names = (f"{robot}_{quality}-v2.hdf5" for robot in home["robots"] for quality in home["qualities"])
-    return second_address(home, file) if file in {f"{home['folder']}/{name}" for name in names} else ""
+    there = {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot in home["robots"] for quality in home["qualities"]}
+    return second_address(home, file) if file in there else ""
 
 
 def second_address(home: Mapping[str, Any], file: str) -> str:

@@ -14,13 +14,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.download import Progress, cache_folder, dataset_addresses, digest_fault, minari_store, no_progress
-from dqlab.data.formats.base import Columns, Format, UnreadError, format_of, whole_columns
-from dqlab.data.formats.hdf5 import CONVERTED
+from dqlab.data.formats.base import CONVERTED, Columns, Format, UnreadError, format_of, whole_columns
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, find_dataset
@@ -33,6 +32,7 @@ from dqlab.machine import in_words
 from dqlab.printing import Console
 
 MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"  # where Minari has its tasks' datasets
+CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"  # sources, unless a task names one of its own
 MOST_TEXT = 300
 SATURATED = 0.99  # actions of larger size count as saturated
 
@@ -95,9 +95,6 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     if path.name in tasks:  # of formats that know data by their task
         by_name[path.name] = tasks.get(path.name)
     return Dataset(dataset, form, path, known or by_name.get(path.name))
-
-
-CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"  # sources, unless a task names one of its own
 
 
 def fetch_dataset(
@@ -164,23 +161,37 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
     Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
     the `addresses` where it can be had.
     """
-    embedded = sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5"))
+    listed: dict[str, list[dict[str, Any]]] = {"d4rl": [], "embedded": [], "ogbench": [], "minari": []}
+
+    def add(family: str, name: str, place: Path, note: str, addresses: Iterable[str] = ()) -> None:
+        row = {"name": name, "place": str(place), "size": size_of(place) if place.exists() else None, "note": note}
+        listed[family].append({**row, "addresses": tuple(addresses)})
+
+    for task in tasks_with_data():
+        path = cache_path(task)
+        begun = "download broke off; continue it" if path.with_name(f"{path.name}.part").exists() else "not here"
+        add("d4rl", task.name, path, "cached" if path.exists() else begun, dataset_addresses(task))
+    for path in sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5")):
+        add("embedded", path.stem, path, "ships with dqlab; not D4RL's")
     ogbench = {OGBenchFormat().place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
-    there = sorted((place, name) for place, name in ogbench.items() if place.exists())  # each by one of its tasks
-    return {
-        "d4rl": [_of_task(task) for task in tasks_with_data()],
-        "embedded": [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in embedded],
-        "ogbench": [_listing(name, place, "there, for all its tasks") for place, name in there],
-        "minari": _of_minari(),
-    }
+    for path, name in sorted(ogbench.items()):  # each by one of its tasks
+        if path.exists():
+            add("ogbench", name, path, "there, for all its tasks")
+    named, stored = {entry.item.minari: entry.name for entry in tasks if entry.item.minari}, stored_datasets()
+    for name in {**named, **stored}:
+        steps, episodes = (stored.get(name, {}).get(f"total_{what}", "?") for what in ("steps", "episodes"))
+        note = f"{steps} steps, {episodes} episodes" if name in stored else "not here"
+        servers = (MINARI_SERVER,) if name in named else ()
+        add("minari", named.get(name, f"minari:{name}"), minari_store() / name, note, servers)
+    return listed
 
 
 def print_datasets(console: Console) -> None:
     """Print `list_datasets` as a table."""
     places = f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}"
-    table = Table(title="Datasets", title_justify="left", caption=places, caption_justify="left")
-    for head in ("dataset", "size", "what is there", "can be had from"):
-        table.add_column(head, overflow="fold", no_wrap=head in ("dataset", "size"))
+    columns = [Column(head, overflow="fold", no_wrap=True) for head in ("dataset", "size")]
+    columns += [Column(head, overflow="fold") for head in ("what is there", "can be had from")]
+    table = Table(*columns, title="Datasets", title_justify="left", caption=places, caption_justify="left")
     for listed in list_datasets().values():
         for item in listed:
             size = "-" if item["size"] is None else in_words(item["size"])
@@ -190,33 +201,8 @@ def print_datasets(console: Console) -> None:
     console.print(table)
 
 
-def _listing(name: str, place: Path, note: str, addresses: Iterable[str] = ()) -> dict[str, Any]:
-    size = size_of(place) if place.exists() else None
-    return {"name": name, "place": str(place), "size": size, "note": note, "addresses": tuple(addresses)}
-
-
-def _of_task(task: Task) -> dict[str, Any]:
-    path = cache_path(task)
-    part = path.with_name(f"{path.name}.part")
-    note = "cached" if path.exists() else "download broke off; continue it" if part.exists() else "not here"
-    return _listing(task.name, path, note, dataset_addresses(task))
-
-
-def _of_minari() -> list[dict[str, Any]]:
-    named = {entry.item.minari: entry.name for entry in tasks if entry.item.minari}
-    stored, listed = stored_datasets(), []
-    for name in {**named, **stored}:
-        note = "not here"
-        if name in stored:
-            steps, episodes = (stored[name].get(f"total_{what}", "?") for what in ("steps", "episodes"))
-            note = f"{steps} steps, {episodes} episodes"
-        servers = (MINARI_SERVER,) if name in named else ()
-        listed.append(_listing(named.get(name, f"minari:{name}"), minari_store() / name, note, servers))
-    return listed
-
-
 def report_findings(name: str, task: str | None = None) -> bool:
-    """Read a dataset of `locate_dataset` and print a line for each finding; returns whether it is damaged.
+    """Read a dataset of `locate_dataset`, print a line for each finding, and return whether it is damaged.
 
     A DqlabError where there is no such dataset, or it cannot be read now, or here: it is in use, say.
     """
@@ -247,13 +233,11 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
     if as_json:
         print(to_json(known, indent=1, inf_nan_mode="null").decode())
         return
-    table = Table("", "", show_header=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
     for title, value in known.items():
         parts = value if title in ("columns", "metadata") else {"": value}
         for part, said in parts.items():
-            row = " ".join(filter(None, (title.replace("_", " "), printable_name(part) if part else "")))
+            row = f"{title.replace('_', ' ')} {printable_name(part)}".rstrip()
             table.add_row(Text(row), Text(_as_text(said)))
     console = Console()
     console.print(table)
@@ -290,9 +274,8 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "metadata": dict(columns.metadata),
     }
     for name, values in found.values.items():
-        ends = {"min": float(values.low.min()), "max": float(values.high.max())}
-        finite = {end: value if math.isfinite(value) else None for end, value in ends.items()}
-        known["columns"][name] |= {"nan": values.nans, "infinite": values.infinities, **finite}
+        low, high = (float(end) if math.isfinite(end) else None for end in (values.low.min(), values.high.max()))
+        known["columns"][name] |= {"nan": values.nans, "infinite": values.infinities, "min": low, "max": high}
     if task and not task.measures_success:
         known["normalised_score"] = describe_values(task.score(found.returns))
     return known

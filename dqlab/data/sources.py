@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,16 +15,18 @@ from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
 from dqlab.data import download
 from dqlab.data.bounds import action_rule
-from dqlab.data.download import Progress, UnavailableError, download_from, no_progress
+from dqlab.data.download import BrokenError, Progress, UnavailableError, download_from, no_progress
 from dqlab.data.formats import base
-from dqlab.data.formats.base import Columns, Format, data_formats
-from dqlab.data.formats.hdf5 import HDF5_MAGIC, check_row_count, is_original_d4rl_file
+from dqlab.data.formats.arrays import opened_hdf5
+from dqlab.data.formats.base import COLLECTED, CONVERTED, HDF5_MAGIC, PROVENANCE, Columns, Format, data_formats
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
 from dqlab.files import expanded
+
+SHARE, ABOUT = 0.5, 0.01  # of D4RL's rows: an excerpt has a smaller share; margin where they are not counted
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,14 @@ def d4rl_cache(task: Task, argument: str = "", progress: Progress = no_progress)
 
     An excerpt, and one that dqlab collected or wrote from another format, does not count as D4RL's.
     """
-    path = cache_path(task)
+    path, is_d4rl = cache_path(task), True
     if not path.exists():
         raise UnavailableError(f"{path} does not exist")
+    with suppress(DataError), opened_hdf5(path) as (stored, notes):  # damaged: whoever reads the rows says so
+        made_here = CONVERTED in notes or notes.get(PROVENANCE, "").startswith(COLLECTED)
+        is_d4rl = not made_here and len(stored["observations"]) >= SHARE * task.rows
     mend = f"`dqlab data download {task.name} --force` replaces it."
-    return LocatedDataset(path, is_original_d4rl_file(path, task), mend=mend, downloaded=True)
+    return LocatedDataset(path, is_d4rl, mend=mend, downloaded=True)
 
 
 @data_sources.register("d4rl_download", source="D4RL 1.1, infos.py (URLs)")
@@ -150,12 +156,20 @@ def d4rl_download(
     own, others = download.dataset_addresses(task), download.mirror_addresses(argument or mirrors, task.file)
     addresses = others if argument else [*others, *own] if mirrors_first else [*own, *others]
 
-    def check(address: str, part: Path) -> None:
-        if address == download.hugging_face_address(task.file):
-            check_row_count(address, part, task)
+    def check_row_count(address: str, part: Path) -> None:
+        if address != download.hugging_face_address(task.file):
+            return
+        try:
+            with opened_hdf5(part) as (stored, _):
+                rows = len(stored["observations"])
+        except DataError as error:
+            raise BrokenError(f"{address} sends something else than {task.name}: {error}") from error
+        about, margin = ("", 0.0) if task.counted else ("about ", ABOUT * task.rows)
+        if abs(rows - task.rows) > margin:
+            raise BrokenError(f"{address} sends {rows:,} rows for {task.name}, which has {about}{task.rows:,}.")
 
-    found = download_from(addresses, path, own=own, magic=HDF5_MAGIC, progress=progress, timeout=timeout, check=check)
-    return LocatedDataset(path, is_d4rl=True, **found)
+    options = {"magic": HDF5_MAGIC, "progress": progress, "timeout": timeout}
+    return LocatedDataset(path, is_d4rl=True, **download_from(addresses, path, own, check_row_count, **options))
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
@@ -188,8 +202,7 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
     for source in sources:
         name, _, argument = source.partition(":")
         try:
-            found = data_sources.get(name)(task, argument, progress)
-            return replace(found, source=source, skipped=tuple(reasons))
+            return replace(data_sources.get(name)(task, argument, progress), source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
     advice, source = "Name a file", "file:PATH"
@@ -231,8 +244,7 @@ def load_dataset(
             bounds, or there is no room for it.
         ConfigError: a choice is wrong, or the environment that has the bounds cannot be made.
     """
-    transform = reward_transforms.get(reward_transform)
-    actions = action_rule(task, action_bounds)
+    transform, actions = reward_transforms.get(reward_transform), action_rule(task, action_bounds)
     found = find_dataset(task, sources, progress)
     origin = {**found.origin(), **actions.origin()}
     return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)

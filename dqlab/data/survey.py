@@ -65,7 +65,7 @@ def repeated_rows(*columns: Array) -> int:
 
 def find_faults(found: Survey) -> tuple[list[str], list[str]]:
     """What says that a dataset is damaged, or another task's; and what is strange in it: a sentence each."""
-    return list(_damage(found)), [*_odd_columns(found), *_odd_episodes(found)]
+    return list(_damage(found)), list(_oddities(found))
 
 
 def _damage(found: Survey) -> Iterator[str]:
@@ -82,8 +82,8 @@ def _damage(found: Survey) -> Iterator[str]:
             yield f"'{name}' is neither 0 nor 1 in {odd:,} row(s)"
 
 
-def _odd_columns(found: Survey) -> Iterator[str]:
-    columns, terminals = found.columns, int(found.terminals.sum())
+def _oddities(found: Survey) -> Iterator[str]:
+    columns, task, lengths, terminals = found.columns, found.task, found.lengths, int(found.terminals.sum())
     if found.both:
         yield f"{found.both:,} row(s) are both terminal and timeout: D4RL's view drops them"
     if note := ActionRange(columns).note:
@@ -100,10 +100,6 @@ def _odd_columns(found: Survey) -> Iterator[str]:
         yield f"rewards are 0 or 1, and {unrewarded:,} of {terminals:,} terminal row(s) have reward 0"
     if repeated := repeated_rows(columns.observations, columns.actions, columns.rewards):
         yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
-
-
-def _odd_episodes(found: Survey) -> Iterator[str]:
-    columns, task, lengths = found.columns, found.task, found.lengths
     if not len(lengths):
         yield f"no episode ends within the {len(columns):,} rows"
     elif found.unfinished:

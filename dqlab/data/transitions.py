@@ -111,33 +111,26 @@ def q_learning_view(
     Raises:
         DataError: a value is NaN or infinite, actions are not as their rule wants them, or there is no transition.
     """
-    where, following = columns.where, columns.next_observations
-    terminals = boolean_column(where, "terminals", columns.terminals)
-    timeouts = None if columns.timeouts is None else boolean_column(where, "timeouts", columns.timeouts)
-    solved = False if columns.masks is None else ~boolean_column(where, "masks", columns.masks)
-    rewards = float_column(where, "rewards", columns.rewards)
-    cuts = cuts_of(terminals, timeouts, episode_limit)
+    terminals, rewards = boolean_column(columns, "terminals"), float_column(columns, "rewards")
+    cuts = cuts_of(terminals, None if columns.timeouts is None else boolean_column(columns, "timeouts"), episode_limit)
+    solved = False if columns.masks is None else ~boolean_column(columns, "masks")
     keep, ends, valueless = transition_rows(columns, cuts), terminals | cuts, terminals | solved
-    plain = chunk == 1 and not next_action
-    first = np.flatnonzero(keep) if plain else _first_rows(keep, ends, valueless, chunk, next_action)
+    first = _first_rows(keep, ends, valueless, chunk, next_action)
     if not len(first):
         why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
-        raise DataError(f"{where} has no transition: {why}.")
-    states = float_column(where, "observations", columns.observations)
-    state = states[first]
-    if following is None:
-        next_state = states[first + chunk]
-    else:
-        next_state = float_column(where, "next_observations", following)[first + chunk - 1]
+        raise DataError(f"{columns.where} has no transition: {why}.")
+    steps, states = first[:, None] + np.arange(chunk), float_column(columns, "observations")
+    state, last = states[first], first + chunk - 1
+    known = columns.next_observations is not None
+    next_state = float_column(columns, "next_observations")[last] if known else states[last + 1]
     mean, std = _standardise(state, next_state) if standardise else ((), ())
-    steps = first[:, None] + np.arange(chunk)
     all_actions, stops = unit_actions(columns, actions), valueless[steps]
-    terminal, returns = stops.any(axis=1), _episode_returns(rewards, ends)
-    reward = np.ascontiguousarray(transform(rewards[keep], returns), dtype=np.float32)
-    if not plain:
-        before_the_end = np.cumsum(stops, axis=1) - stops == 0
-        reward = reward[np.cumsum(keep)[steps] - 1] * before_the_end
-        reward = reward[:, 0] if chunk == 1 else reward
+    totals, terminal = np.cumsum(rewards, dtype=np.float64), stops.any(axis=1)
+    returns = np.diff(totals[ends] if ends.any() else totals[-1:], prepend=0.0)  # of all rows, where no episode ends
+    rescaled = np.asarray(transform(rewards[keep], returns), dtype=np.float32)
+    before_the_end = np.cumsum(stops, axis=1) - stops == 0
+    reward = rescaled[np.cumsum(keep)[steps] - 1] * before_the_end
+    reward = reward[:, 0] if chunk == 1 else reward
     made = [state, all_actions[steps].reshape(len(first), -1), reward, next_state, terminal.astype(np.float32)]
     if next_action:
         following_action = all_actions[np.minimum(steps + chunk, len(columns) - 1)].reshape(len(first), -1)
@@ -155,10 +148,8 @@ def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None)
     Without `timeouts` that is D4RL's rule, as its `qlearning_dataset` counts steps: the counter is 0 on the first row
     and after a cut, but 1 on the row after a terminal.
     """
-    if timeouts is not None:
-        return timeouts
-    cuts = np.zeros(len(terminals), dtype=bool)
-    if episode_limit is None:
+    cuts = np.zeros(len(terminals), dtype=bool) if timeouts is None else timeouts
+    if timeouts is not None or episode_limit is None:
         return cuts
     start, count = 0, 0
     for end in [*np.flatnonzero(terminals).tolist(), len(terminals) - 1]:
@@ -169,24 +160,18 @@ def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None)
 
 
 def transition_rows(columns: Columns, cuts: Flags) -> Flags:
-    """Which rows (n,) become transitions.
+    """Which rows (n,) become transitions: all of them where next observations are recorded.
 
-    Where next observations are recorded, every row i becomes (o_i, a_i, r_i, o'_i, terminal_i). Elsewhere, as in D4RL's
-    `qlearning_dataset`, it becomes (o_i, a_i, r_i, o_{i+1}, terminal_i), but for the last row, which nothing follows,
-    and for rows at which an episode was cut (`cuts`, (n,)): there o_{i+1} belongs to the next episode.
+    Elsewhere, as in D4RL's `qlearning_dataset`, row i becomes (o_i, a_i, r_i, o_{i+1}, terminal_i), but for the last,
+    which nothing follows, and those at which an episode was cut (`cuts`, (n,)): o_{i+1} belongs to the next episode.
     """
     if columns.next_observations is not None:
         return np.ones_like(cuts)
-    keep = ~cuts
-    keep[-1] = False
-    return keep
+    return ~cuts & (np.arange(len(cuts)) < len(cuts) - 1)
 
 
 def _first_rows(keep: Flags, ends: Flags, valueless: Flags, chunk: int, next_action: bool) -> NDArray[np.intp]:
-    """The rows at which transitions of several steps, or with the action that follows, begin.
-
-    Flags (n,) say which rows are transitions, end an episode, and bootstrap nothing.
-    """
+    """The rows at which transitions begin, by flags (n,): which are transitions, end an episode, bootstrap nothing."""
     starts = ~_leads_to(~keep, chunk) & ~_leads_to(ends, chunk - 1)
     if next_action:
         last = np.arange(len(ends)) == len(ends) - 1  # whatever it says, nothing follows it
@@ -199,12 +184,6 @@ def _leads_to(flags: Flags, steps: int) -> Flags:
     count = np.concatenate([[0], np.cumsum(flags)])
     last = np.arange(len(flags)) + steps
     return np.asarray((last > len(flags)) | (count[np.minimum(last, len(flags))] > count[:-1]))
-
-
-def _episode_returns(rewards: FloatArray, ends: Flags) -> NDArray[np.float64]:
-    """Undiscounted return of every episode that ends within the rows (of the only one, if none does)."""
-    totals = np.cumsum(rewards, dtype=np.float64)
-    return np.diff(totals[ends] if ends.any() else totals[-1:], prepend=0.0)
 
 
 STD_FLOOR = 1e-3  # added to the deviation that states are divided by (Fujimoto & Gu 2021, section 5)

@@ -164,7 +164,7 @@ def test_only_d4rls_own_file_counts_as_such(
     """Neither an excerpt, for D4RL's has a million rows, nor what was converted or collected."""
     target = write(folder / "cache" / FILE)
     assert find_dataset(HOPPER, "d4rl_cache").caveat == "not D4RL"
-    monkeypatch.setattr("dqlab.data.formats.hdf5.SHARE", 1e-4)
+    monkeypatch.setattr("dqlab.data.sources.SHARE", 1e-4)
     assert data("convert", target, "mine.npz")[0] == 0
     assert data("convert", "mine.npz", target, "--force")[0] == 0
     assert json.loads(data("info", "hopper-medium-v2", "--json")[1])["rows"] == 100

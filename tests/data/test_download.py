@@ -22,7 +22,7 @@ import pytest
 
 from dqlab.data import load_dataset
 from dqlab.data.download import UnavailableError, address_of, download, hugging_face_address
-from dqlab.data.formats.hdf5 import HDF5_MAGIC
+from dqlab.data.formats.base import HDF5_MAGIC
 from dqlab.data.formats.ogbench import ogbench
 from dqlab.data.locate import list_datasets, report_findings
 from dqlab.data.sources import d4rl_cache, d4rl_download

@@ -59,24 +59,6 @@ def read(path: Path) -> dict[str, Any]:
     return {name: field.numpy() for name, field in data._asdict().items() if field is not None}
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("next_known", [False, True])
-def test_what_is_written_is_read(tmp_path: Path, name: str, next_known: bool) -> None:
-    """Cut rows stay where the format keeps what followed them, and are dropped as D4RL does where it does not."""
-    path, made = written(tmp_path, name, columns(next_known)), arrays(next_known)
-    data = read(path)
-    kept = np.flatnonzero(~made["timeouts"][:-1])
-    if next_known and format_of(str(path))[0].__class__.__name__ != "D4RL":
-        kept = np.arange(N)
-        np.testing.assert_array_equal(data["next_state"], made["next_observations"])
-    else:
-        np.testing.assert_array_equal(data["next_state"], made["observations"][kept + 1])
-    np.testing.assert_array_equal(data["state"], made["observations"][kept])
-    ends = made["terminals"] | (~made["masks"] if next_known else False)
-    np.testing.assert_array_equal(data["terminal"], ends[kept])
-    np.testing.assert_array_equal(data["reward"], made["rewards"][kept].astype(np.float32))
-
-
 @pytest.mark.parametrize(
     "notes", ["mine", {"a": 1}, ["a", "b"], ["mine"], ["[" * 100_000], 3.0], ids=lambda n: str(n)[:9]
 )

@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_cache_that_d4rl_users_have_comes_first_and_the_embedded_set_last(
     cache: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dqlab.data.formats.hdf5.SHARE", 0)  # 60 rows of two million
+    monkeypatch.setattr("dqlab.data.sources.SHARE", 0)  # 60 rows of two million
     known = load_dataset(WALKER, (*D4RLS, "embedded")).provenance
     assert (known.source, known.caveat) == ("embedded", "not D4RL")
     shutil.copy(d4rl_file(), cache / "walker2d_medium_expert-v2.hdf5")

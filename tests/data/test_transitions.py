@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqlab.data import Transitions
+from dqlab.data.formats.arrays import D4RL
 from dqlab.data.formats.base import Columns, check_widths
-from dqlab.data.formats.hdf5 import D4RL
 from dqlab.data.rewards import as_is, cql_antmaze, reward_transforms
 from dqlab.data.transitions import q_learning_view
 from dqlab.envs import tasks

@@ -1,11 +1,13 @@
-"""Arrays by D4RL's names: in numpy's `.npz`, and in Decision Transformer's pickles, a dict of them a trajectory."""
+"""Arrays by D4RL's names: in HDF5, in numpy's `.npz`, and in Decision Transformer's pickles, a dict a trajectory."""
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,66 @@ from numpy.typing import NDArray
 
 from dqlab.data.formats import base
 from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, data_formats
-from dqlab.errors import DataError, printable_name
+from dqlab.errors import DataError, first_line, printable_name
 from dqlab.files import atomic_path
 from dqlab.machine import memory_limit
 
-NOTES = "metadata"  # the name under which an archive has them
 Arrays = dict[str, NDArray[Any]]
+UNPACKING = 1 << 29  # bytes that reading HDF5 may take beside the rows: chunks of a damaged file may unpack to more
+NOTES = "metadata"  # the name under which an `.npz` has them
+
+
+@data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))
+class D4RL(Format):
+    """HDF5 as D4RL lays it out; rows at which an episode was cut are dropped, for what followed them is not read."""
+
+    suffixes = (".hdf5", ".h5")
+
+    def read(self, path: Path) -> Columns:
+        with opened_hdf5(path) as (stored, metadata):
+            size = sum(dataset.nbytes for dataset in stored.values())
+            base.check_room(path, size)
+            with memory_limit(4 * size + UNPACKING):
+                arrays = {name: dataset[:] for name, dataset in stored.items()}
+            return base.checked_columns(str(path), arrays, metadata)
+
+    def write(self, path: Path, columns: Columns) -> None:
+        """Write all columns compressed, `next_observations` too where they are known, and the extras."""
+        import h5py
+
+        made = io.BytesIO()  # in memory: HDF5's library may crash long after it has met a full disk
+        with h5py.File(made, "w") as file:
+            for name, array in {**base.whole_columns(columns), **columns.extras}.items():
+                file.create_dataset(name, data=array, compression="gzip", compression_opts=9, shuffle=True)
+            for name, text in columns.metadata.items():
+                try:
+                    if "\0" in name or not all(name.split("/")):
+                        raise ValueError("a name is empty or has a NUL")
+                    file.create_dataset(f"metadata/{name}", data=text)
+                except (ValueError, TypeError) as error:
+                    why = f"HDF5 cannot keep the metadata {name!r} ({first_line(error)})"
+                    raise DataError(f"Cannot write {path}: {why}. Rename them, or leave them out.") from error
+        with base.write_errors(path), atomic_path(path) as temporary:
+            temporary.write_bytes(made.getbuffer())
+
+
+@contextmanager
+def opened_hdf5(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """A file's columns, not read yet, and its metadata: texts and numbers that lie directly in that group."""
+    import h5py
+
+    base.check_readable(path)
+    with base.reading_errors(path, "is truncated or not an HDF5 file"), h5py.File(path, "r", locking=False) as file:
+        base.check_names(str(path), file)
+        stored = {name: file.get(name) for name in (*base.REQUIRED_COLUMNS, "timeouts", "masks") if name in file}
+        for name, dataset in stored.items():
+            here = isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(dataset, h5py.Dataset)
+            if not here or not dataset.shape or dataset.external or dataset.is_virtual:
+                raise DataError(f"{path}: '{name}' is no array that lies in this file. Copy the data into it.")
+        group = file.get("metadata")
+        nodes = {name: group.get(name) for name in group} if isinstance(group, h5py.Group) else {}
+        told = {name: node[()] for name, node in nodes.items() if isinstance(node, h5py.Dataset) and node.shape == ()}
+        yield stored, {name: v.decode(errors="replace") if isinstance(v, bytes) else str(v) for name, v in told.items()}
 
 
 @data_formats.register("npz", source="numpy.savez; D4RL's names")
@@ -49,18 +105,18 @@ def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping
 def read_archive(
     path: Path, names: Sequence[str], check: Callable[[Collection[str]], object] = len
 ) -> tuple[Arrays, dict[str, str]]:
-    """Those of the named arrays that an archive has, and what is said of them; a DataError where it cannot be read.
-
-    `check` is called with the names of all that there are, before anything is read.
-    """
+    """Those of the named arrays that an archive has, and what is said of them; a DataError where it cannot be read."""
     base.check_readable(path)
     with base.reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        check(members)
+        check(members)  # the names of all that there are, before anything is read
         wanted = {name: members[name] for name in names if name in members}
         base.check_room(path, sum(info.file_size for info in wanted.values()))
         arrays = {name: _member(path, archive, info) for name, info in wanted.items()}
-        return arrays, _notes(path, archive, members[NOTES]) if NOTES in members else {}
+        said: Any = {}  # a JSON object in an array of one text; anything else is somebody else's
+        with suppress(KeyError, ValueError, TypeError, RecursionError):
+            said = json.loads(_member(path, archive, members[NOTES]).item())
+        return arrays, {str(name): str(text) for name, text in said.items()} if isinstance(said, dict) else {}
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
@@ -70,15 +126,6 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
         if stream.read(1):
             raise base.DamagedError(f"{path}: '{info.filename}' has more bytes than its shape {array.shape} says.")
     return array
-
-
-def _notes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, str]:
-    """A JSON object in an array of one text, as `Npz.write` leaves it; anything else is somebody else's."""
-    try:
-        found = json.loads(_member(path, archive, info).item())
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 
 @data_formats.register(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,10 @@ from dqlab.errors import ConfigError, DataError, DqlabError, first_line, lacks_m
 from dqlab.files import expanded, sha256_of
 from dqlab.machine import available_memory, in_words
 
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"  # what every HDF5 file begins with
+PROVENANCE, CONVERTED = "provenance", "converted_from"  # metadata: who made a dataset, and of which other one
+COLLECTED = "Collected by dqlab"  # what the former begins with
+
 
 class UnreadError(DataError):
     """A dataset could not be read just now, or not on this machine; that says nothing of the dataset."""
@@ -32,8 +35,8 @@ class DamagedError(DataError):
 
 
 BUSY = {errno.EAGAIN, errno.EBUSY, errno.ETXTBSY}
+# of the machine, its disks and its permissions, which say nothing of a file
 MACHINES = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
-"""Errors of the machine, its disks and its permissions, which say nothing of a file."""
 
 
 def reading_error(where: str, what: str, error: BaseException, mend: str = "") -> DataError:
@@ -67,15 +70,12 @@ def reading_errors(where: object, what: str) -> Iterator[None]:
 
 
 def check_readable(path: Path) -> None:
-    """See that a dataset's file is there, and that no other process writes it; a DataError where not.
-
-    HDF5's library locks a file as long as it is open for writing.
-    """
+    """See that a dataset's file is there, and that no other process writes it; a DataError where not."""
     if not path.is_file():
         raise DataError(f"There is no dataset at {path}. Check the path.")
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # HDF5's library locks files while they are written
         except BlockingIOError as error:
             raise reading_error(str(path), "", error) from error
 
@@ -158,11 +158,11 @@ def whole_columns(columns: Columns) -> dict[str, Any]:
     return {name: column for name in COLUMN_NAMES if (column := getattr(columns, name)) is not None}
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files by their relative names, hexadecimal."""
+def file_digest(path: Path, files: Iterable[Path] = ()) -> str:
+    """SHA-256 of a file, or of those in a folder (all unless `files` are named) by relative names; hexadecimal."""
     if not path.is_dir():
         return sha256_of(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = files or sorted(file for file in path.rglob("*") if file.is_file())
     lines = [f"{sha256_of(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -173,10 +173,7 @@ data_formats: Registry[type[Format]] = Registry(
 
 
 def format_of(dataset: str) -> tuple[Format, Path]:
-    """The format of a dataset, and what that format opens; a ConfigError where there is none.
-
-    A dataset is `FORMAT:REST` with a registered format's name, or a path with a registered format's suffix.
-    """
+    """The format of a dataset, `FORMAT:REST` or a path with its suffix, and what it opens; a ConfigError for none."""
     name, colon, rest = dataset.partition(":")
     if colon and name in data_formats:
         return data_formats.get(name)(), expanded(rest)
@@ -185,8 +182,8 @@ def format_of(dataset: str) -> tuple[Format, Path]:
         if path.suffix.lower() in entry.item.suffixes:
             return entry.item(), path
     known = [f"{entry.name} ({', '.join(entry.item.suffixes) or entry.name + ':...'})" for entry in data_formats]
-    wanted = f"{', '.join(known)}, or FORMAT:PATH"
-    raise ConfigError(f"No format of datasets has the suffix of '{dataset}'. Known: {wanted}.")
+    there_are = ", ".join([*known, "or FORMAT:PATH"])
+    raise ConfigError(f"No format of datasets has the suffix of '{dataset}'. Known: {there_are}.")
 
 
 MATRIX_COLUMNS = ("observations", "actions", "next_observations")
@@ -224,36 +221,32 @@ def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[
 
 def check_names(where: str, names: Collection[str]) -> None:
     """See that all columns are there that every dataset has; a DataError says which one is not, and what is there."""
-    for name in REQUIRED_COLUMNS:
-        if name not in names:
-            there = printable_names(names) or "nothing"
-            raise DataError(f"{where} has no '{name}' (it has: {there}); not a dataset in D4RL's layout.")
+    if missing := [name for name in REQUIRED_COLUMNS if name not in names]:
+        there = printable_names(names) or "nothing"
+        raise DataError(f"{where} has no '{missing[0]}' (it has: {there}); not a dataset in D4RL's layout.")
 
 
-def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None) -> None:
-    """See that a dataset is as wide as the task's states and actions, where these are given; a DataError where not."""
+def check_widths(columns: Columns, state_dim: int, action_dim: int) -> None:
+    """See that a dataset is as wide as the task's states and actions; a DataError where not."""
     for name, wanted in (("observations", state_dim), ("actions", action_dim)):
-        width = getattr(columns, name).shape[1]
-        if wanted is not None and width != wanted:
+        if (width := getattr(columns, name).shape[1]) != wanted:
             raise DataError(f"{columns.where}: '{name}' is {width} wide, the task's is {wanted}. Another task's file?")
 
 
-def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
+def float_column(columns: Columns, name: str) -> NDArray[np.float32]:
     """A column (n, ...) of real numbers as float32, all finite; a DataError names the first row where one is not."""
     with np.errstate(over="ignore"):
-        return _finite(where, name, column.astype(np.float32, copy=False))
-
-
-def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
-    """A column (n,) as booleans, whether a number is other than 0; a DataError names a row that is not finite."""
-    return _finite(where, name, column).astype(bool, copy=False)
-
-
-def _finite(where: str, name: str, column: Column) -> Column:
+        column: NDArray[np.float32] = getattr(columns, name).astype(np.float32, copy=False)
     if not (finite := np.isfinite(column)).all():
+        where = f"{columns.where}: '{name}'"
         row = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
-        raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
+        raise DataError(f"{where} has a NaN or infinite value in row {row}. Repair or drop such rows.")
     return column
+
+
+def boolean_column(columns: Columns, name: str) -> NDArray[np.bool_]:
+    """A column (n,) as booleans, whether a number is other than 0; a DataError names a row that is not finite."""
+    return np.asarray(float_column(columns, name) != 0)
 
 
 def digest_of_columns(columns: Columns) -> str:

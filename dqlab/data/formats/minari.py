@@ -41,19 +41,26 @@ class MinariFormat(Format):
 
     def read(self, path: Path) -> Columns:
         minari, name = _minari_package(), path.as_posix()
+        from gymnasium.spaces import Box
+
         if not (minari_store() / name).exists():
-            known = stored_datasets()
-            hint = nearest(name, list(known)) if known else "The store is empty."
+            hint = nearest(name, known) if (known := stored_datasets()) else "The store is empty."
             there = f"There is no Minari dataset '{name}' in {minari_store()}"
             raise DataError(f"{there}. {hint} `minari download {name}` fetches it.")
         with _minari_errors(name):
             dataset = minari.load_dataset(name)
-        key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
-        observed = dataset.observation_space[key] if key else dataset.observation_space
-        _check_flat(dataset, observed)
-        width = sum(math.prod(space.shape) for space in (observed, dataset.action_space)) + 3
-        base.check_room(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
-        with _minari_errors(dataset.id):
+            key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
+            observed = dataset.observation_space[key] if key else dataset.observation_space
+            for what, space in (("observations", observed), ("actions", dataset.action_space)):
+                if not isinstance(space, Box) or len(space.shape) != 1:
+                    inner = getattr(space, "spaces", None)  # a space's bounds may be pages long
+                    shape = ", ".join(sorted(inner)) if isinstance(inner, Mapping) else f"shape {space.shape}"
+                    raise DataError(
+                        f"The Minari dataset '{name}' has {what} of {type(space).__name__}({shape}): dqlab reads flat "
+                        f"Box observations (or a Dict's entry '{OBSERVATION}' that is one) and flat Box actions only."
+                    )
+            width = sum(math.prod(space.shape) for space in (observed, dataset.action_space)) + 3
+            base.check_room(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
             parts = [_steps(episode, key) for episode in dataset.storage.get_episodes(dataset.episode_indices)]
         if not parts:
             raise DataError(f"The Minari dataset '{dataset.id}' has no step.")
@@ -92,33 +99,18 @@ def stored_datasets() -> Mapping[str, Mapping[str, Any]]:
 def _minari_errors(name: str) -> Iterator[None]:
     """Whatever Minari and its storages raise while they read becomes one message."""
     where = f"The Minari dataset '{name}' in {minari_store() / name}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except DataError:
-        raise
-    except Exception as error:  # of storages, spaces and environments
-        if "does not support the dataset" in str(error):
-            raise base.UnreadError(f"{where} is of another version: {first_line(error)}") from error
-        if type(error).__module__.startswith("gymnasium."):
-            why = f"names an environment that is not known here ({first_line(error)})"
-            raise base.UnreadError(f"{where} {why}. Import the module that registers it: --plugin MODULE.") from error
-        raise base.reading_error(where, "cannot be read: it is damaged, or not Minari's", error) from error
-
-
-def _check_flat(dataset: Any, observed: Any) -> None:
-    """See that what is read of observations, and actions, are rows of numbers."""
-    from gymnasium.spaces import Box
-
-    for what, space in (("observations", observed), ("actions", dataset.action_space)):
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            inner = getattr(space, "spaces", None)  # a space's bounds may be pages long
-            shape = ", ".join(sorted(inner)) if isinstance(inner, Mapping) else f"shape {space.shape}"
-            raise DataError(
-                f"The Minari dataset '{dataset.id}' has {what} of {type(space).__name__}({shape}): dqlab reads "
-                f"observations of a flat Box (or a Dict whose entry '{OBSERVATION}' is one) and actions of one only."
-            )
+    with base.reading_errors(where, "cannot be read: it is damaged, or not Minari's"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except Exception as error:  # of storages, spaces and environments
+            if "does not support the dataset" in str(error):
+                raise base.UnreadError(f"{where} is of another version: {first_line(error)}") from error
+            if type(error).__module__.startswith("gymnasium."):
+                said = f"{where} names an environment that is not known here ({first_line(error)})"
+                raise base.UnreadError(f"{said}. Import the module that registers it: --plugin MODULE.") from error
+            raise
 
 
 def _steps(episode: Mapping[str, Any], key: str) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from dqlab.data import download
 from dqlab.data.download import Progress, UnavailableError, download_from, no_progress
 from dqlab.data.formats import base
 from dqlab.data.formats.arrays import read_archive, write_archive
-from dqlab.data.formats.base import Columns, Format, data_formats
-from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
+from dqlab.data.formats.base import COLLECTED, PROVENANCE, Columns, Format, data_formats
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs import make_env, tasks
 from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, nearest
-from dqlab.files import expanded, sha256_of
+from dqlab.files import expanded
 
 Arrays = dict[str, NDArray[Any]]
 STORED = ("observations", "actions", "terminals", "qpos", "button_states")  # what is read: nothing is made of `qvel`
@@ -43,7 +41,16 @@ class OGBenchFormat(Format):
         parts, notes = list[Arrays](), dict[str, str]()
         for file in files:
             arrays, notes = read_archive(file, STORED)
-            parts.append(_checked(file, arrays))
+            if missing := [name for name in STORED[:4] if name not in arrays]:
+                there = ", ".join(arrays) or "nothing"
+                raise DataError(f"{file} has no '{missing[0]}' (it has: {there}); not a file of OGBench's.")
+            rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+            if len(set(rows.values())) > 1 or not rows["observations"]:
+                there = ", ".join(f"{count} {name}" for name, count in rows.items())
+                raise DataError(f"{file}: its arrays have {there}.")
+            arrays["terminals"] = arrays["terminals"].astype(bool)
+            arrays["terminals"][-1] = True  # the last row of a file ends an episode
+            parts.append(arrays)
             size = sum(array.nbytes for array in parts[0].values())
             base.check_room(self.place(path), size * (SPREAD * len(files) - len(parts)))
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -56,19 +63,17 @@ class OGBenchFormat(Format):
 
     def files(self, path: Path) -> list[Path]:
         """The file of a data set, or those that it is split into, whether they are there or not."""
-        folder, name = _folder(path), dataset_of(path.name)
+        folder = path.parent if len(path.parts) > 1 else expanded("~/.ogbench/data")  # ogbench's own
+        name = dataset_of(path.name)
         whole = folder / f"{name}.npz"
         split = sorted(file for file in folder.glob(f"{name}-*.npz") if not file.stem.endswith("-val"))
         return [whole] if whole.exists() or not split else split
 
     def digest(self, path: Path) -> str:
-        files = self.files(path)
-        if len(files) == 1:
-            return base.file_digest(files[0])
-        return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+        return base.file_digest(self.place(path), self.files(path))
 
     def source(self, path: Path) -> str:
-        return f"{BENCHMARK}:{_folder(path)}"
+        return f"{BENCHMARK}:{self.files(path)[0].parent}"
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write rows as OGBench does, which needs positions; rewards and next observations have no place."""
@@ -93,24 +98,6 @@ def task_named(path: Path) -> Task:
 def ogbench_names() -> list[str]:
     """The names of OGBench's tasks."""
     return [entry.name for entry in tasks if entry.item.benchmark == BENCHMARK]
-
-
-def _folder(path: Path) -> Path:
-    """Where a path's files lie; ogbench's own folder where it names none."""
-    return path.parent if len(path.parts) > 1 else expanded("~/.ogbench/data")
-
-
-def _checked(file: Path, arrays: Arrays) -> Arrays:
-    """A file's arrays, all of one length; its last row ends an episode."""
-    if missing := [name for name in STORED[:4] if name not in arrays]:
-        there = ", ".join(arrays) or "nothing"
-        raise DataError(f"{file} has no '{missing[0]}' (it has: {there}); not a file of OGBench's.")
-    rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if len(set(rows.values())) > 1 or not rows["observations"]:
-        raise DataError(f"{file}: its arrays have {', '.join(f'{count} {name}' for name, count in rows.items())}.")
-    arrays["terminals"] = arrays["terminals"].astype(bool)
-    arrays["terminals"][-1] = True
-    return arrays
 
 
 def _columns(where: str, task: Task, arrays: Arrays, notes: dict[str, str]) -> Columns:

@@ -17,8 +17,7 @@ from dqlab.config.gin_files import check_parameters_read
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
 from dqlab.data import data_formats
-from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, digest_of_columns
-from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
+from dqlab.data.formats.base import COLLECTED, COLUMN_NAMES, PROVENANCE, Columns, Format, digest_of_columns
 from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import BOXED, Task
