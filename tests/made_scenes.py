@@ -27,8 +27,7 @@ class Scene:
 
     def bind(self) -> None:
         """Make the networks anew, out of the rows as they are."""
-        sources = {name: target.source for name, target in self.algorithm.targets().items()}
-        self.nets = {name: self.pack.layouts[sources.get(name, name)].bind(row[0]) for name, row in self.rows.items()}
+        self.nets = {name: self.pack.layouts[name].bind(row[0]) for name, row in self.rows.items()}
 
     def loss(self, name: str) -> Tensor:
         return self.pack.trained[name].loss(self.nets, self.batch, self.noise, self.hyper)[0]

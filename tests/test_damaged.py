@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ from dqlab.runs.load_policy import checkpoint_files
 from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.sync import send_folder
-from dqlab.tracking.records import StateRecord
+from dqlab.tracking.records import StateRecord, WeightsRecord
 from dqlab.tracking.run_folder import Journal, RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
@@ -145,8 +146,9 @@ def use_run(run: Path) -> None:
     folder, state = RunFolder(run), {}
     _compare(run)
     _said(lambda: send_folder(run, tracking_uri(run), "made", over=True))
+    read = partial(checkpoint.read_checkpoint, kind=WeightsRecord)
     for which in CHECKPOINT_RULES:
-        _said(lambda which=which: [checkpoint.load_weights(path) for path in checkpoint_files(folder, None, which)])
+        _said(lambda which=which: list(map(read, checkpoint_files(folder, None, which))))
     _said(lambda: changed_results(parse_bindings(read_text(folder.config)), parse_bindings("A.x = 1")))
     _said(lambda: folder.check(resume=True))
     _said(lambda: state.update(checkpoint.read_checkpoint(folder.checkpoint, StateRecord)[1]))

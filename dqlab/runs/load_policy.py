@@ -24,9 +24,9 @@ from dqlab.runs.experiment import Experiment
 from dqlab.runs.official import OfficialCheckpoint, load_checkpoint, same_betas
 from dqlab.runs.policy import LoadedPolicy, PolicySource, isolated
 from dqlab.tracking import RunFolder
-from dqlab.tracking.records import read_record
+from dqlab.tracking.records import WeightsRecord, read_record
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
-from dqlab.training.checkpoint import load_weights
+from dqlab.training.checkpoint import read_checkpoint
 
 EXPORTED = "policy.json"
 
@@ -103,7 +103,10 @@ def load_policies(
             gin_files.load_gin([folder.config], bindings, stored=True)
             experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
             for file in files:
-                weights, record = load_weights(file)
+                weights, record = read_checkpoint(file, WeightsRecord)
+                if "seed" not in record:
+                    holds = "holds a training state, no weights of one replica"
+                    raise RunError(f"{file} {holds}. Name a file of checkpoints/.")
                 replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
                 found.append((replica, weights, PolicySource(name, record["step"], folder.facts(), file)))
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:

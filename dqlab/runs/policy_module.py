@@ -29,7 +29,6 @@ class PolicyModule(nn.Module):
         super().__init__()
         pack = policy.pack
         self._algorithm, self._dims, self.dtype = pack.algorithm, pack.dims, pack.dtype
-        self._sources = {name: target.source for name, target in pack.algorithm.targets().items()}
         self._layouts = pack.layouts
         self._places: dict[str, dict[str, str]] = {}
         for network, named in pack.weights(0).items():
@@ -73,7 +72,7 @@ class PolicyModule(nn.Module):
         nets = {}
         for name, places in self._places.items():
             weights = {own: getattr(self, place) for own, place in places.items()}
-            nets[name] = Network(self._layouts[self._sources.get(name, name)].module, weights)
+            nets[name] = Network(self._layouts[name].module, weights)
         unit = self._algorithm.act(self._dims, nets, seen.to(self.dtype), self.flat(noise)).double()
         action = unit * (0.5 * (self.high - self.low)) + 0.5 * (self.high + self.low)
         return torch.maximum(torch.minimum(action, self.high), self.low).to(self.dtype)

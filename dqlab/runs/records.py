@@ -7,7 +7,7 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,7 +26,10 @@ from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.tracking.display import draw_score_curve, summary_table
 from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
 from dqlab.tracking.run_folder import RunFolder
-from dqlab.training.model_selection import Evaluated, ReplicaFailure, ReplicaStates, official_result, select_checkpoints
+from dqlab.training.model_selection import ReplicaStates, official_result, select_checkpoints
+
+if TYPE_CHECKING:
+    from dqlab.tracking.records import EvaluationRecord, FailedRecord
 
 
 def write_record(
@@ -106,7 +109,7 @@ class TrainingResult:
 
     folder: RunFolder
     summaries: dict[str, dict[str, Any]]
-    failures: dict[str, ReplicaFailure]
+    failures: dict[str, FailedRecord]
     facts: dict[str, Any]
     sent: bool | None
     profile: Sequence[str] = ()
@@ -114,7 +117,7 @@ class TrainingResult:
     def check_complete(self) -> None:
         """Raise a RunError if replicas have failed, which names them, and the first one's reason."""
         if titles := [replica.title for replica in self.folder.replicas() if replica.name in self.failures]:
-            first, several = next(iter(self.failures.values())).reason, len(titles) + len(self.summaries)
+            first, several = next(iter(self.failures.values()))["reason"], len(titles) + len(self.summaries)
             raise RunError(f"{len(titles)} of {several} replicas failed ({'; '.join(titles)}). {first}")
 
 
@@ -124,25 +127,25 @@ def write_replica_results(
     """One replica's summary, curve and result files, by its evaluations, one of them at least with a score."""
     evaluations = states.evaluations[replica.name]
     chosen = select_checkpoints(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
-    by_step: dict[int | None, Evaluated] = {evaluation.step: evaluation for evaluation in evaluations}
+    by_step: dict[int | None, EvaluationRecord] = {each["step"]: each for each in evaluations}
     summary = {
         "seed": replica.seed,
         "cell": replica.cell,
         "points": dict(replica.points),
-        "steps": evaluations[-1].step,
+        "steps": evaluations[-1]["step"],
         **{name: known[name] for name in ("task", "algorithm", "caveat", "scored", "physics")},
         "selection": chosen,
-        "untrained": asdict(by_step[0]) if 0 in by_step else None,
+        "untrained": by_step.get(0),
         "data_return_mean": known["data"]["return_mean"],
-        "evaluations": list(map(asdict, evaluations)),
-        "failed_evaluations": list(map(asdict, states.failed_evaluations[replica.name])),
+        "evaluations": evaluations,
+        "failed_evaluations": states.failed_evaluations[replica.name],
     }
     own = folder.replica(replica.name)
     rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores
     for rule, name in rules.items():
         write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule]["step"]], name))
     title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
-    draw_score_curve(summary["evaluations"], summary["selection"], title, own / "curve.png", known["scored"])
+    draw_score_curve(evaluations, chosen, title, own / "curve.png", known["scored"])
     write_text(own / "summary.json", json.dumps(summary, indent=1))
     return summary
 
@@ -161,7 +164,7 @@ def print_finished(finished: TrainingResult) -> None:
     folder, facts = finished.folder, finished.facts
     titles = {replica.name: replica.title for replica in folder.replicas()}
     summaries = {titles[name]: summary for name, summary in finished.summaries.items()}
-    failures = {titles[name]: failure.step for name, failure in finished.failures.items()}
+    failures = {titles[name]: failure["step"] for name, failure in finished.failures.items()}
     console.print(summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
     lines = [f"Learning curve: {folder.replica(name) / 'curve.png'}" for name in finished.summaries]
     lines += [f"Run:            {folder.path}", *finished.profile]

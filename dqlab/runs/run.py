@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
@@ -27,8 +27,9 @@ from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import Loop
 from dqlab.training.execution.modes import ExecutionMode, name_of
 from dqlab.training.loop import RunCallbacks
-from dqlab.training.model_selection import Evaluated
 
+if TYPE_CHECKING:
+    from dqlab.tracking.records import EvaluationRecord
 OnEvent = Callable[[Mapping[str, Any]], None]  # told of events, each a dictionary with its name as `event`
 
 
@@ -179,10 +180,10 @@ class _RunUnderWay(RunCallbacks):
         self.display.logged(step, metrics)
         self.tell({"event": "progress", "step": step, "updates_per_second": metrics["updates_per_second"]})
 
-    def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
+    def on_evaluation(self, step: int, evaluations: dict[str, EvaluationRecord]) -> None:
         titles = {replica.name: replica.title for replica in self.experiment.resolved_replicas}
         self.display.evaluated(step, {titles[name]: evaluated for name, evaluated in evaluations.items()})
-        scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
+        scores = {name: evaluated["score_mean"] for name, evaluated in evaluations.items()}
         self.tell({"event": "evaluated", "step": step, "scores": scores})
 
     def on_warning(self, text: str) -> None:

@@ -51,11 +51,11 @@ class Display(progress.Progress):
     def evaluated(self, step: int, evaluations: Mapping[str, Any]) -> None:
         """New scores, by the replicas' titles."""
         name = "score" if self._scored else "return"
-        scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
+        scores = " ".join(f"{result['score_mean']:.1f}" for result in evaluations.values())
         self.update(self._bar, score=f"{name} {scores}{self._caveat}")
         for title, result in evaluations.items():
-            score = f"{name} {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
-            returned = f"  return {result.return_mean:.0f}" if self._scored else ""
+            score = f"{name} {result['score_mean']:6.1f} +- {result['score_std']:.1f}{self._caveat}"
+            returned = f"  return {result['return_mean']:.0f}" if self._scored else ""
             self.say(f"step {step:>8,}  {title}  {score}{returned}")
 
     def say(self, text: str) -> None:
@@ -158,7 +158,7 @@ def draw_score_curve(
 ) -> None:
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
-    Evaluations are dicts of `Evaluated`, `selection` is what the rules chose; not `scored`: the score is the return.
+    Evaluations are as in summary.json, `selection` is what the rules chose; not `scored`: the score is the return.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

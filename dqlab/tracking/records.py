@@ -75,7 +75,12 @@ class RunRecord(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class EvaluationRecord(TypedDict):
-    """One evaluation: `Evaluated` as a dict."""
+    """One evaluation of one replica, after `step` updates.
+
+    `return_*` are of its episodes, undiscounted; `score_*` are the same, D4RL-normalised;
+    `selection_loss` is the algorithm's own offline criterion (mean L_bc since the previous evaluation), None at step 0;
+    `losses` are every loss's mean since then.
+    """
 
     step: Count
     return_mean: float
@@ -88,7 +93,7 @@ class EvaluationRecord(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class FailedEvaluationRecord(TypedDict):
-    """An evaluation that gave no score: `FailedEvaluation` as a dict."""
+    """An evaluation that gave no score, and why; early stopping goes by its loss, no selection rule does."""
 
     step: Count
     reason: str
@@ -245,7 +250,9 @@ class WeightsRecord(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class FailedRecord(TypedDict):
-    """A replica that a training state knows to have failed: `ReplicaFailure`."""
+    """Why a replica ended before its time, in one line, and after how many updates that was noticed; its kind is
+    `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
+    """
 
     kind: str
     reason: str

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from torch import Tensor
 from dqlab.errors import RunError
 from dqlab.files import atomic_path, check_ordinary
 
-if TYPE_CHECKING:
-    from dqlab.tracking.records import WeightsRecord
-
 Groups = dict[str, dict[str, Tensor]]
+Record = TypeVar("Record")
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
@@ -36,19 +34,6 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], re
             save_file(flat, temporary, metadata={"dqlab": text})
     except (OSError, SafetensorError) as error:
         raise RunError(f"Cannot write {path}: {error}. Free some space; --resume continues the run.") from error
-
-
-def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
-    """One replica's weights, and their record; raises as `read_checkpoint` does."""
-    from dqlab.tracking.records import WeightsRecord
-
-    weights, record = read_checkpoint(path, WeightsRecord)
-    if "seed" not in record:
-        raise RunError(f"{path} holds a training state, no weights of one replica. Name a file of checkpoints/.")
-    return weights, record
-
-
-Record = TypeVar("Record")
 
 
 def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Groups, Record]:  # type: ignore[assignment]

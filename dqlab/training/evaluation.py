@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from threading import Event
 from typing import Any
 
@@ -43,7 +43,7 @@ class Evaluator:
         self._make = env_backends.get(backend)
         self.stop = Event()
         self._eager = Eager()
-        self._core: tuple[Pack, ExecutionMode, SamplerCore] | None = None
+        self._core_of = lru_cache(maxsize=1)(partial(SamplerCore, states=episodes))  # compiled or captured once
 
     def run(self, pack: Pack, step: int, mode: ExecutionMode | None = None) -> list[EvaluationEpisodes]:
         """Evaluate every replica as it is after `step` updates, eagerly by default; the same call, the same episodes.
@@ -67,9 +67,7 @@ class Evaluator:
         # of each replica one: the official code evaluates in one environment, made for the occasion
         groups = [each for seed in pack.seeds for each in initial_seeds(seed, step, 1, 1) * self.episodes]
         states = self.environments.reset(seeds, groups)
-        if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
-            self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))  # compiled or captured once
-        core, (mean, std) = self._core[2], map(np.asarray, self.standardised_by)
+        core, (mean, std) = self._core_of(pack, mode=mode), map(np.asarray, self.standardised_by)
         noise = core.noise_stream(f"evaluation {step}")
 
         def act(states: NDArray[Any], turn: int) -> NDArray[Any]:
@@ -78,10 +76,49 @@ class Evaluator:
             actions = core.sample_actions(state, noise.at(turn)).double().cpu().numpy()
             return np.asarray(actions.reshape(len(states), -1))
 
-        under_way = _EpisodesUnderWay(self, states, seeds, rows)
-        returns, lengths = (np.split(each, pack.replicas) for each in under_way.run(act))
-        pairs = zip(returns, lengths, strict=True)
-        return [EvaluationEpisodes(*pair, *under_way.faults.get(row, ())) for row, pair in enumerate(pairs)]
+        returns, lengths, faults = self._play(states, seeds, rows, act)
+        pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
+        return [EvaluationEpisodes(*pair, *faults.get(row, ())) for row, pair in enumerate(pairs)]
+
+    def _play(
+        self, states: NDArray[Any], seeds: Sequence[int], rows: Collection[int], act: Callable[..., NDArray[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], dict[int, tuple[str, bool]]]:
+        """Returns and lengths (K * E,) of all episodes, from states (K * E, S); those of `rows` act.
+
+        `act(states, turn)` gives actions (K * E, h * A), a chunk's side by side. A replica whose numbers are not finite
+        is left out; by row, why, and whether its policy has diverged.
+        """
+        replica, time = np.arange(len(states)) // self.episodes, 0
+        returns, lengths = np.zeros(len(states)), np.zeros(len(states), dtype=np.int64)
+        faults: dict[int, tuple[str, bool]] = {}
+
+        def sound(live: NDArray[np.int64], values: NDArray[Any], what: str, diverged: bool = False) -> Any:
+            """Whose replicas, of episodes (n,), have no fault; what is not finite in values (K * E, ...) is one."""
+            finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)[live]
+            for episode in live[~finite].tolist():
+                whose = "its policy" if diverged else f"the environment '{self.task.environment}'"
+                when = f"at step {time} of the episode with seed {seeds[episode]}"
+                faults.setdefault(int(replica[episode]), (f"{whose} gives {what}, {when}.", diverged))
+            return ~np.isin(replica[live], list(faults))
+
+        live = np.flatnonzero(np.isin(replica, list(rows)))
+        live = live[sound(live, states, "a NaN or infinite first observation")]
+        while len(live):
+            if self.stop.is_set():
+                raise StoppedError("stopped in an evaluation")
+            actions = act(states, time // self.chunk)
+            live = live[sound(live, actions, "NaN or infinite actions", diverged=True)]
+            for action in np.split(actions, self.chunk, axis=1):
+                if not len(live):
+                    break
+                stepped = self.environments.step(live.tolist(), action[live])
+                states[live] = stepped.state
+                returns[live] += stepped.reward
+                lengths[live] += 1
+                time += 1
+                sound(live, states, "a NaN or infinite observation")
+                live = live[sound(live, returns, "a NaN or infinite reward") & ~stepped.over]
+        return returns, lengths, faults
 
     @cached_property
     def environments(self) -> Environments:
@@ -92,51 +129,6 @@ class Evaluator:
         """Free what is stepped, if anything was: an environment that draws cannot do so by itself once Python ends."""
         if "environments" in vars(self):
             self.environments.close()
-
-
-class _EpisodesUnderWay:
-    """Episodes of K replicas under way, E each, from these seeds, in states (K * E, S); replicas of `rows` act.
-
-    One whose numbers are not finite is left out; by row, `faults` says why, and whether its policy has diverged.
-    """
-
-    def __init__(self, evaluator: Evaluator, states: NDArray[Any], seeds: Sequence[int], rows: Collection[int]) -> None:
-        self._evaluator, self._states, self._seeds = evaluator, states, seeds
-        self._replica = np.arange(len(states)) // evaluator.episodes
-        self._live = np.flatnonzero(np.isin(self._replica, list(rows)))
-        self._time = 0
-        self.faults: dict[int, tuple[str, bool]] = {}
-
-    def run(self, act: Callable[[NDArray[Any], int], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Returns and lengths (K * E,) of all episodes, with `act(states, turn)` (K * E, A), a chunk's side by side."""
-        evaluator, states = self._evaluator, self._states
-        returns, lengths = np.zeros(len(states)), np.zeros(len(states), dtype=np.int64)
-        self._leave_out(self._live, ~np.isfinite(states).all(axis=1), "a NaN or infinite first observation")
-        while len(self._live):
-            if evaluator.stop.is_set():
-                raise StoppedError("stopped in an evaluation")
-            actions = act(states, self._time // evaluator.chunk)
-            self._leave_out(self._live, ~np.isfinite(actions).all(axis=1), "NaN or infinite actions", diverged=True)
-            for action in np.split(actions, evaluator.chunk, axis=1):
-                if not len(live := self._live):
-                    break
-                stepped = evaluator.environments.step(live.tolist(), action[live])
-                states[live] = stepped.state
-                returns[live] += stepped.reward
-                lengths[live] += 1
-                self._time += 1
-                self._live = live[~stepped.over]
-                self._leave_out(live, ~np.isfinite(states).all(axis=1), "a NaN or infinite observation")
-                self._leave_out(live, ~np.isfinite(returns), "a NaN or infinite reward")
-        return returns, lengths
-
-    def _leave_out(self, among: NDArray[np.int64], bad: NDArray[np.bool_], what: str, diverged: bool = False) -> None:
-        """Leave out the replicas that have a bad episode among those (n,)."""
-        for episode in among[bad[among]].tolist():
-            whose = "its policy" if diverged else f"the environment '{self._evaluator.task.environment}'"
-            when = f"at step {self._time} of the episode with seed {self._seeds[episode]}"
-            self.faults.setdefault(int(self._replica[episode]), (f"{whose} gives {what}, {when}.", diverged))
-        self._live = self._live[~np.isin(self._replica[self._live], list(self.faults))]
 
 
 def initial_seeds(seed: int, step: int, episodes: int, *stream: int) -> list[int]:

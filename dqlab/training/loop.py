@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,20 +17,13 @@ from dqlab.tracking.run_folder import EVALUATION, Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.evaluation import Evaluator
 from dqlab.training.execution.modes import ExecutionMode
-from dqlab.training.model_selection import (
-    Evaluated,
-    EvaluationEpisodes,
-    FailedEvaluation,
-    ReplicaFailure,
-    ReplicaStates,
-    early_stops,
-)
+from dqlab.training.model_selection import EvaluationEpisodes, ReplicaStates, early_stops
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
 from dqlab.training.programs import Step
 
 if TYPE_CHECKING:
-    from dqlab.tracking.records import StateRecord
+    from dqlab.tracking.records import EvaluationRecord, FailedEvaluationRecord, StateRecord
 
 
 class RunCallbacks:
@@ -43,7 +35,7 @@ class RunCallbacks:
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
         """Means over replicas of the losses since the last log."""
 
-    def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
+    def on_evaluation(self, step: int, evaluations: dict[str, EvaluationRecord]) -> None:
         """The evaluation of every replica still running, by name."""
 
     def on_warning(self, text: str) -> None:
@@ -101,8 +93,7 @@ class Loop:
         self._saved_step = self.step if record else -1
         self.states = ReplicaStates(replicas, folder, record)
         counts = record["journal"] if record else {}
-        files = {name: folder.replica(name) / "metrics.jsonl" for name in names}
-        self.journals = {name: Journal(file, counts.get(name, 0)) for name, file in files.items()}
+        self.journals = {name: Journal(folder.replica(name) / "metrics.jsonl", counts.get(name, 0)) for name in names}
         self._step = Step(pack, data, plan.batch_size, mode, plan.steps - self.step, callbacks.on_execution)
         self._step.restore_sums(self._window)
         self.mode = self._step.mode
@@ -192,21 +183,18 @@ class Loop:
         sums, steps = self._step.take_sums(), self.step - self._logged_at
         self._logged_at = self.step
         for row, replica in self.states.running().items():
-            broken = next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None)
-            if broken:
-                self._diverged(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
-        if self._interval.keys() != sums.keys():  # a phase of training has begun
-            self._interval, self._interval_steps = {}, 0
-        for name, value in sums.items():
-            self._interval[name] = self._interval.get(name, torch.zeros_like(value)) + value
-        self._interval_steps += steps
-        running = self.states.running()
-        for row, replica in running.items():
             metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
+            if broken := next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None):
+                self._diverged(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
+                continue
             self._write(replica.name, {**metrics, "train/updates_per_second": speed})
             if "critic/target_q" in sums and self._discounts:
                 self._check_values(row, replica, metrics["train/critic/target_q"])
-        if running:
+        if self._interval.keys() != sums.keys():  # a phase of training has begun
+            self._interval, self._interval_steps = {}, 0
+        self._interval = {name: self._interval.get(name, 0.0) + value for name, value in sums.items()}
+        self._interval_steps += steps
+        if running := self.states.running():
             means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
             self._callbacks.on_log(self.step, {**means, "updates_per_second": speed})
 
@@ -225,31 +213,38 @@ class Loop:
 
     def _diverged(self, replica: Replica, what: str) -> None:
         advice = "Start another run with a lower learning rate or a gradient bound (grad_norm)"
-        self._fail(replica, ReplicaFailure(f"{what} {advice}; the records are in {self.folder.path}.", self.step))
+        self._fail(replica, f"{what} {advice}; the records are in {self.folder.path}.", self.step, "diverged")
 
-    def _fail(self, replica: Replica, failure: ReplicaFailure) -> None:
+    def _fail(self, replica: Replica, reason: str, step: int, kind: str) -> None:
         """End one replica; the others go on."""
-        self.states.fail(replica, failure)
-        self._callbacks.on_replica_failure(replica.name, failure.reason)
+        self.states.fail(replica, {"reason": reason, "step": step, "kind": kind})
+        self._callbacks.on_replica_failure(replica.name, reason)
 
-    def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated | None:
+    def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> EvaluationRecord | None:
         """Record a replica's weights and evaluation, which is None where it failed, and stop it early if it is time."""
         means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
         loss = means.get(self.pack.algorithm.selection_loss)
-        done: Evaluated | None = None
-        recorded: Evaluated | FailedEvaluation
+        done: EvaluationRecord | None = None
+        failed: FailedEvaluationRecord = {"step": self.step, "reason": episodes.fault, "selection_loss": loss}
         if episodes.fault:
-            recorded = FailedEvaluation(self.step, episodes.fault, loss)
-            self.states.failed_evaluations[replica.name].append(recorded)
+            self.states.failed_evaluations[replica.name].append(failed)
             metrics = {"eval/failed": 1.0}
         else:
-            returns, length, score = episodes.returns, float(episodes.lengths.mean()), self._evaluator.task.score
-            mean, std, mean_score = float(returns.mean()), float(returns.std()), float(score(returns.mean()))
-            recorded = done = Evaluated(self.step, mean, std, mean_score, float(score(returns).std()), loss, means)
+            returns, score = episodes.returns, self._evaluator.task.score
+            done = {
+                "step": self.step,
+                "return_mean": float(returns.mean()),
+                "return_std": float(returns.std()),
+                "score_mean": float(score(returns.mean())),
+                "score_std": float(score(returns).std()),
+                "selection_loss": loss,
+                "losses": means,
+            }
             self.states.evaluations[replica.name].append(done)
-            metrics = {"eval/return_mean": mean, "eval/return_std": std, "eval/length_mean": length}
-            metrics |= {"score/mean": mean_score, "score/std": done.score_std}
-        record = {"replica": replica.name, "seed": replica.seed, **asdict(recorded)}
+            metrics = {"eval/return_mean": done["return_mean"], "eval/return_std": done["return_std"]}
+            metrics |= {"eval/length_mean": float(episodes.lengths.mean())}
+            metrics |= {"score/mean": done["score_mean"], "score/std": done["score_std"]}
+        record = {"replica": replica.name, "seed": replica.seed, **(done or failed)}
         checkpoint.write_checkpoint(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
         losses = self.states.selection_losses(replica.name)
         if losses and early_stops.get(self.plan.early_stop)(losses):
@@ -264,11 +259,11 @@ class Loop:
             failed = self.states.last_failed_evaluation(replica.name)
             if failed and replica.name not in self.states.failed:
                 reason = (
-                    f"The last evaluation of {replica.title}, after {failed.step:,} updates, failed: {failed.reason} "
-                    "Weights and earlier evaluations are kept. When the environment is mended, dqlab train --resume "
-                    f"--out {self.folder.path} evaluates again."
+                    f"The last evaluation of {replica.title}, after {failed['step']:,} updates, failed: "
+                    f"{failed['reason']} Weights and earlier evaluations are kept. When the environment is mended, "
+                    f"dqlab train --resume --out {self.folder.path} evaluates again."
                 )
-                self._fail(replica, ReplicaFailure(reason, failed.step, EVALUATION))
+                self._fail(replica, reason, failed["step"], EVALUATION)
 
     def _write(self, name: str, metrics: dict[str, float]) -> None:
         self.journals[name].append({"step": self.step, "time": time.time(), "metrics": metrics})

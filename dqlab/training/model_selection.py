@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from dqlab.config.identity import Replica
 from dqlab.config.registry import Registry
 from dqlab.files import write_text
 from dqlab.tracking.run_folder import FAILURE, RunFolder
+
+if TYPE_CHECKING:
+    from dqlab.tracking.records import EvaluationRecord, FailedEvaluationRecord, FailedRecord
 
 
 @dataclass(frozen=True)
@@ -36,36 +39,7 @@ class EvaluationEpisodes:
     diverged: bool = False
 
 
-@dataclass(frozen=True)
-class FailedEvaluation:
-    """An evaluation that gave no score, `reason` says why; early stopping goes by its loss, no selection rule does."""
-
-    step: int
-    reason: str
-    selection_loss: float | None = None
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One evaluation of one replica.
-
-    Attributes:
-        step: updates done.
-        return_mean, return_std: of its episodes, undiscounted.
-        score_mean, score_std: the same, D4RL-normalised.
-        selection_loss: the algorithm's own offline criterion (mean L_bc since the previous evaluation); None at step 0.
-        losses: every loss's mean since the previous evaluation.
-    """
-
-    step: int
-    return_mean: float
-    return_std: float
-    score_mean: float
-    score_std: float
-    selection_loss: float | None
-    losses: dict[str, float] = field(default_factory=dict)
-
-
+PAPER = ("wang2023diffusion",)  # Diffusion-QL's, whose official code has these rules
 OfflineRule = Callable[[Sequence[float], int], int]
 offline_rules: Registry[OfflineRule] = Registry(
     "offline_rule",
@@ -74,13 +48,13 @@ offline_rules: Registry[OfflineRule] = Registry(
 )
 
 
-@offline_rules.register("kth_lowest", source="Diffusion-QL (what is meant)", cites=("wang2023diffusion",))
+@offline_rules.register("kth_lowest", source="Diffusion-QL (what is meant)", cites=PAPER)
 def kth_lowest(losses: Sequence[float], top_k: int) -> int:
     """The evaluation whose loss is the (top_k + 1)-th lowest."""
     return int(np.argsort(losses, kind="stable")[min(top_k, len(losses) - 1)])
 
 
-@offline_rules.register("official", source="Diffusion-QL's official code (what runs)", cites=("wang2023diffusion",))
+@offline_rules.register("official", source="Diffusion-QL's official code (what runs)", cites=PAPER)
 def inverse_permutation(losses: Sequence[float], top_k: int) -> int:
     """argsort(losses) == top_k, the inverse permutation: the intended choice on a monotone curve only."""
     return int(np.flatnonzero(np.argsort(losses, kind="stable") == min(top_k, len(losses) - 1))[0])
@@ -92,15 +66,13 @@ early_stops: Registry[EarlyStop] = Registry(
 )
 
 
-@early_stops.register("never", source="Diffusion-QL's official code without --early_stop", cites=("wang2023diffusion",))
+@early_stops.register("never", source="Diffusion-QL's official code without --early_stop", cites=PAPER)
 def never(losses: Sequence[float]) -> bool:
     """Train for all of the steps."""
     return False
 
 
-@early_stops.register(
-    "patience", source="Diffusion-QL's official code, --early_stop as meant", cites=("wang2023diffusion",)
-)
+@early_stops.register("patience", source="Diffusion-QL's official code, --early_stop as meant", cites=PAPER)
 def patience(losses: Sequence[float], tolerance: int = 5, min_delta: float = 0.0) -> bool:
     """Stop when the lowest loss is `tolerance` evaluations old, improvements under min_delta not counted."""
     check_counts("patience", tolerance=tolerance)
@@ -110,56 +82,47 @@ def patience(losses: Sequence[float], tolerance: int = 5, min_delta: float = 0.0
     return age >= tolerance
 
 
-@early_stops.register(
-    "official", source="Diffusion-QL's official code, --early_stop as it runs", cites=("wang2023diffusion",)
-)
+@early_stops.register("official", source="Diffusion-QL's official code, --early_stop as it runs", cites=PAPER)
 def last_two(losses: Sequence[float], initial: float = 100.0) -> bool:
     """Stop at the first evaluation whose loss is higher than the previous one's (the first one's: `initial`)."""
     return losses[-1] > (losses[-2] if len(losses) > 1 else initial)
 
 
-def select_checkpoints(evaluations: Sequence[Evaluated], offline_rule: str, top_k: int) -> dict[str, dict[str, Any]]:
+def select_checkpoints(evaluations: Sequence[EvaluationRecord], offline_rule: str, top_k: int) -> dict[str, Any]:
     """All four selections of a run's evaluations, by the rule's name: `rule`, the checkpoint's `step` (None for a mean
     over several), and the score's `score_mean`, `score_std` and `return_mean`.
 
     Evaluations are in order of step, at least one of step > 0 and with a finite score; others are left out. `top_k` is
     the paper's k, per task.
     """
-    trained = [e for e in evaluations if e.selection_loss is not None and math.isfinite(e.score_mean)]
-    losses = [e.selection_loss for e in trained if e.selection_loss is not None]
-    best = int(np.argmax([e.score_mean for e in trained]))
+    trained = [e for e in evaluations if e["selection_loss"] is not None and math.isfinite(e["score_mean"])]
+    losses = [e["selection_loss"] for e in trained if e["selection_loss"] is not None]
+    best = int(np.argmax([e["score_mean"] for e in trained]))
     offline = offline_rules.get(offline_rule)(losses, top_k)
-    single = {"last": trained[-1], "best_online": trained[best], "offline": trained[offline]}
+    recent, returns = zip(*((e["score_mean"], e["return_mean"]) for e in trained[-10:]), strict=True)
+    mean = [None, float(np.mean(recent)), float(np.std(recent)), float(np.mean(returns))]
     columns = ("step", "score_mean", "score_std", "return_mean")
-    rows = {rule: [getattr(evaluation, name) for name in columns] for rule, evaluation in single.items()}
-    recent, returns = zip(*((e.score_mean, e.return_mean) for e in trained[-10:]), strict=True)
-    rows["mean_last_10"] = [None, float(np.mean(recent)), float(np.std(recent)), float(np.mean(returns))]
-    return {rule: {"rule": rule, **dict(zip(columns, row, strict=True))} for rule, row in rows.items()}
+    rows: dict[str, Mapping[str, Any]] = {
+        "last": trained[-1],
+        "best_online": trained[best],
+        "offline": trained[offline],
+        "mean_last_10": dict(zip(columns, mean, strict=True)),
+    }
+    return {rule: {"rule": rule, **{name: row[name] for name in columns}} for rule, row in rows.items()}
 
 
-def official_result(evaluation: Evaluated, selection: str) -> str:
+def official_result(evaluation: EvaluationRecord, selection: str) -> str:
     """The content of the official code's best_score_{online,offline}.txt."""
     return json.dumps(
         {
             "model selection": selection,
-            "epoch": evaluation.step / 1000,
-            "best normalized score avg": evaluation.score_mean,
-            "best normalized score std": evaluation.score_std,
-            "best raw score avg": evaluation.return_mean,
-            "best raw score std": evaluation.return_std,
+            "epoch": evaluation["step"] / 1000,
+            "best normalized score avg": evaluation["score_mean"],
+            "best normalized score std": evaluation["score_std"],
+            "best raw score avg": evaluation["return_mean"],
+            "best raw score std": evaluation["return_std"],
         }
     )
-
-
-@dataclass(frozen=True)
-class ReplicaFailure:
-    """Why a replica ended before its time, in one line, and after how many updates that was noticed; its kind is
-    `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
-    """
-
-    reason: str
-    step: int
-    kind: str = "diverged"
 
 
 class ReplicaStates:
@@ -176,43 +139,39 @@ class ReplicaStates:
     """
 
     def __init__(self, replicas: Sequence[Replica], folder: RunFolder, record: Mapping[str, Any] | None = None) -> None:
-        record = record or {"stopped": [], "failed": {}}
-        self.replicas, self._folder = tuple(replicas), folder
-        names, failed = [replica.name for replica in replicas], record.get("failed_evaluations", {})
-        done = record.get("evaluations", {})
-        self.evaluations = {name: [Evaluated(**each) for each in done.get(name, [])] for name in names}
-        self.failed_evaluations = {name: [FailedEvaluation(**each) for each in failed.get(name, [])] for name in names}
-        self.stopped: set[str] = set(record["stopped"])
-        self.failed = {name: ReplicaFailure(**failure) for name, failure in record["failed"].items()}
-        for name in names:
+        self.replicas, self._folder, record = tuple(replicas), folder, record or {}
+        done, failed = record.get("evaluations", {}), record.get("failed_evaluations", {})
+        self.evaluations: dict[str, list[EvaluationRecord]] = {}
+        self.failed_evaluations: dict[str, list[FailedEvaluationRecord]] = {}
+        self.stopped: set[str] = set(record.get("stopped", ()))
+        self.failed: dict[str, FailedRecord] = {**record.get("failed", {})}
+        for name in (replica.name for replica in replicas):
+            self.evaluations[name], self.failed_evaluations[name] = [*done.get(name, ())], [*failed.get(name, ())]
             if name not in self.failed:
                 (folder.replica(name) / FAILURE).unlink(missing_ok=True)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON says it."""
-        return {
-            "stopped": sorted(self.stopped),
-            "failed": {name: asdict(failure) for name, failure in self.failed.items()},
-            "evaluations": {name: list(map(asdict, done)) for name, done in self.evaluations.items()},
-            "failed_evaluations": {name: list(map(asdict, bad)) for name, bad in self.failed_evaluations.items()},
-        }
+        kept = {name: getattr(self, name) for name in ("failed", "evaluations", "failed_evaluations")}
+        return {"stopped": sorted(self.stopped), **kept}
 
     def running(self) -> dict[int, Replica]:
         """Row -> replica of those still in training."""
         over = self.stopped | set(self.failed)
         return {row: replica for row, replica in enumerate(self.replicas) if replica.name not in over}
 
-    def fail(self, replica: Replica, failure: ReplicaFailure) -> None:
+    def fail(self, replica: Replica, failure: FailedRecord) -> None:
         """End one replica."""
         self.failed[replica.name] = failure
-        write_text(self._folder.replica(replica.name) / FAILURE, json.dumps(asdict(failure), indent=1))
+        write_text(self._folder.replica(replica.name) / FAILURE, json.dumps(failure, indent=1))
 
     def selection_losses(self, name: str) -> list[float]:
         """A replica's selection losses so far, in order of step, failed evaluations included."""
-        every: list[Evaluated | FailedEvaluation] = [*self.evaluations[name], *self.failed_evaluations[name]]
-        return [loss for _, loss in sorted((e.step, e.selection_loss) for e in every if e.selection_loss is not None)]
+        every: list[Any] = [*self.evaluations[name], *self.failed_evaluations[name]]
+        losses = [(each["step"], each["selection_loss"]) for each in every if each.get("selection_loss") is not None]
+        return [loss for _, loss in sorted(losses)]
 
-    def last_failed_evaluation(self, name: str) -> FailedEvaluation | None:
+    def last_failed_evaluation(self, name: str) -> FailedEvaluationRecord | None:
         """A replica's last evaluation, where it failed."""
         failed, done = self.failed_evaluations[name], self.evaluations[name]
-        return failed[-1] if failed and not (done and done[-1].step > failed[-1].step) else None
+        return failed[-1] if failed and not (done and done[-1]["step"] > failed[-1]["step"]) else None

@@ -27,7 +27,7 @@ def adam_step(
 ) -> None:
     """One step, in place, of parameters (K, P) with their moments and a gradient, in the rows where `trains` (K,) is 1.
 
-    `rate` (K,) is the learning rate over the first of the step's `bias_corrections`, `root` (K,) the second of them:
+    `rate` (K,) is the learning rate over the first moment's bias correction, `root` (K,) the root of the second's: as
     tensors, so that the step's number is not in a compiled program. Without `trains` it is one of all rows.
     """
     before = (parameters, *moments)
@@ -40,11 +40,6 @@ def adam_step(
         wanted = trains.unsqueeze(-1) > 0
         for old, new in zip(before, (values, first, second), strict=True):
             old.copy_(torch.where(wanted, new, old))
-
-
-def bias_corrections(step: int) -> tuple[float, float]:
-    """Corrections of the moments' bias at a step, from 1: of the first, and the root of that of the second."""
-    return 1 - BETA1**step, math.sqrt(1 - BETA2**step)
 
 
 def clip_by_norm(gradient: Tensor, max_norm: Tensor, members: int = 1) -> Tensor:
@@ -76,23 +71,21 @@ class NetworkOptimiser:
     trained: TrainedNetwork
     members: int
 
-    @property
-    def controls(self) -> list[str]:
-        """Names of what depends on the step: the learning rate with Adam's bias correction, the root of Adam's second
-        correction, 1 or 0 for whether it is trained, and the share that weight decay takes, if it has one.
+    def controls(self, step: int, scalars: Mapping[str, NDArray[Any]], factor: Factor) -> dict[str, NDArray[Any]]:
+        """What depends on the step (from 0), (K,) by name, for hyper-parameters (K,) and a learning rate's factor: the
+        rate with Adam's bias correction, the root of Adam's second correction, 1 or 0 for whether the network is
+        trained, and the share that weight decay takes, if it has one.
         """
-        kinds = ["rate", "root", "trains", *(["decay"] if self.trained.weight_decay is not None else [])]
-        return [f"{kind}/{self.name}" for kind in kinds]
-
-    def controls_at(self, step: int, scalars: Mapping[str, NDArray[Any]], factor: Factor) -> list[NDArray[Any]]:
-        """Their values (K,) at a step (from 0), for hyper-parameters (K,) and a learning rate's factor."""
         trained, trains = self.trained, float(self.trained.updates_at(step))
-        first, root = (1.0, 1.0) if trained.plain_descent else bias_corrections(max(trained.update_count(step), 1))
+        count = max(trained.update_count(step), 1)
+        first, root = (1.0, 1.0) if trained.plain_descent else (1 - BETA1**count, math.sqrt(1 - BETA2**count))
         start = max(trained.first, trained.decays_from)
         decays = trained.decays and trained.in_phase(step)
         rate = scalars[trained.learning_rate] * (factor(max(step, start), start, trained.last) if decays else 1.0)
-        found = [rate / first, np.full_like(rate, root), np.full_like(rate, trains)]
-        return found if trained.weight_decay is None else [*found, rate * scalars[trained.weight_decay] * trains]
+        found = {"rate": rate / first, "root": np.full_like(rate, root), "trains": np.full_like(rate, trains)}
+        if trained.weight_decay is not None:
+            found["decay"] = rate * scalars[trained.weight_decay] * trains
+        return {f"{kind}/{self.name}": value for kind, value in found.items()}
 
     def step(self, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor], clip: bool = True) -> None:
         """One step, in place, with a gradient (K, P), bounded here if `clip`, and values (K,) of `controls`, by name.

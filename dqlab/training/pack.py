@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dqlab.algorithms import Algorithm
@@ -92,11 +93,9 @@ class Pack:
         for name, trained in self.trained.items():
             members = self.layouts[name].members if trained.clips_members else None
             self._optimisers[name] = NetworkOptimiser(name, trained, members[1] if members else 1)
-        networks = chain.from_iterable(each.controls for each in self._optimisers.values())
-        self.control_names = [*networks, *self.algorithm.targets()]
-        self._sources = {name: name for name in self.layouts}
-        self._sources |= {name: target.source for name, target in self.algorithm.targets().items()}
+        self.layouts |= {name: self.layouts[target.source] for name, target in self.algorithm.targets().items()}
         self._check_phases()
+        self.control_names = list(self._controls_at(0))
         self.state = self._initial_state(replicas)
 
     @property
@@ -106,8 +105,8 @@ class Pack:
 
     def _initial_state(self, replicas: Sequence[Mapping[str, torch.nn.Module]]) -> PackState:
         parameters = {}
-        for name, layout in self.layouts.items():
-            rows = [layout.flatten(dict(modules[name].named_parameters())) for modules in replicas]
+        for name in replicas[0]:
+            rows = [self.layouts[name].flatten(dict(modules[name].named_parameters())) for modules in replicas]
             parameters[name] = torch.stack(rows).detach().to(self.device, self.dtype)
         moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
         targets = {name: parameters[target.source].clone() for name, target in self.algorithm.targets().items()}
@@ -120,12 +119,12 @@ class Pack:
         A target that is not named becomes a copy of its source, if that is named; a RunError where something is unknown
         or does not fit.
         """
-        if unknown := sorted(set(weights) - set(self._sources)):
-            known = ", ".join(self._sources)
+        if unknown := sorted(set(weights) - set(self.layouts)):
+            known = ", ".join(self.layouts)
             raise RunError(f"These are no weights of this algorithm: it has {known}; they have {', '.join(unknown)}.")
         rows = {**self.state.parameters, **self.state.targets}
         for name, values in weights.items():
-            rows[name][replica] = self.layouts[self._sources[name]].flatten(values).to(self.device, self.dtype)
+            rows[name][replica] = self.layouts[name].flatten(values).to(self.device, self.dtype)
         for name, target in self.algorithm.targets().items():
             if name not in weights and target.source in weights:
                 rows[name][replica] = rows[target.source][replica]
@@ -133,7 +132,7 @@ class Pack:
     def weights(self, replica: int) -> dict[str, dict[str, Tensor]]:
         """Named parameters of every network and target of one replica, as copies."""
         rows = {**self.state.parameters, **self.state.targets}
-        named = {name: self.layouts[self._sources[name]].unflatten(row[replica]) for name, row in rows.items()}
+        named = {name: self.layouts[name].unflatten(row[replica]) for name, row in rows.items()}
         return tree_map(torch.clone, named)  # type: ignore[no-any-return]
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,10 +177,10 @@ class Pack:
             if not self.trained_at(step):
                 raise ConfigError(f"{kind} trains no network at step {step:,}.")
         for name, trained in self.trained.items():
-            other = self._sources.get(trained.starts_as or name)
+            other = self.layouts.get(trained.starts_as or name)
             if trained.last is not None and trained.last <= trained.first:
                 raise ConfigError(f"{kind} never trains '{name}': its phase ends before it begins.")
-            if other is None or self.layouts[other].shapes != self.layouts[name].shapes:
+            if other is None or other.shapes != self.layouts[name].shapes:
                 theirs = f"'{trained.starts_as}', which is no network or target of the same layout"
                 raise ConfigError(f"{kind} has '{name}' start as {theirs}.")
 
@@ -199,15 +198,18 @@ class Pack:
     def controls(self, steps: range) -> Tensor:
         """What depends on the step's number, (K, steps, C) on the device, C in the order of `control_names`.
 
-        `NetworkOptimiser.controls` of each trained network; and each target's rate, 0 at a step where the target rests.
         As numbers in a tensor they are data, not part of the program.
         """
-        table = np.empty((self.replicas, len(steps), len(self.control_names)))
-        for column, step in enumerate(steps):
-            networks = [each.controls_at(step, self._scalars, self._factor) for each in self._optimisers.values()]
-            rests = [self._scalars[each.rate] * each.updates_at(step) for each in self.algorithm.targets().values()]
-            table[:, column] = np.stack([*chain.from_iterable(networks), *rests], axis=-1)
+        table = np.stack([np.stack(list(self._controls_at(step).values()), axis=-1) for step in steps], axis=1)
         return to_device(self.device, torch.from_numpy(table).to(self.dtype))
+
+    def _controls_at(self, step: int) -> dict[str, NDArray[Any]]:
+        """The controls of each trained network's optimiser; and each target's rate, 0 at a step where it rests."""
+        found: dict[str, NDArray[Any]] = {}
+        for optimiser in self._optimisers.values():
+            found |= optimiser.controls(step, self._scalars, self._factor)
+        targets = self.algorithm.targets().items()
+        return found | {name: self._scalars[each.rate] * each.updates_at(step) for name, each in targets}
 
     def advance(
         self, tensors: TensorTree, batch: Batch, noise: Noise, controls: Tensor, phase: int = 0
@@ -225,7 +227,8 @@ class Pack:
         for names in self._together(trains):
             gradients = {}
             for name in names:
-                gradients[name], losses = self._gradient(name, tensors, batch, noise)
+                matrix, loss, losses = self.loss(name, tensors, batch, noise)
+                (gradients[name],) = torch.autograd.grad(loss, matrix)
                 info |= losses
             if self.algorithm.joint_grad_norm:
                 gradients = clip_together(gradients, tensors["hyper"]["grad_norm"])
@@ -254,11 +257,6 @@ class Pack:
                 for copied in (name, *own):
                     both[copied].copy_(both[trained.starts_as])
 
-    def _gradient(self, name: str, tensors: TensorTree, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
-        matrix, loss, info = self.loss(name, tensors, batch, noise)
-        (gradient,) = torch.autograd.grad(loss, matrix)
-        return gradient, info
-
     def loss(
         self, name: str, tensors: TensorTree, batch: Batch, noise: Noise
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -282,7 +280,9 @@ class Pack:
         """Losses' scalars of some replicas, name -> (k,), of `trains` or all networks, and gradients; all stays."""
         info: dict[str, Tensor] = {}
         for name in self.trained if trains is None else trains:
-            info |= self._gradient(name, self.tensors(rows), batch, noise)[1]
+            matrix, loss, losses = self.loss(name, self.tensors(rows), batch, noise)
+            torch.autograd.grad(loss, matrix)
+            info |= losses
         return info
 
     def synchronize(self) -> None:
@@ -294,7 +294,7 @@ class Pack:
         """`function(nets, *args)`, written for one replica, on every one: one as it is, several under `vmap`."""
 
         def single(rows: Mapping[str, Tensor], *args: Any) -> Any:
-            nets = {name: self.layouts[self._sources[name]].bind(row) for name, row in rows.items()}
+            nets = {name: self.layouts[name].bind(row) for name, row in rows.items()}
             return function(nets, *args)
 
         if len(next(iter(rows.values()))) == 1:

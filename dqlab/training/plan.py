@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dqlab.config.fields import NonNegativeInt, PositiveInt, check_counts, check_fields
 from dqlab.config.registry import Registry, configurable
 from dqlab.training.execution.modes import execution_modes
-from dqlab.training.model_selection import early_stops, offline_rules
+from dqlab.training.model_selection import PAPER, early_stops, offline_rules
 from dqlab.training.optimiser import Factor
 
 LearningRateSchedule = Callable[[int, int, int], float]
@@ -20,9 +20,7 @@ lr_schedules: Registry[LearningRateSchedule] = Registry(
 )
 
 
-@lr_schedules.register(
-    "constant", source="Diffusion-QL's official code without --lr_decay", cites=("wang2023diffusion",)
-)
+@lr_schedules.register("constant", source="Diffusion-QL's official code without --lr_decay", cites=PAPER)
 def constant(step: int, steps: int, eval_every: int) -> float:
     """No decay."""
     return 1.0
@@ -31,16 +29,14 @@ def constant(step: int, steps: int, eval_every: int) -> float:
 @lr_schedules.register(
     "cosine",
     source="Loshchilov & Hutter 2017; what Diffusion-QL's --lr_decay intends",
-    cites=("loshchilov2017sgdr", "wang2023diffusion"),
+    cites=("loshchilov2017sgdr", *PAPER),
 )
 def cosine_annealing(step: int, steps: int, eval_every: int) -> float:
     """Cosine from 1 to 0 over the run."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-@lr_schedules.register(
-    "cosine_official", source="Diffusion-QL's official code, --lr_decay as it runs", cites=("wang2023diffusion",)
-)
+@lr_schedules.register("cosine_official", source="Diffusion-QL's official code, --lr_decay as it runs", cites=PAPER)
 def cosine_official(step: int, steps: int, eval_every: int, steps_per_epoch: int = 1000) -> float:
     """Cosine over the run's epochs, but advanced by one epoch an evaluation: nearly inert."""
     check_counts("cosine_official", steps_per_epoch=steps_per_epoch)

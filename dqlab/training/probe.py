@@ -111,26 +111,23 @@ def free_bytes(device: torch.device) -> int:
 
 
 def flops_of_updates(pack: Pack, batch_size: int, steps: range) -> int:
-    """Floating-point operations of the matrix products in the updates at those steps, as `flops_of_update` has them."""
-    return sum(len(each) * flops_of_update(pack, batch_size, each.start) for each in pack.stretches(steps))
+    """Floating-point operations of the matrix products in all replicas' updates at those steps, with backward passes.
 
-
-def flops_of_update(pack: Pack, batch_size: int, step: int = 0) -> int:
-    """Floating-point operations of the matrix products in one update of all replicas, backward passes included.
-
-    The update is one of the phase that `step` is in. They are counted, by PyTorch's table, while one replica's losses
-    and gradients of made-up numbers are computed, on the pack's device, since they depend on it; nothing changes.
+    They are counted, by PyTorch's table, while one replica's losses and gradients of made-up numbers are computed, once
+    a phase, on the pack's device, since they depend on it; nothing changes.
     """
     batch, noise = made_up_update(pack, batch_size)
-    flops = 0
+    flops, weight = 0, 0
 
     def count(func: Any, args: Any, kwargs: Any, result: Any) -> None:
         nonlocal flops
         if formula := flop_registry.get(func.overloadpacket):
-            flops += int(formula(*args, **kwargs, out_val=result))
+            flops += weight * int(formula(*args, **kwargs, out_val=result))
 
-    with OperationObserver(count):
-        pack.losses(slice(0, 1), batch, noise, pack.trained_at(step))
+    for stretch in pack.stretches(steps):
+        weight = len(stretch)
+        with OperationObserver(count):
+            pack.losses(slice(0, 1), batch, noise, pack.trained_at(stretch.start))
     return flops * pack.replicas
 
 

@@ -156,8 +156,7 @@ class SamplerCore:
         self._state = torch.zeros(shape, dtype=pack.dtype, device=pack.device)
         self._noise = {name: value.clone() for name, value in self.noise_stream("rehearsal").at(0).items()}
         pack.act(self._state[:, 0], {name: value[:, 0] for name, value in self._noise.items()})
-        self._groups = pack.groups()
-        self._runs = [mode(self._program(rows, lane)) for rows in self._groups for lane in range(self.lanes)]
+        self._runs = [mode(self._program(rows, lane)) for rows in pack.groups() for lane in range(self.lanes)]
         workers = min(cores(), len(self._runs)) if pack.device.type == "cpu" else 1
         # a new thread has OpenMP's and MKL's own counts of threads, until PyTorch is asked for its count in it
         self._pool = ThreadPoolExecutor(workers, initializer=torch.get_num_threads) if workers > 1 else None

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from dqlab.tracking.display import Display, draw_score_curve, summary_table
-from dqlab.training.model_selection import Evaluated, select_checkpoints
+from dqlab.training.model_selection import select_checkpoints
 
 
-def evaluations() -> list[Evaluated]:
-    return [Evaluated(0, 0.0, 0.0, 0.0, 0.0, None), *(Evaluated(s, 9.0 * s, 3.0, s / 2, 1.0, 1 / s) for s in (10, 20))]
+def evaluations() -> list[Any]:
+    names = ("step", "return_mean", "return_std", "score_mean", "score_std", "selection_loss")
+    trained = [(step, 9.0 * step, 3.0, step / 2, 1.0, 1 / step) for step in (10, 20)]
+    return [dict(zip(names, row, strict=True)) for row in [(0, 0.0, 0.0, 0.0, 0.0, None), *trained]]
 
 
 def show(terminal: bool, quiet: bool = False) -> str:
@@ -50,7 +52,7 @@ def test_quiet(terminal: bool) -> None:
 def test_a_mean_of_one_evaluation_has_no_spread(count: int, spread: str) -> None:
     done = evaluations()[: 1 + count]
     selection = select_checkpoints(done, "kth_lowest", 0)
-    summary = {"selection": selection, "evaluations": list(map(asdict, done))}
+    summary = {"selection": selection, "evaluations": done}
     table = summary_table({"seed 7": summary}, {"score_mean": 1.0, "return_mean": 2.0}, "")
     rules, spreads = (list(column.cells) for column in table.columns[1:5:3])
     assert dict(zip(rules, spreads, strict=True))[f"mean-last-10 (of {count})"] == spread
@@ -72,7 +74,7 @@ def test_the_curve_is_a_png_of_some_size(tmp_path: Path) -> None:
 
     path = tmp_path / "curve.png"
     chosen = select_checkpoints(evaluations(), "kth_lowest", 0)
-    draw_score_curve(list(map(asdict, evaluations())), chosen, "title", path)
+    draw_score_curve(evaluations(), chosen, "title", path)
     image = imread(path)
     assert min(image.shape[:2]) > 400
     assert image[..., :3].std() > 0.05

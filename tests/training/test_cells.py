@@ -120,7 +120,7 @@ def test_a_policy_that_breaks_in_an_evaluation_ends_alone(tmp_path: Path) -> Non
     good = {"cell-a": CELLS["cell-a"]}
     finished = run_pack(tmp_path / "both", {"cell-x": BROKEN["cell-x"], **good}, *every)
     run_pack(tmp_path / "one", good, *every)
-    reason = finished.failures["cell-x"].reason
+    reason = finished.failures["cell-x"]["reason"]
     assert reason.startswith("The evaluation of eta=9.0, seed 0 after 1 updates failed: its policy gives NaN or infin")
     check_same(tmp_path / "both", "cell-a", tmp_path / "one")
 

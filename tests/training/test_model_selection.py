@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dqlab.tracking.records import EvaluationRecord
 from dqlab.training.model_selection import (
-    Evaluated,
     inverse_permutation,
     kth_lowest,
     last_two,
@@ -21,8 +22,9 @@ from dqlab.training.model_selection import (
 from dqlab.training.plan import cosine_annealing, cosine_official
 
 
-def evaluated(step: int, score: float, loss: float | None) -> Evaluated:
-    return Evaluated(step, 40 * score, 4.0, score, 1.0, loss)
+def evaluated(step: int, score: float, loss: float | None) -> EvaluationRecord:
+    record = {"step": step, "return_mean": 40 * score, "return_std": 4.0, "score_mean": score, "score_std": 1.0}
+    return cast(EvaluationRecord, {**record, "selection_loss": loss})
 
 
 RUN = [evaluated(0, 99.0, None)] + [

@@ -19,7 +19,7 @@ from dqlab.errors import RunError
 from dqlab.networks import Layout
 from dqlab.noise import NoiseStream, integers
 from dqlab.training import Pack
-from dqlab.training.optimiser import adam_step, bias_corrections, clip_by_norm
+from dqlab.training.optimiser import BETA1, BETA2, adam_step, clip_by_norm
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +167,7 @@ def test_rows_are_torchs_adam_with_their_own_rate(seed: int) -> None:
     moments = (torch.zeros_like(rows), torch.zeros_like(rows))
     for step in range(1, 6):
         gradient = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-        first, root = bias_corrections(step)
+        first, root = (1 - BETA1**step, (1 - BETA2**step) ** 0.5)
         rates = torch.tensor(RATES, dtype=torch.float64) / first
         adam_step(rows, moments, gradient, rates, torch.full((3,), root, dtype=torch.float64))
         for parameter, row, optimiser in zip(alone, gradient, optimisers, strict=True):

@@ -32,7 +32,7 @@ from dqlab.testing import check
 from dqlab.training import Pack, checkpoint
 from dqlab.training.execution.modes import Eager
 from dqlab.training.plan import Training
-from dqlab.training.probe import flops_of_update, flops_of_updates
+from dqlab.training.probe import flops_of_updates
 from dqlab.training.programs import Step
 
 SMALL_BDPO = ["BDPO.pretrain_steps = 5", "BDPO.warmup_steps = 4"]
@@ -106,7 +106,7 @@ def test_a_schedule_runs_over_the_networks_phase() -> None:
 
 def test_arithmetic_is_counted_phase_by_phase() -> None:
     pack = Pack([BDPO()], DIMS, [0])
-    each = [flops_of_update(pack, 8, step) for step in (0, 5, 9)]
+    each = [flops_of_updates(pack, 8, range(step, step + 1)) for step in (0, 5, 9)]
     assert each == sorted(each)
     assert len(set(each)) == 3
     assert pack.stretches(range(2, 14)) == [range(2, 5), range(5, 9), range(9, 14)]

@@ -19,7 +19,7 @@ from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training import Pack
 from dqlab.training.execution.modes import Eager
-from dqlab.training.probe import flops_of_update
+from dqlab.training.probe import flops_of_updates
 from dqlab.training.programs import Step
 
 N = 5
@@ -91,22 +91,22 @@ def test_operations_of_behaviour_cloning_by_hand() -> None:
     ]
     each = [2 * BATCH * n * m for n, m in layers]
     pack = Pack([BehaviourCloning(policy=lambda: DiffusionPolicy(denoiser=denoiser))], SMALL_DIMS, [0])
-    assert flops_of_update(pack, BATCH) == 3 * sum(each) - each[0]
+    assert flops_of_updates(pack, BATCH, range(1)) == 3 * sum(each) - each[0]
 
 
 def test_replicas_cost_the_same_alone_and_together() -> None:
     algorithm = DiffusionQL(policy=lambda: DiffusionPolicy(denoiser=denoiser))
-    alone = flops_of_update(Pack([algorithm], SMALL_DIMS, [0]), BATCH)
+    alone = flops_of_updates(Pack([algorithm], SMALL_DIMS, [0]), BATCH, range(1))
     assert alone > 0
-    assert flops_of_update(Pack([algorithm] * 3, SMALL_DIMS, [0, 1, 2]), BATCH) == 3 * alone
-    assert flops_of_update(Pack([algorithm] * 3, SMALL_DIMS, [0, 1, 2], width=3), BATCH) == 3 * alone
+    assert flops_of_updates(Pack([algorithm] * 3, SMALL_DIMS, [0, 1, 2]), BATCH, range(1)) == 3 * alone
+    assert flops_of_updates(Pack([algorithm] * 3, SMALL_DIMS, [0, 1, 2], width=3), BATCH, range(1)) == 3 * alone
 
 
 def test_counting_changes_nothing() -> None:
     pack = Pack([DiffusionQL(policy=lambda: DiffusionPolicy(denoiser=denoiser))], SMALL_DIMS, [0])
     before = pack.weights(0)
     generator = torch.get_rng_state()
-    flops_of_update(pack, BATCH)
+    flops_of_updates(pack, BATCH, range(1))
     after = pack.weights(0)
     assert all(torch.equal(before[net][name], after[net][name]) for net in before for name in before[net])
     assert torch.equal(generator, torch.get_rng_state())

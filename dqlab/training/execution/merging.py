@@ -25,7 +25,8 @@ SUM = aten.sum.dim_IntList
 REORDERINGS = (aten.t.default, aten.transpose.int, aten.permute.default)
 """What puts dimensions into another order."""
 SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
-"""What a summand may pass through on its way to the sum."""
+"""What a summand may pass through on its way to the sum; as well as products with 1, which `vmap` makes."""
+TIMES = (aten.mul.Scalar, aten.mul.Tensor)
 
 
 def merge_sums(graph: Graph) -> int:
@@ -137,7 +138,7 @@ class _Merger:
 def _term(summand: Node) -> Term:
     core: Any = summand
     path: list[Node] = []
-    while len(core.users) == 1 and (core.target in SHAPING or _is_times_one(core)):
+    while len(core.users) == 1 and (core.target in SHAPING or (core.target in TIMES and core.args[1] == 1)):
         path.insert(0, core)
         core = core.args[0]
     dims = core.args[1] if core.target is SUM and not core.kwargs and _shape(core.args[0]) else ()
@@ -147,11 +148,6 @@ def _term(summand: Node) -> Term:
     own = () if core.target in PRODUCTS else core.args[1:]
     passed = [(node.target, node.args[1:], node.kwargs) for node in path]
     return Term(summand, core, path, (core.target, _shape(core), core.meta["val"].dtype, str((own, passed))))
-
-
-def _is_times_one(node: Node) -> bool:
-    """Whether it is a product with 1: `vmap` makes them."""
-    return node.target in (aten.mul.Scalar, aten.mul.Tensor) and bool(node.args[1] == 1)
 
 
 def _is_sum_of_two(node: Node) -> bool:
