@@ -18,6 +18,7 @@ from dqlab.files import read_text
 from dqlab.tracking import folders
 from dqlab.tracking.mlflow import client
 from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.tracking.mlflow.tree import run_tags
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 
@@ -156,18 +157,11 @@ def _read_run(path: Path, found: FoundRuns) -> None:
 def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> FinishedRun:
     place = folder.replica(replica.name)
     own, summary = place / "config.gin", read_record(place / SUMMARY, SummaryRecord)
-    return FinishedRun(
-        name=str(place.resolve()),
-        label=replica.cell or str(facts.get("cell") or ""),
-        task=summary["task"],
-        seed=replica.seed,
-        caveat=summary["caveat"],
-        physics=summary["physics"],
-        digest=facts["data"]["digest"],
-        config=_read_config(own if own.exists() else folder.config),
-        made_with={**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]},
-        scores={rule: row["score_mean"] for rule, row in summary["selection"].items()},
-    )
+    scored = {name: summary[name] for name in ("task", "caveat", "physics")}
+    tags = {**run_tags(facts), **scored, "seed": str(replica.seed)}
+    tags |= {"cell": replica.cell} if replica.cell else {}
+    scores = {rule: row["score_mean"] for rule, row in summary["selection"].items()}
+    return _finished(str(place.resolve()), tags, _read_config(own if own.exists() else folder.config), scores)
 
 
 @contextmanager
@@ -208,7 +202,10 @@ def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
             if digest and digest not in files:
                 with tempfile.TemporaryDirectory() as folder:
                     files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
-            found.runs.append(_finished(run, files[digest] if digest else comparable(run.data.params)))
+            config = files[digest] if digest else comparable(run.data.params)
+            metrics = run.data.metrics.items()
+            scores = {name.removeprefix("score/"): value for name, value in metrics if name.startswith("score/")}
+            found.runs.append(_finished(run.info.run_id, run.data.tags, config, scores))
         elif run.info.status == "FAILED":
             found.failed += 1
         else:
@@ -216,11 +213,13 @@ def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
     return found
 
 
-def _finished(run: Any, config: Mapping[str, str]) -> FinishedRun:
-    tags, metrics = run.data.tags, run.data.metrics
-    versions = {name.removeprefix("version."): text for name, text in tags.items() if name.startswith("version.")}
+def _finished(
+    name: str, tags: Mapping[str, str], config: Mapping[str, str], scores: Mapping[str, float]
+) -> FinishedRun:
+    """A run by its name and by what `run_tags` and its replica say of it."""
+    versions = {key.removeprefix("version."): text for key, text in tags.items() if key.startswith("version.")}
     return FinishedRun(
-        name=run.info.run_id,
+        name=name,
         label=tags.get("cell", ""),
         task=tags["task"],
         seed=int(tags["seed"]),
@@ -229,5 +228,5 @@ def _finished(run: Any, config: Mapping[str, str]) -> FinishedRun:
         digest=tags["data_digest"],
         config=config,
         made_with={**versions, "commit": tags.get("git_commit", ""), "device": tags.get("device_name", "")},
-        scores={name.removeprefix("score/"): value for name, value in metrics.items() if name.startswith("score/")},
+        scores=scores,
     )

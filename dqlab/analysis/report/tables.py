@@ -1,4 +1,4 @@
-"""The tables of a report, from its analysis, as texts. Every column of scores is headed by its selection rule."""
+"""The tables of a report, as texts, and as LaTeX. Every column of scores is headed by its selection rule."""
 
 from __future__ import annotations
 
@@ -257,3 +257,64 @@ def with_intervals(found: pd.DataFrame, signed: bool = False, decimals: int = 1)
         for row in found.itertuples()
     ]
     return pd.Series(texts, found.index, dtype=object)
+
+
+HEAD = r"""% Written by dqlab from the grid '{name}'. Wants \usepackage{{booktabs}}; then \input{{tables.tex}}.
+% Every score stands with its selection rule{caveat}.
+"""
+SPECIAL = {character: rf"\{character}" for character in "{}$&#%_"}
+SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "…": r"\ldots{}"}
+SPECIAL |= {"±": r"$\pm$", "\u2212": "$-$", "\u2013": "--", "\u00d7": r"$\times$"}
+
+
+def latex_tables(analysis: Analysis) -> str:
+    r"""Tables of aggregates, gaps, orders, tasks, comparisons by each of the rules, and published scores: booktabs."""
+    results, settings, several = analysis.results, analysis.settings, len(analysis.results.labels) > 1
+    shown = [aggregate_table(analysis, settings.rules, (metric,)) for metric in ("iqm", "mean")]
+    shown += [gap_table(analysis), common_table(analysis)]
+    shown += [order_table(analysis), swap_table(analysis)] if several else []
+    for rule in settings.rules:
+        shown.append(task_table(analysis, rule))
+        if several:
+            table = comparison_table(analysis, rule)
+            shown.append(replace(table, cells=table.cells.drop(columns=["mean difference", "least p"], level=0)))
+    shown += [reference_table(analysis)] if settings.reference else []
+    caveat = f" and is {results.caveat}" if results.caveat else ""
+    return HEAD.format(name=" ".join(results.name.split()), caveat=caveat) + "\n".join(map(latex_table, shown))
+
+
+def latex_table(table: ReportTable) -> str:
+    """A booktabs table."""
+    heads = [(escape_latex(head), _small("footnotesize", under)) for head, under, _ in table.columns]
+    columns = pd.Index(heads if any(under for _, under in heads) else [head for head, _ in heads])
+    rows = [[escape_latex(name), *map(_latex_cell, texts)] for name, *texts in table.rows]
+    for row, (name, *_) in zip(rows, table.rows, strict=True):
+        row[0] = rf"\textbf{{{row[0]}}}" if name == table.strong else row[0]
+    style = pd.DataFrame(rows, columns=columns, dtype=object).style.hide(axis="index")
+    narrow = [{"selector": "small", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{4pt};"}]
+    text: str = style.set_table_styles(narrow).to_latex(
+        column_format="".join("l" if words else "r" for _, _, words in table.columns),
+        position="t",
+        position_float="centering",
+        hrules=True,
+        caption=escape_latex(table.caption + (" The base's name is in bold." if table.strong else "")),
+        label=f"tab:{table.name.replace('_', '-')}",
+        sparse_columns=False,
+    )
+    return text
+
+
+def _latex_cell(text: str) -> str:
+    value, _, detail = text.partition("\n")
+    return f"{escape_latex(value)} {_small('scriptsize', detail)}".rstrip()
+
+
+def _small(size: str, text: str) -> str:
+    return rf"{{\{size} {escape_latex(text)}}}" if text else ""
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX prints it literally; letters that pdfLaTeX does not have are left as they are, for LuaLaTeX."""
+    escaped = "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
