@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.text import Text
 
-from dqlab.analysis.finished_runs import FinishedRun, FoundRuns, find_runs
+from dqlab.analysis.finished_runs import FoundRuns, Row, find_runs
 from dqlab.analysis.report.tables import ReportTable, latex_table, rich_table, text_table, with_intervals
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.results import Report
@@ -68,12 +68,12 @@ def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Comparison:
     return Comparison(groups, scores, warnings, settings.confidence, settings.reps)
 
 
-def group_runs(runs: Sequence[FinishedRun]) -> pd.DataFrame:
+def group_runs(runs: Sequence[Row]) -> pd.DataFrame:
     """A row a run; those of one configuration and physics have one letter in `group`: A, ..., Z, AA, AB, ..."""
-    keys = [(frozenset(run.config.items()), run.physics) for run in runs]
+    keys = [(frozenset(run["config"].items()), run["physics"]) for run in runs]
     names = ("".join(each) for size in count(1) for each in product(ascii_uppercase, repeat=size))
     letters = dict(zip(dict.fromkeys(keys), names, strict=False))
-    return pd.DataFrame([vars(run) for run in runs]).assign(group=[letters[key] for key in keys])
+    return pd.DataFrame(list(runs)).assign(group=[letters[key] for key in keys])
 
 
 def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:

@@ -145,26 +145,21 @@ def _percent(share: float) -> str:
 def task_table(analysis: Analysis, rule: str) -> ReportTable:
     """Mean ± standard error over seeds, by one rule: a row a setting, or, where there are more tasks, a row a task."""
     under, results = rule_name(rule), analysis.results
-    columns = {(task, under): _task_texts(analysis, rule, task) for task in results.tasks}
+    columns = {}
+    for task in results.tasks:
+        rows = analysis.task_scores.query("rule == @rule and task == @task").droplevel(["rule", "task"])
+        texts = []
+        for row in rows.join(analysis.figure(rule, "mean", task).point).itertuples():
+            number = f"({len(row.seeds)})" if len(row.seeds) < len(results.seeds) else ""
+            texts.append(f"{format_points(row.point)}\n{f'{_error(row.standard_error)} {number}'.strip()}")
+        columns[task, under] = pd.Series(texts, rows.index, dtype=object)
     if len(results.tasks) > 1:
         columns["all tasks", under] = analysis.figure(rule, "mean").point.map(format_points)
-    caption = (
-        f"Selection rule: {under}. Mean ± standard error over {counted(len(results.seeds), 'seed')} (their number "
-    )
-    caption += f"in brackets where fewer have finished). {_unit(results.caveat)}"
+    seeds = counted(len(results.seeds), "seed")
+    caption = f"Selection rule: {under}. Mean ± standard error over {seeds} (their number in brackets where fewer have "
+    caption += f"finished). {_unit(results.caveat)}"
     table = _by_setting(analysis, f"tasks-{rule}", caption, columns)
     return table.turned("Task") if len(results.tasks) > len(results.labels) else table
-
-
-def _task_texts(analysis: Analysis, rule: str, task: str) -> pd.Series:
-    """Mean ± standard error, and the number of seeds where some have not finished."""
-    rows, whole = analysis.task_scores.query("rule == @rule and task == @task"), len(analysis.results.seeds)
-    rows = rows.droplevel(["rule", "task"]).join(analysis.figure(rule, "mean", task).point)
-    texts = []
-    for row in rows.itertuples():
-        number = f"({len(row.seeds)})" if len(row.seeds) < whole else ""
-        texts.append(f"{format_points(row.point)}\n{f'{_error(row.standard_error)} {number}'.strip()}")
-    return pd.Series(texts, rows.index, dtype=object)
 
 
 def _error(error: float) -> str:
@@ -288,9 +283,11 @@ def latex_table(table: ReportTable) -> str:
     """A booktabs table."""
     heads = [(escape_latex(head), _small("footnotesize", under)) for head, under, _ in table.columns]
     columns = pd.Index(heads if any(under for _, under in heads) else [head for head, _ in heads])
-    rows = [[escape_latex(name), *map(_latex_cell, texts)] for name, *texts in table.rows]
-    for row, (name, *_) in zip(rows, table.rows, strict=True):
-        row[0] = rf"\textbf{{{row[0]}}}" if name == table.strong else row[0]
+    rows = []
+    for first, *others in table.rows:
+        name, texts = escape_latex(first), (text.partition("\n") for text in others)
+        cells = [f"{escape_latex(value)} {_small('scriptsize', detail)}".rstrip() for value, _, detail in texts]
+        rows.append([rf"\textbf{{{name}}}" if first == table.strong else name, *cells])
     style = pd.DataFrame(rows, columns=columns, dtype=object).style.hide(axis="index")
     narrow = [{"selector": "small", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{4pt};"}]
     text: str = style.set_table_styles(narrow).to_latex(
@@ -303,11 +300,6 @@ def latex_table(table: ReportTable) -> str:
         sparse_columns=False,
     )
     return text
-
-
-def _latex_cell(text: str) -> str:
-    value, _, detail = text.partition("\n")
-    return f"{escape_latex(value)} {_small('scriptsize', detail)}".rstrip()
 
 
 def _small(size: str, text: str) -> str:

@@ -131,11 +131,8 @@ def summary_paragraph(analysis: Analysis) -> str:
     settings = f"{counted(len(results.labels), 'setting')} ({enumerate_names(results.labels)})"
     tasks = f"{counted(len(results.tasks), 'task')} ({enumerate_names(results.tasks)})"
     said = [f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."]
-    failed, pending, total = len(results.failures), len(results.pending), counted(len(results.statuses), "run")
-    others = [f"{failed:,} failed"] if failed else []
-    others += [f"{pending:,} {'is' if pending == 1 else 'are'} still to come"] if pending else []
-    finished = f"Of {total}, {len(results.results):,} finished, {' and '.join(others)}."
-    said += [finished if others else f"All {total} have finished.", *_decided(analysis)]
+    number = "All" if len(results.results) == len(results.statuses) else f"{len(results.results):,} of"
+    said += [f"{number} {counted(len(results.statuses), 'run')} have finished.", *_decided(analysis)]
     said += [f"All scores: {results.caveat}."] if results.caveat else []
     return " ".join(said)
 
