@@ -259,17 +259,11 @@ def _send(document: Mapping[str, Any], path: Path, uri: str) -> None:
         threads = {"threads": f"{figures['threads']:.0f}"} if "threads" in figures else {}
         own = {**parameters, **threads, **tags, "benchmark": item["fullname"], PARENT: parent}
         run = create_run(client, experiment, item["fullname"], own, began)
-        log_all(client, run, _metrics(figures, began), parameters, {})
+        log_all(client, run, [{"step": 0, "time": began, "metrics": figures}], parameters, {})
         client.log_dict(run, {**document, "benchmarks": [item]}, "benchmark.json")
         client.set_terminated(run)
     client.log_artifact(parent, str(path))
     client.set_terminated(parent)
-
-
-def _metrics(figures: Mapping[str, float], when: float) -> list[Any]:
-    from mlflow.entities import Metric
-
-    return [Metric(name, value, int(when * 1000), 0) for name, value in figures.items()]
 
 
 def _as_text(value: Any) -> str:

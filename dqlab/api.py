@@ -38,10 +38,10 @@ from dqlab.runs.policy import LoadedPolicy, isolated
 from dqlab.runs.run import new_run_folder
 from dqlab.runs.run import train as run_training
 from dqlab.tracking import RunFolder
+from dqlab.tracking.folders import list_runs, logged_metrics
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.records import InspectionRecord
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES, SELECTION_RULES, rule_name
-from dqlab.tracking.tables import list_runs, logged_metrics
 
 __all__ = ["Ablation", "LoadedPolicy", "Run", "ablate", "compare", "evaluate", "list_runs", "load_policy", "train"]
 

@@ -33,17 +33,6 @@ def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int, int, int] | No
     return (*max(smaller), *COVERAGE[max(smaller)[0]][max(smaller)[1]]) if smaller else None
 
 
-def same_settings(results: GridResults) -> list[list[str]]:
-    """Groups of labels whose runs have the same scores by every rule."""
-    scored: dict[str, set[tuple[object, ...]]] = {label: set() for label in results.labels}
-    for each in results.results:
-        scored[each.cell.label].add((each.cell.task, each.cell.seed, *map(each.score, SELECTION_RULES)))
-    alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
-    for label, runs in scored.items():
-        alike[frozenset(runs)].append(label)
-    return [group for runs, group in alike.items() if runs and len(group) > 1]
-
-
 def cautions_of(
     results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame, gains: pd.DataFrame
 ) -> Iterator[str]:
@@ -118,7 +107,13 @@ def _mixed(results: GridResults, gains: pd.DataFrame) -> Iterator[str]:
     if len(numbers := sorted({*gains.fewest, *gains.most})) > 1:
         effect = "the best of more is higher by chance alone, so what settings gain by choosing does not compare"
         yield f"Runs choose from different numbers of checkpoints ({_named(numbers)}): {effect}."
-    for labels in same_settings(results)[:MANY]:
+    scored: dict[str, set[tuple[object, ...]]] = {label: set() for label in results.labels}
+    for each in results.results:
+        scored[each.cell.label].add((each.cell.task, each.cell.seed, *map(each.score, SELECTION_RULES)))
+    alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
+    for label, runs in scored.items():
+        alike[frozenset(runs)].append(label)
+    for labels in [group for runs, group in alike.items() if runs and len(group) > 1][:MANY]:
         yield f"Every run of {_named(labels)} gave the same scores: what they differ in had no effect."
 
 

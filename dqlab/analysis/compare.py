@@ -16,9 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.text import Text
 
-from dqlab.analysis.finished_runs import FinishedRun, FoundRuns, find_runs
-from dqlab.analysis.report.exports import latex_table
-from dqlab.analysis.report.tables import ReportTable, rich_table, text_table, with_intervals
+from dqlab.analysis.finished_runs import FoundRuns, Row, find_runs
+from dqlab.analysis.report.tables import ReportTable, latex_table, rich_table, text_table, with_intervals
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.results import Report
 from dqlab.analysis.statistics import BOUNDS, aggregates_of, tidy_rows
@@ -29,8 +28,7 @@ from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 UNSET = "unset"
-SHORT = 3
-FEW = 5
+SHORT, FEW = 3, 5
 METRICS = {"mean": mean_score, "iqm": interquartile_mean}
 GAP = ("best_online", "last")
 SAME = ["group", "task", "digest"]  # runs that are alike in these differ in their seeds only
@@ -70,12 +68,12 @@ def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Comparison:
     return Comparison(groups, scores, warnings, settings.confidence, settings.reps)
 
 
-def group_runs(runs: Sequence[FinishedRun]) -> pd.DataFrame:
+def group_runs(runs: Sequence[Row]) -> pd.DataFrame:
     """A row a run; those of one configuration and physics have one letter in `group`: A, ..., Z, AA, AB, ..."""
-    keys = [(frozenset(run.config.items()), run.physics) for run in runs]
+    keys = [(frozenset(run["config"].items()), run["physics"]) for run in runs]
     names = ("".join(each) for size in count(1) for each in product(ascii_uppercase, repeat=size))
     letters = dict(zip(dict.fromkeys(keys), names, strict=False))
-    return pd.DataFrame([vars(run) for run in runs]).assign(group=[letters[key] for key in keys])
+    return pd.DataFrame(list(runs)).assign(group=[letters[key] for key in keys])
 
 
 def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
@@ -145,7 +143,14 @@ def _differing(runs: pd.DataFrame, values: pd.Series) -> str:
 
 def print_comparison(compared: Comparison, console: Console) -> None:
     """Print what differs, the scores on every task, and warnings."""
-    console.print(rich_table(_differences(compared)) if len(compared.groups) > 1 else Text("One configuration."))
+    configs = {f"{group['group']}: {group['name']}": group["config"] for group in compared.groups}
+    rows = [(name, *(config[name] for config in configs.values())) for name in compared.groups[0]["config"]]
+    table = text_table("differences", "What differs in configuration", ["parameter", *configs], rows)
+    if not rows:
+        table = text_table("differences", "The same configuration", ["group"], [(name,) for name in configs])
+    elif len(configs) > MANY:
+        table = table.turned("group")
+    console.print(rich_table(table) if len(configs) > 1 else Text("One configuration."))
     for table in score_tables(compared):
         console.print(rich_table(table))
     intervals = f"Intervals: {100 * compared.confidence:g}%, of the mean and the interquartile mean (IQM) over seeds"
@@ -153,17 +158,6 @@ def print_comparison(compared: Comparison, console: Console) -> None:
     console.print(f"{intervals}, {compared.reps:,} bootstrap samples. {biased}")
     for text in compared.warnings:
         console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
-
-
-def _differences(compared: Comparison) -> ReportTable:
-    """The parameters that are not the same in all groups; of many groups, or without any, each group is a row."""
-    configs = {f"{group['group']}: {group['name']}": group["config"] for group in compared.groups}
-    different = list(compared.groups[0]["config"])
-    if not different:
-        return text_table("differences", "The same configuration", ["group"], [(name,) for name in configs])
-    rows = [(name, *(config[name] for config in configs.values())) for name in different]
-    table = text_table("differences", "What differs in configuration", ["parameter", *configs], rows)
-    return table.turned("group") if len(configs) > MANY else table
 
 
 def score_tables(compared: Comparison) -> Iterator[ReportTable]:
@@ -187,14 +181,13 @@ FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     ),
     "latex": lambda compared: "\n".join(map(latex_table, score_tables(compared))),
 }
-RUNS = Path("runs")
 
 
 def run_compare(
     runs: Sequence[str], experiment: str | None, wanted: str, uri: str | None, rules: list[str] | None, form: str | None
 ) -> None:
     """Compare what is named, and print it: as tables, or in one of FORMATS."""
-    found = find_runs(runs, experiment, wanted, uri or tracking_uri(RUNS / "any"))
+    found = find_runs(runs, experiment, wanted, uri or tracking_uri(Path("runs/any")))
     compared = compare_groups(found, rules or Report().rules)
     if form is None:
         print_comparison(compared, Console())

@@ -18,34 +18,23 @@ from dqlab.files import read_text
 from dqlab.tracking import folders
 from dqlab.tracking.mlflow import client
 from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.tracking.mlflow.tree import run_tags
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 SUMMARY = "summary.json"
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """One finished run of one seed."""
-
-    name: str  # of the folder or MLflow run where it is recorded
-    label: str  # of the grid's setting that it belongs to
-    task: str
-    seed: int
-    caveat: str
-    physics: str
-    digest: str  # of its data
-    config: Mapping[str, str]  # its configuration as text, without what makes no difference
-    made_with: Mapping[str, str]  # versions, commit and device
-    scores: Mapping[str, float]  # D4RL-normalised, by selection rule
+Row = dict[str, Any]
+"""A finished run of one seed: name (of its folder or MLflow run), label (of the grid's setting), task, seed, caveat,
+physics, digest (of its data), config (as text, without what makes no difference), made_with (versions, commit and
+device), scores (D4RL-normalised, by selection rule)."""
 
 
 @dataclass
 class FoundRuns:
     """What there is at one place, or several: finished runs, how many are not, and why others cannot be read."""
 
-    runs: list[FinishedRun] = field(default_factory=list)
+    runs: list[Row] = field(default_factory=list)
     failed: int = 0
     unfinished: int = 0
     gone: list[str] = field(default_factory=list)  # folders of reused cells that are not there
@@ -53,7 +42,7 @@ class FoundRuns:
 
     def add(self, other: FoundRuns) -> None:
         """What there is at another place; what is named twice counts once."""
-        self.runs = list({run.name: run for run in [*self.runs, *other.runs]}.values())
+        self.runs = list({run["name"]: run for run in [*self.runs, *other.runs]}.values())
         self.failed, self.unfinished = self.failed + other.failed, self.unfinished + other.unfinished
         self.lost.out = list(dict.fromkeys([*self.lost.out, *other.lost.out]))
         self.gone = list(dict.fromkeys([*self.gone, *other.gone]))
@@ -125,7 +114,7 @@ def read_folder(path: Path) -> FoundRuns:
 
 def _read_reused(grid: Path, facts: GridRecord, found: FoundRuns) -> None:
     """Cells that other grids have trained, except those that are finished here too."""
-    here = {Path(run.name).name for run in found.runs}
+    here = {Path(run["name"]).name for run in found.runs}
     elsewhere = {cell: path for cell, path in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
     there = {cell: path for cell, path in elsewhere.items() if os.path.exists(path / SUMMARY)}
     planned, facts_of = folders.planned_cells(grid) if there else {}, cache(lambda pack: RunFolder(pack).facts())
@@ -153,21 +142,14 @@ def _read_run(path: Path, found: FoundRuns) -> None:
                 found.runs.append(_compared(folder, replica, facts))
 
 
-def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> FinishedRun:
+def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Row:
     place = folder.replica(replica.name)
     own, summary = place / "config.gin", read_record(place / SUMMARY, SummaryRecord)
-    return FinishedRun(
-        name=str(place.resolve()),
-        label=replica.cell or str(facts.get("cell") or ""),
-        task=summary["task"],
-        seed=replica.seed,
-        caveat=summary["caveat"],
-        physics=summary["physics"],
-        digest=facts["data"]["digest"],
-        config=_read_config(own if own.exists() else folder.config),
-        made_with={**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]},
-        scores={rule: row["score_mean"] for rule, row in summary["selection"].items()},
-    )
+    scored = {name: summary[name] for name in ("task", "caveat", "physics")}
+    tags = {**run_tags(facts), **scored, "seed": str(replica.seed)}
+    tags |= {"cell": replica.cell} if replica.cell else {}
+    scores = {rule: row["score_mean"] for rule, row in summary["selection"].items()}
+    return _row(str(place.resolve()), tags, _read_config(own if own.exists() else folder.config), scores)
 
 
 @contextmanager
@@ -208,7 +190,10 @@ def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
             if digest and digest not in files:
                 with tempfile.TemporaryDirectory() as folder:
                     files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
-            found.runs.append(_finished(run, files[digest] if digest else comparable(run.data.params)))
+            config = files[digest] if digest else comparable(run.data.params)
+            metrics = run.data.metrics.items()
+            scores = {name.removeprefix("score/"): value for name, value in metrics if name.startswith("score/")}
+            found.runs.append(_row(run.info.run_id, run.data.tags, config, scores))
         elif run.info.status == "FAILED":
             found.failed += 1
         else:
@@ -216,18 +201,11 @@ def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
     return found
 
 
-def _finished(run: Any, config: Mapping[str, str]) -> FinishedRun:
-    tags, metrics = run.data.tags, run.data.metrics
-    versions = {name.removeprefix("version."): text for name, text in tags.items() if name.startswith("version.")}
-    return FinishedRun(
-        name=run.info.run_id,
-        label=tags.get("cell", ""),
-        task=tags["task"],
-        seed=int(tags["seed"]),
-        caveat=tags.get("caveat", ""),
-        physics=tags["physics"],
-        digest=tags["data_digest"],
-        config=config,
-        made_with={**versions, "commit": tags.get("git_commit", ""), "device": tags.get("device_name", "")},
-        scores={name.removeprefix("score/"): value for name, value in metrics.items() if name.startswith("score/")},
-    )
+def _row(name: str, tags: Mapping[str, str], config: Mapping[str, str], scores: Mapping[str, float]) -> Row:
+    """A run by its name and by what `run_tags` and its replica say of it."""
+    row: Row = {"name": name, "label": tags.get("cell", ""), "config": config, "scores": scores}
+    row |= {"task": tags["task"], "seed": int(tags["seed"]), "caveat": tags.get("caveat", "")}
+    row |= {"physics": tags["physics"], "digest": tags["data_digest"]}
+    versions = {key.removeprefix("version."): text for key, text in tags.items() if key.startswith("version.")}
+    made_with = {**versions, "commit": tags.get("git_commit", ""), "device": tags.get("device_name", "")}
+    return {**row, "made_with": made_with}

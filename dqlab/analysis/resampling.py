@@ -8,7 +8,6 @@ same p where it counts all flips; of 400 settings with 60 pairs each it takes 17
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -81,20 +80,13 @@ class Bootstrap:
         if min(runs) < 2:
             return found
         bootstrap = (StratifiedBootstrap if len(runs) == 1 else StratifiedIndependentBootstrap)(*places)
-        with numpys_generator(SEED):
+        state = np.random.get_state()  # of numpy's global generator, which rliable draws from
+        np.random.seed(SEED)
+        try:
             drawn = bootstrap.apply(lambda *drawn: function(*drawn).ravel(), self.reps)
+        finally:
+            np.random.set_state(state)
         return np.concatenate([found, drawn.reshape(self.reps, *found.shape[1:])])
-
-
-@contextmanager
-def numpys_generator(seed: int) -> Iterator[None]:
-    """numpy's global generator, which rliable draws from, seeded; afterwards it is as it was."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
 
 
 def _grouped(

@@ -103,9 +103,15 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     is_base = scores.index.get_level_values("setting") == results.base
     base, others = scores[is_base].dropna().droplevel("setting"), scores[~is_base].dropna()
     pairs = _side_by_side(others, base, ["rule", "seed"], results.labels)
+    of_tasks = {
+        (*key, task): runs[np.isfinite(runs)][:, None]
+        for key, rows in _by_setting(scores, results.labels).items()
+        for task, runs in zip(results.tasks, rows.T, strict=True)
+        if np.isfinite(runs).any()
+    }
     rows = [
         *tidy_rows({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
-        *_task_means(scores, results, bootstrap),
+        *tidy_rows(aggregates_of(of_tasks, bootstrap, {"mean": mean_score}), ["mean"]),
         *_compared(pairs, bootstrap),
         *_checkpoint_gaps(scores.dropna(), results, bootstrap),
     ]
@@ -148,16 +154,6 @@ def tidy_rows(found: Mapping[tuple[Any, ...], Array], metrics: Iterable[str]) ->
     for key, item in found.items():
         for metric, numbers in zip(metrics, item.T.tolist(), strict=True):
             yield (*key, metric, *numbers)
-
-
-def _task_means(scores: pd.DataFrame, results: GridResults, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
-    columns = {
-        (*key, task): runs[np.isfinite(runs)][:, None]
-        for key, rows in _by_setting(scores, results.labels).items()
-        for task, runs in zip(results.tasks, rows.T, strict=True)
-        if np.isfinite(runs).any()
-    }
-    return tidy_rows(aggregates_of(columns, bootstrap, {"mean": mean_score}), ["mean"])
 
 
 def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels: Sequence[str]) -> dict[Key, Array]:
@@ -239,10 +235,9 @@ def score_curves(results: GridResults, runs: pd.DataFrame, bootstrap: Bootstrap)
 
 def score_histories(results: GridResults) -> pd.DataFrame:
     """Finite scores of evaluations: a row a setting, task and seed, a column a step; 0 is before training."""
-    order = {label: place for place, label in enumerate(results.labels)}
-    places = [(order[r.cell.label], results.tasks.index(r.cell.task), r.cell.seed) for r in results.results]
+    labels, tasks = ({name: place for place, name in enumerate(each)} for each in (results.labels, results.tasks))
     keys, found = [], []
-    for _, each in sorted(zip(places, results.results, strict=True), key=lambda pair: pair[0]):
+    for each in sorted(results.results, key=lambda r: (labels[r.cell.label], tasks[r.cell.task], r.cell.seed)):
         rows = [row for row in (each.summary.get("untrained"), *each.summary["evaluations"]) if row]
         found.append({row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])})
         keys.append((each.cell.label, each.cell.task, each.cell.seed))

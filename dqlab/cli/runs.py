@@ -31,8 +31,7 @@ def _list(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from dqlab.printing import Console, counted
-    from dqlab.tracking.folders import SkippedRecords, grid_of, is_grid, read_notes
-    from dqlab.tracking.tables import list_runs
+    from dqlab.tracking.folders import SkippedRecords, grid_of, is_grid, list_runs, read_notes
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -166,7 +165,7 @@ def _curves(run: RunFolder) -> Any:
     """Scores and losses so far, a line a replica and metric."""
     from rich.table import Table
 
-    from dqlab.tracking.tables import logged_metrics
+    from dqlab.tracking.folders import logged_metrics
 
     facts: Mapping[str, Any] = run.facts()
     known = logged_metrics(run)

@@ -119,10 +119,15 @@ def summary_table(
     none = ["-"] * (3 if scored else 2)
     for title, summary in summaries.items():
         several = sum(evaluation["step"] > 0 for evaluation in summary["evaluations"]) > 1
+        losses = {e["step"]: e["selection_loss"] for e in summary["evaluations"] if e["selection_loss"] is not None}
         for row in summary["selection"].values():
-            step = "-" if row["step"] is None else f"{row['step']:,}"
-            numbers = _numbers(row, scored, spread=several or row["step"] is not None)
-            table.add_row(title, f"{row['rule'].replace('_', '-')}{_of_evaluations(row, summary)}", step, *numbers)
+            rule, step = row["rule"].replace("_", "-"), row["step"]
+            if rule == "offline" and step in losses:
+                rule += f" (loss no. {1 + sum(loss < losses[step] for loss in losses.values())} of {len(losses)})"
+            elif rule == "mean-last-10" and len(losses) < 10:
+                rule += f" (of {len(losses)})"
+            numbers = _numbers(row, scored, spread=several or step is not None)
+            table.add_row(title, rule, "-" if step is None else f"{step:,}", *numbers)
         if row := summary.get("untrained"):
             table.add_row(title, "untrained policy", "0", *_numbers(row, scored))
         for row in summary.get("failed_evaluations", ()):
@@ -135,16 +140,6 @@ def summary_table(
     of_data = (score, "", *([f"{data['return_mean']:.0f}"] if scored else []))
     table.add_row("", "mean return of the data", "", *of_data)
     return table
-
-
-def _of_evaluations(row: Row, summary: Row) -> str:
-    """How offline selection's choice stands among the losses; of how many evaluations a mean is, where ten are not."""
-    trained = [each for each in summary["evaluations"] if each["selection_loss"] is not None]
-    losses = {each["step"]: each["selection_loss"] for each in trained}
-    if row["rule"] == "offline" and row["step"] in losses:
-        rank = 1 + sum(loss < losses[row["step"]] for loss in losses.values())
-        return f" (loss no. {rank} of {len(losses)})"
-    return f" (of {len(losses)})" if row["rule"] == "mean_last_10" and len(losses) < 10 else ""
 
 
 def _numbers(row: Row, scored: bool, spread: bool = True) -> list[str]:
@@ -160,11 +155,9 @@ def draw_score_curve(
 
     Evaluations are as in summary.json, `selection` is what the rules chose; not `scored`: the score is the return.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
     score, loss = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     steps, means, spreads = (np.array([e[name] for e in evaluations]) for name in ("step", "score_mean", "score_std"))
     score.plot(steps, means, marker="o", markersize=3)
@@ -176,9 +169,8 @@ def draw_score_curve(
     score.set_ylabel(f"{'score' if scored else 'return'} (mean and std over episodes)")
     score.set_title(title, fontsize=10)
     score.legend(loc="best", fontsize=8)
-    trained = [e for e in evaluations if e["selection_loss"] is not None]
-    losses = [e["selection_loss"] for e in trained]
-    loss.plot([e["step"] for e in trained], losses, color="tab:orange", marker="o", markersize=3)
+    losses = {e["step"]: e["selection_loss"] for e in evaluations if e["selection_loss"] is not None}
+    loss.plot(list(losses), list(losses.values()), color="tab:orange", marker="o", markersize=3)
     loss.set(xlabel="updates", ylabel="loss for offline selection")
     for axes in (score, loss):
         axes.grid(alpha=0.3)

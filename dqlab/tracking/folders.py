@@ -1,16 +1,22 @@
-"""Folders that are mirrored: a run has a run.json, a grid a grid.json."""
+"""Folders of runs (with a run.json) and grids (with a grid.json), and what lies in them, as tables."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dqlab.errors import DqlabError, RunError
-from dqlab.files import path_within
+from dqlab.files import expanded, path_within
 from dqlab.tracking import records
 from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking.selection_rules import SELECTION_RULES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 3
 RUN, GRID, NOTES = "run.json", "grid.json", "notes.json"
@@ -79,3 +85,44 @@ def reused_cells(facts: records.BegunGridRecord) -> dict[str, Path]:
 def planned_cells(grid: Path) -> Mapping[str, records.CellRecord]:
     """Every cell of a grid's plan, by its id; the first one of those with one id."""
     return {cell["id"]: cell for cell in reversed(records.read_record(grid / "plan.json", records.PlanRecord)["cells"])}
+
+
+def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
+    """All runs in a folder and below it: a row a replica, with its score by each selection rule once it has finished.
+
+    Runs whose records are damaged are left out, with a warning. Raises RunError: there is no such folder.
+    """
+    import pandas as pd
+
+    if not expanded(folder).is_dir():
+        raise RunError(f"There is no folder '{folder}'.")
+    rows, leaving = list[dict[str, Any]](), SkippedRecords()
+    for path in sorted(expanded(folder).rglob("run.json")):
+        with leaving.damaged():
+            run = RunFolder(path.parent)
+            facts = {"algorithm": "", **run.facts()}
+            for replica in run.replicas():
+                place = run.replica(replica.name)
+                own: dict[str, Any] = {"path": str(place), "cell": replica.cell, "seed": replica.seed}
+                if run.failure(replica):
+                    own["state"] = "failed"
+                elif (place / "summary.json").exists():
+                    selection = run.summary(replica)["selection"]
+                    own |= {"state": "finished", **{rule: selection[rule]["score_mean"] for rule in SELECTION_RULES}}
+                rows.append({**facts, **own})
+    for text in leaving.out:
+        warnings.warn(f"Left out: {text}", stacklevel=2)
+    columns = ["path", "task", "algorithm", "cell", "seed", "state", "caveat", *SELECTION_RULES]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def logged_metrics(run: RunFolder) -> pd.DataFrame:
+    """All that a run has logged so far, a row a number: replica, seed, step, metric, value."""
+    import pandas as pd
+
+    rows = []
+    for replica in run.replicas():
+        for record in records.read_journal(run.replica(replica.name) / "metrics.jsonl"):
+            about = {"replica": replica.name, "seed": replica.seed, "step": record["step"]}
+            rows += [{**about, "metric": name, "value": value} for name, value in record["metrics"].items()]
+    return pd.DataFrame(rows, columns=["replica", "seed", "step", "metric", "value"])

@@ -41,14 +41,14 @@ class Journal:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = 0
+        kept = b""
         if keep:
             from dqlab.tracking.records import read_journal
 
-            known = len(read_journal(path, stop=keep))
-        if known < keep:
-            raise RunError(f"{path} has {known} records, the checkpoint knows of {keep}: the run folder is damaged.")
-        kept = b"".join(path.read_bytes().splitlines(keepends=True)[:keep]) if keep else b""
+            if (known := len(read_journal(path, stop=keep))) < keep:
+                said = f"{path} has {known} records, the checkpoint knows of {keep}"
+                raise RunError(f"{said}: the run folder is damaged.")
+            kept = b"".join(path.read_bytes().splitlines(keepends=True)[:keep])
         with atomic_path(path) as temporary:
             temporary.write_bytes(kept)
         self.count = keep

@@ -20,8 +20,8 @@ from dqlab.analysis.choosing import (
     budget_sizes,
     checkpoint_choices,
 )
-from dqlab.analysis.report.exports import results_json, sheet_csv
 from dqlab.analysis.report.tables import common_table, order_table, swap_table
+from dqlab.analysis.report.write import results_json, sheet_csv
 from dqlab.analysis.resampling import Bootstrap
 from dqlab.analysis.results import CellStatus, GridResults, Report
 from dqlab.analysis.statistics import Analysis, analyse, score_histories, score_table

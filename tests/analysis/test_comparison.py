@@ -19,7 +19,7 @@ from rliable import library, metrics
 from dqlab import cli
 from dqlab.analysis import finished_runs
 from dqlab.analysis.compare import Comparison, compare_groups, describe_groups, group_runs
-from dqlab.analysis.finished_runs import FinishedRun, find_runs
+from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.tracking.mlflow import client as client_module
 from dqlab.tracking.mlflow.client import mlflow_client
@@ -28,7 +28,8 @@ from dqlab.tracking.selection_rules import SELECTION_RULES
 
 Run = Callable[..., Any]
 GRID = made_grid(values=(2, 5), seeds=6)
-MADE = FinishedRun("here", "", TASKS[0], 0, "", "mujoco210", "a digest", {}, {}, {"last": 1.0})
+MADE: dict[str, Any] = {"name": "here", "label": "", "task": TASKS[0], "seed": 0, "caveat": "", "physics": "mujoco210"}
+MADE |= {"digest": "a digest", "config": {}, "made_with": {}, "scores": {"last": 1.0}}
 
 
 def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Comparison:
@@ -70,7 +71,9 @@ def test_groups_scores_and_intervals_of_a_grid(tmp_path: Path) -> None:
 
 
 def test_a_score_that_is_no_number_is_shown_as_such() -> None:
-    runs = [replace(MADE, name=str(seed), seed=seed, scores={"last": value}) for seed, value in ((0, 1.0), (1, np.nan))]
+    runs = [
+        {**MADE, "name": str(seed), "seed": seed, "scores": {"last": value}} for seed, value in ((0, 1.0), (1, np.nan))
+    ]
     result = compare_groups(finished_runs.FoundRuns(runs), ("last",))
     assert [row["point"] for row in result.as_dict()["scores"]] == [None, None]
 
@@ -98,7 +101,7 @@ def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted_groups(compare_groups(find_runs([top], None, "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
     assert len(find_runs([pack], None, "", uri).runs) == 2
     some = find_runs([], "steps", f"params.N = '5' and tags.task = '{TASKS[0]}'", uri)
-    assert {(run.label, run.task) for run in some.runs} == {("N=5", TASKS[0])}
+    assert {(run["label"], run["task"]) for run in some.runs} == {("N=5", TASKS[0])}
 
 
 def sorted_groups(said: dict[str, Any]) -> Any:
@@ -260,7 +263,7 @@ def test_plain_runs_of_several_seeds_and_cells(tmp_path: Path) -> None:
 
 
 def test_letters_and_differences() -> None:
-    runs = [replace(MADE, config={"x": "1", "y": str(place)} if place else {"x": "1"}) for place in range(703)]
+    runs = [{**MADE, "config": {"x": "1", "y": str(place)} if place else {"x": "1"}} for place in range(703)]
     frame = group_runs(runs)
     assert [frame.group[place] for place in (0, 25, 26, 27, 702)] == ["A", "Z", "AA", "AB", "AAA"]
     groups = describe_groups(frame)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from made_grids import TASKS, made_grid, made_result
 
-from dqlab.analysis.report.exports import results_json
+from dqlab.analysis.report.write import results_json
 from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import FAILED, CellStatus, GridResults, Report
 from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, Analysis, analyse

@@ -336,7 +336,7 @@ def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: 
     before = dict(os.environ)
     found = find_runs([stored(uri)["grid"][0].info.run_id], None, "", uri)
     assert dict(os.environ) == before
-    assert {run.scores["last"] - run.seed for run in found.runs} == {10.0}, "the last attempt counts"
+    assert {run["scores"]["last"] - run["seed"] for run in found.runs} == {10.0}, "the last attempt counts"
 
 
 def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tables of a report, from its analysis, as texts. Every column of scores is headed by its selection rule."""
+"""The tables of a report, as texts, and as LaTeX. Every column of scores is headed by its selection rule."""
 
 from __future__ import annotations
 
@@ -145,26 +145,21 @@ def _percent(share: float) -> str:
 def task_table(analysis: Analysis, rule: str) -> ReportTable:
     """Mean ± standard error over seeds, by one rule: a row a setting, or, where there are more tasks, a row a task."""
     under, results = rule_name(rule), analysis.results
-    columns = {(task, under): _task_texts(analysis, rule, task) for task in results.tasks}
+    columns = {}
+    for task in results.tasks:
+        rows = analysis.task_scores.query("rule == @rule and task == @task").droplevel(["rule", "task"])
+        texts = []
+        for row in rows.join(analysis.figure(rule, "mean", task).point).itertuples():
+            number = f"({len(row.seeds)})" if len(row.seeds) < len(results.seeds) else ""
+            texts.append(f"{format_points(row.point)}\n{f'{_error(row.standard_error)} {number}'.strip()}")
+        columns[task, under] = pd.Series(texts, rows.index, dtype=object)
     if len(results.tasks) > 1:
         columns["all tasks", under] = analysis.figure(rule, "mean").point.map(format_points)
-    caption = (
-        f"Selection rule: {under}. Mean ± standard error over {counted(len(results.seeds), 'seed')} (their number "
-    )
-    caption += f"in brackets where fewer have finished). {_unit(results.caveat)}"
+    seeds = counted(len(results.seeds), "seed")
+    caption = f"Selection rule: {under}. Mean ± standard error over {seeds} (their number in brackets where fewer have "
+    caption += f"finished). {_unit(results.caveat)}"
     table = _by_setting(analysis, f"tasks-{rule}", caption, columns)
     return table.turned("Task") if len(results.tasks) > len(results.labels) else table
-
-
-def _task_texts(analysis: Analysis, rule: str, task: str) -> pd.Series:
-    """Mean ± standard error, and the number of seeds where some have not finished."""
-    rows, whole = analysis.task_scores.query("rule == @rule and task == @task"), len(analysis.results.seeds)
-    rows = rows.droplevel(["rule", "task"]).join(analysis.figure(rule, "mean", task).point)
-    texts = []
-    for row in rows.itertuples():
-        number = f"({len(row.seeds)})" if len(row.seeds) < whole else ""
-        texts.append(f"{format_points(row.point)}\n{f'{_error(row.standard_error)} {number}'.strip()}")
-    return pd.Series(texts, rows.index, dtype=object)
 
 
 def _error(error: float) -> str:
@@ -257,3 +252,61 @@ def with_intervals(found: pd.DataFrame, signed: bool = False, decimals: int = 1)
         for row in found.itertuples()
     ]
     return pd.Series(texts, found.index, dtype=object)
+
+
+HEAD = r"""% Written by dqlab from the grid '{name}'. Wants \usepackage{{booktabs}}; then \input{{tables.tex}}.
+% Every score stands with its selection rule{caveat}.
+"""
+SPECIAL = {character: rf"\{character}" for character in "{}$&#%_"}
+SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "…": r"\ldots{}"}
+SPECIAL |= {"±": r"$\pm$", "\u2212": "$-$", "\u2013": "--", "\u00d7": r"$\times$"}
+
+
+def latex_tables(analysis: Analysis) -> str:
+    r"""Tables of aggregates, gaps, orders, tasks, comparisons by each of the rules, and published scores: booktabs."""
+    results, settings, several = analysis.results, analysis.settings, len(analysis.results.labels) > 1
+    shown = [aggregate_table(analysis, settings.rules, (metric,)) for metric in ("iqm", "mean")]
+    shown += [gap_table(analysis), common_table(analysis)]
+    shown += [order_table(analysis), swap_table(analysis)] if several else []
+    for rule in settings.rules:
+        shown.append(task_table(analysis, rule))
+        if several:
+            table = comparison_table(analysis, rule)
+            shown.append(replace(table, cells=table.cells.drop(columns=["mean difference", "least p"], level=0)))
+    shown += [reference_table(analysis)] if settings.reference else []
+    caveat = f" and is {results.caveat}" if results.caveat else ""
+    return HEAD.format(name=" ".join(results.name.split()), caveat=caveat) + "\n".join(map(latex_table, shown))
+
+
+def latex_table(table: ReportTable) -> str:
+    """A booktabs table."""
+    heads = [(escape_latex(head), _small("footnotesize", under)) for head, under, _ in table.columns]
+    columns = pd.Index(heads if any(under for _, under in heads) else [head for head, _ in heads])
+    rows = []
+    for first, *others in table.rows:
+        name, texts = escape_latex(first), (text.partition("\n") for text in others)
+        cells = [f"{escape_latex(value)} {_small('scriptsize', detail)}".rstrip() for value, _, detail in texts]
+        rows.append([rf"\textbf{{{name}}}" if first == table.strong else name, *cells])
+    style = pd.DataFrame(rows, columns=columns, dtype=object).style.hide(axis="index")
+    narrow = [{"selector": "small", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{4pt};"}]
+    text: str = style.set_table_styles(narrow).to_latex(
+        column_format="".join("l" if words else "r" for _, _, words in table.columns),
+        position="t",
+        position_float="centering",
+        hrules=True,
+        caption=escape_latex(table.caption + (" The base's name is in bold." if table.strong else "")),
+        label=f"tab:{table.name.replace('_', '-')}",
+        sparse_columns=False,
+    )
+    return text
+
+
+def _small(size: str, text: str) -> str:
+    return rf"{{\{size} {escape_latex(text)}}}" if text else ""
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX prints it literally; letters that pdfLaTeX does not have are left as they are, for LuaLaTeX."""
+    escaped = "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped

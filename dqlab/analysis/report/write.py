@@ -1,41 +1,35 @@
-"""Writes a grid's report, everything or nothing; its page is one file that needs no network and no scripts."""
+"""Writes a grid's report, everything or nothing: a page that needs no network and no scripts, CSV, JSON and BibTeX."""
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
+from pydantic_core import to_json
 from rich.text import Text
 
-from dqlab.analysis.cautions import ENOUGH
+from dqlab import __version__
+from dqlab.analysis.cautions import CORRECTION, ENOUGH
 from dqlab.analysis.report import tables
-from dqlab.analysis.report.exports import aggregates_csv, bibtex_file, latex_tables, results_json, scores_csv, sheet_csv
 from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, draw_figures, figure_bytes
 from dqlab.analysis.report.inspection import inspection_figures
 from dqlab.analysis.report.tables import ReportTable
 from dqlab.analysis.resampling import METRICS
-from dqlab.analysis.results import GridResults, Report
-from dqlab.analysis.statistics import Analysis, analyse
+from dqlab.analysis.results import FAILED, FINISHED, GridResults, Report
+from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, TEST, Analysis, analyse
 from dqlab.files import new_folder
 from dqlab.machine import readable_duration
 from dqlab.printing import Console, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
+HERE = Path(__file__).parent
 MARK = "results.json"  # the file by which a report's folder is known
-FILES: Mapping[str, Callable[[Analysis], str]] = {
-    "scores.csv": lambda analysis: scores_csv(analysis.results),
-    "aggregates.csv": aggregates_csv,
-    "checkpoints.csv": lambda analysis: sheet_csv(analysis.gains, analysis),
-    "tuning.csv": lambda analysis: sheet_csv(analysis.tuning, analysis),
-    MARK: results_json,
-    "tables.tex": latex_tables,
-    "references.bib": lambda analysis: bibtex_file(analysis.results),
-}
 SHOWN = 40  # rows on a terminal, at most
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
@@ -75,7 +69,7 @@ def report_and_print(results: GridResults, settings: Report, folder: Path, conso
 def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
     """The page as HTML text; page.html says how it looks."""
     results, rules = analysis.results, analysis.settings.rules
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
     return templates.get_template("page.html").render(
         results=results,
         summary=summary_paragraph(analysis),
@@ -137,11 +131,8 @@ def summary_paragraph(analysis: Analysis) -> str:
     settings = f"{counted(len(results.labels), 'setting')} ({enumerate_names(results.labels)})"
     tasks = f"{counted(len(results.tasks), 'task')} ({enumerate_names(results.tasks)})"
     said = [f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."]
-    failed, pending, total = len(results.failures), len(results.pending), counted(len(results.statuses), "run")
-    others = [f"{failed:,} failed"] if failed else []
-    others += [f"{pending:,} {'is' if pending == 1 else 'are'} still to come"] if pending else []
-    finished = f"Of {total}, {len(results.results):,} finished, {' and '.join(others)}."
-    said += [finished if others else f"All {total} have finished.", *_decided(analysis)]
+    number = "All" if len(results.results) == len(results.statuses) else f"{len(results.results):,} of"
+    said += [f"{number} {counted(len(results.statuses), 'run')} have finished.", *_decided(analysis)]
     said += [f"All scores: {results.caveat}."] if results.caveat else []
     return " ".join(said)
 
@@ -172,3 +163,117 @@ def _decided(analysis: Analysis) -> Iterator[str]:
     reason = f" (no test decides below {counted(ENOUGH, 'seed')}, however large the difference)" if few else ""
     if clauses:
         yield f"Against the base, {analysis.results.base}: {'; '.join(clauses)}{reason}."
+
+
+FRAMES = (
+    *("scores", "task_scores", "estimates", "comparisons", "curves", "profiles", "references", "reference_means"),
+    *("gains", "orders", "swaps", "tuning"),
+)
+SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
+LAST = ("steps", "state", "reason", "caveat", "id")
+
+
+def results_json(analysis: Analysis) -> str:
+    """A JSON object: `grid`, `settings`, `caveat`, `facts`, `cells`, `analysis`; null for what is not finite.
+
+    `analysis` has the statistics as `Analysis` has them: `pandas.DataFrame(**known["analysis"]["estimates"])`.
+    """
+    results = analysis.results
+    indexed = {name: getattr(analysis, name) for name in FRAMES}
+    frames = {name: each if each.index.names == [None] else each.reset_index() for name, each in indexed.items()}
+    known = {
+        "grid": {name: getattr(results, name) for name in ("name", "base", "labels", "axes", "tasks", "seeds", "gin")},
+        "caveat": results.caveat,
+        "facts": results.facts,
+        "settings": asdict(analysis.settings),
+        "cells": all_cells(results),
+        "analysis": {name: frame.to_dict("split", index=False) for name, frame in frames.items()}
+        | {"cautions": analysis.cautions, "correction": CORRECTION, "test": TEST, "enough": ENOUGH},
+    }
+    return to_json(known, indent=1, inf_nan_mode="null", fallback=str).decode() + "\n"
+
+
+def all_cells(results: GridResults) -> list[dict[str, Any]]:
+    """Every cell of the grid: finished ones with scores and evaluations, then failures, then what is pending."""
+    cells = []
+    for each in results.statuses:
+        state = {FINISHED: FINISHED, FAILED: each.failure}.get(each.state, "pending")
+        cells.append({**each.cell.as_dict(), "state": state, "reason": each.reason})
+        if each.state == FINISHED:
+            kept = {name: each.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
+            cells[-1] |= {"scores": {rule: each.score(rule) for rule in SELECTION_RULES}, **kept}
+    return cells
+
+
+def scores_csv(results: GridResults) -> str:
+    """A row a cell: label, place on each axis, task, seed, the score by each rule, steps, state, reason, caveat, id."""
+    reserved = {"label", "task", "seed", *SCORES, *LAST}
+    axes = {axis: f"{axis}_axis" if axis in reserved else axis for axis in results.axes}
+    columns = ["label", *axes.values(), "task", "seed", *SCORES, *LAST]
+    rows = []
+    for cell in all_cells(results):
+        places = {column: cell["points"].get(axis, "") for axis, column in axes.items()}
+        scores = {f"score_{rule}": score for rule, score in cell.get("scores", {}).items()}
+        steps = (cell.get("evaluations") or [{}])[-1].get("step", "")
+        rows.append({**dict.fromkeys(columns, ""), **cell, **places, **scores, "steps": steps})
+    rows.sort(key=lambda row: (results.labels.index(row["label"]), results.tasks.index(row["task"]), row["seed"]))
+    return str(pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, na_rep="nan"))
+
+
+def aggregates_csv(analysis: Analysis) -> str:
+    """A row a rule and setting: aggregates with intervals, and the comparison with the base."""
+    results, known = analysis.results, analysis.estimates
+    keys = pd.MultiIndex.from_product([SELECTION_RULES, results.labels], names=["rule", "label"])
+    complete = analysis.scores.notna().all(axis=1).groupby(level=["rule", "setting"]).sum()
+    wide = known[known.task == ALL_TASKS].pivot(index=["rule", "setting"], columns="metric", values=BOUNDS)
+    sheet = pd.DataFrame({"tasks": len(results.tasks), "complete_seeds": complete.reindex(keys, fill_value=0)})
+    for metric in (*METRICS, *COMPARED):
+        for bound, end in zip(BOUNDS, ("", "_low", "_high"), strict=True):
+            sheet[metric + end] = wide.get((bound, metric), pd.Series(dtype=float)).reindex(keys)
+    tests = analysis.comparisons.set_index(["rule", "setting"]).reindex(keys)
+    sheet = sheet.join(tests[["p", "corrected", "smallest_p", "verdict"]]).assign(base=results.base)
+    return sheet_csv(sheet.reset_index(), analysis)
+
+
+def sheet_csv(sheet: pd.DataFrame, analysis: Analysis) -> str:
+    """A frame with what must be known of its figures."""
+    facts = {"confidence": analysis.settings.confidence, "caveat": analysis.results.caveat}
+    return str(sheet.assign(**facts).to_csv(index=False))
+
+
+FILES: Mapping[str, Callable[[Analysis], str]] = {
+    "scores.csv": lambda analysis: scores_csv(analysis.results),
+    "aggregates.csv": aggregates_csv,
+    "checkpoints.csv": lambda analysis: sheet_csv(analysis.gains, analysis),
+    "tuning.csv": lambda analysis: sheet_csv(analysis.tuning, analysis),
+    MARK: results_json,
+    "tables.tex": tables.latex_tables,
+    "references.bib": lambda analysis: bibtex_file(analysis.results),
+}
+
+ALWAYS = (  # works behind every grid, as references.bib has them
+    *("wang2023diffusion", "agarwal2021deep", "holm1979simple", "dodge2019show", "jackson2025clean", "fu2020d4rl"),
+    *("todorov2012mujoco", "paszke2019pytorch", "towers2024gymnasium", "kingma2015adam"),
+)
+DQLAB = """@misc{{dqlab,
+  author = {{{{The dqlab authors}}}},
+  title = {{{{dqlab}}: Reproduce, Ablate and Extend {{Diffusion-QL}}}},
+  note = {{Version {version}}},
+}}
+"""
+YEAR = re.compile(r"\b(19|20)\d\d\b")
+
+
+def load_bibliography() -> Mapping[str, str]:
+    """Every entry of references.bib, by key."""
+    text = (HERE / "references.bib").read_text(encoding="utf-8")
+    return {entry[2]: entry[0] for entry in re.finditer(r"^@(\w+)\{(.*?),.*?^\}$", text, re.DOTALL | re.MULTILINE)}
+
+
+def bibtex_file(results: GridResults) -> str:
+    """What a paper with these results would cite; components whose works references.bib lacks stand in comments."""
+    keys, known = {*ALWAYS, *(key for component in results.components for key in component.cites)}, load_bibliography()
+    lacking = [each for each in results.components if YEAR.search(each.source) and not known.keys() & set(each.cites)]
+    blocks = [DQLAB.format(version=__version__), *(f"{entry}\n" for key, entry in known.items() if key in keys)]
+    blocks += [f"% No entry is known for {' '.join(f'{each.name}: {each.source}'.split())}" for each in lacking]
+    return "\n".join(blocks)

@@ -56,14 +56,6 @@ def make_store(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
-    """MLflow's metrics, each with the record's own time: sent a second time, they are the same and stored once."""
-    from mlflow.entities import Metric
-
-    points = ((record, name, value) for record in records for name, value in record["metrics"].items())
-    return [Metric(name, value, int(record["time"] * 1000), record["step"]) for record, name, value in points]
-
-
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:
     """Id of a new run that began then, in seconds; 0: now."""
     cut = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
@@ -80,11 +72,14 @@ def all_runs(client: Any, experiments: list[str], wanted: str = "") -> list[Any]
             return found
 
 
-def log_all(client: Any, run: str, metrics: Iterable[Any], params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
-    """All of it in as few requests as MLflow's limits allow."""
-    from mlflow.entities import Param, RunTag
+def log_all(
+    client: Any, run: str, records: Iterable[JournalRecord], params: Mapping[str, Any], tags: Mapping[str, Any]
+) -> None:
+    """All of it in as few requests as MLflow's limits allow; what is sent a second time is stored once."""
+    from mlflow.entities import Metric, Param, RunTag
 
-    points = list(metrics)
+    known = ((record, int(record["time"] * 1000)) for record in records)
+    points = [Metric(name, value, at, each["step"]) for each, at in known for name, value in each["metrics"].items()]
     listed = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in params.items()]
     told = [RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]
     while points or listed or told:

@@ -161,7 +161,7 @@ class MlflowWriter:
                 if size != sent["bytes"]:
                     records = read_journal(journal, sent["records"])
                     for part in (records[start : start + 50] for start in range(0, len(records), 50)):
-                        client.log_all(self._client, sent["run"], client.metrics_of(part), {}, {})
+                        client.log_all(self._client, sent["run"], part, {}, {})
                         sent["records"] += len(part)
             changed = {name: now for name, now in _versions(node).items() if sent["files"].get(name) != now}
             if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
@@ -178,7 +178,7 @@ class MlflowWriter:
             for name in () if first else self._client.get_run(sent["run"]).data.tags:
                 if name.startswith(TAG) and name not in tags:
                     self._client.delete_tag(sent["run"], name)
-        client.log_all(self._client, sent["run"], client.metrics_of(results), node.parameters if first else {}, tags)
+        client.log_all(self._client, sent["run"], results, node.parameters if first else {}, tags)
 
     def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
         """Artifacts that are new, or other than they were."""

@@ -173,15 +173,11 @@ def run_tags(facts: records.RunRecord) -> dict[str, str]:
     """What a run's record says about it, as tags; `execution` is known only once it trains."""
     data = facts["data"]
     plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
-    return {
-        **{name: str(text) for name, text in facts.items() if name in plain},
-        **({"cell": facts["cell"]} if facts.get("cell") else {}),
-        "data_source": data["source"],
-        "data_digest": data["digest"],
-        "is_d4rl": str(data["is_d4rl"]),
-        **{f"version.{name}": value for name, value in facts["versions"].items()},
-        **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
-    }
+    tags = {name: str(text) for name, text in facts.items() if name in plain}
+    tags |= {"cell": facts["cell"]} if facts.get("cell") else {}
+    tags |= {"data_source": data["source"], "data_digest": data["digest"], "is_d4rl": str(data["is_d4rl"])}
+    tags |= {f"version.{name}": value for name, value in facts["versions"].items()}
+    return tags | {f"variant.{name}": value for name, value in facts.get("variants", {}).items()}
 
 
 def note_tags(folder: Path) -> dict[str, str]:
