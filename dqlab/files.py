@@ -116,8 +116,11 @@ def path_within(path: Path, folder: Path) -> Path:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def size_of(place: Path) -> int:
