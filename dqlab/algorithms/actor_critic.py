@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.base import Algorithm, Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork
-from dqlab.config.fields import NonNegativeFloat, UnitFloat
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
@@ -223,6 +223,23 @@ class ActorCritic(Algorithm):
         candidates = actions.view(count, state.shape[0], -1)
         index = self.resolved_selection(candidates, q, strip_prefix("select", noise), self.state_value(nets, state))
         return take_candidates(candidates, index)
+
+
+@dataclass(frozen=True)
+class AveragedActor(ActorCritic):
+    """An actor whose moving average `actor_ema` draws the TD target's next actions.
+
+    Attributes:
+        ema_rate: 1 - decay of the actor's moving average, moved every `ema_every` steps from `ema_start` on.
+    """
+
+    ema_rate: UnitFloat = 0.005
+    ema_every: PositiveInt = 5
+    ema_start: NonNegativeInt = 1000
+    next_actor = "actor_ema"
+
+    def targets(self) -> dict[str, Target]:
+        return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
 
 class BestNextAction(ActorCritic):

@@ -33,8 +33,7 @@ class EDAC(ActorCritic):
         critic: the minimum of N, for the TD target and for the actor.
         selection: how it acts; by itself it takes the tanh of the mean.
         eta: weight of the diversification.
-        slope_floor: added to 1 - tanh(u)^2 in log pi, as in SAC's codes: at the edge of the range (|u| > 7) actions are
-            then no less likely the farther u lies out.
+        slope_floor: added to 1 - tanh(u)^2 in log pi (SAC's codes): for |u| > 7 actions are no less likely farther out.
     """
 
     selection_loss = "actor/loss"

@@ -294,19 +294,17 @@ class TQC(MeanEnsemble):
         return quantile_huber(outputs, target).mean(dim=1).sum()
 
 
-def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float = 1.0) -> Tensor:
+def quantile_huber(quantiles: Tensor, target: Tensor) -> Tensor:
     """Quantile regression with the Huber loss (Dabney et al. 2018, equations 9 and 10; they sum over i), losses (...).
 
-    The mean over i and j of |tau_i - 1(u < 0)| * L_kappa(u) / kappa, u = target_j - quantile_i, tau_i = (i + 1/2) / Z.
+    The mean over i and j of |tau_i - 1(u < 0)| * L_1(u), u = target_j - quantile_i, tau_i = (i + 1/2) / Z, kappa = 1.
 
     Args:
         quantiles, target: predictions (..., Z), in the order of their levels; samples (..., Z'), in any order.
-        kappa: where the Huber loss turns from a square into a line, in units of value.
     """
     count = quantiles.shape[-1]
     levels = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count
     u = target.unsqueeze(-2) - quantiles.unsqueeze(-1)
     weight = (levels.unsqueeze(-1) - (u < 0).to(u.dtype)).abs()
     size = u.abs()
-    huber = torch.where(size <= kappa, 0.5 * size.square(), kappa * (size - 0.5 * kappa))
-    return (weight * huber / kappa).mean(dim=(-2, -1))
+    return (weight * torch.where(size <= 1, 0.5 * size.square(), size - 0.5)).mean(dim=(-2, -1))

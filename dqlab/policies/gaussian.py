@@ -27,11 +27,6 @@ def squash(u: Tensor, bound: float) -> Tensor:
     return bound * u.tanh()
 
 
-def unsquash(action: Tensor, bound: float) -> Tensor:
-    """The inverse, atanh(action / bound); of actions nearer to the bound than 1e-6 of it, that of the edge (7.25)."""
-    return (action / bound).clamp(1e-6 - 1, 1 - 1e-6).atanh()
-
-
 def log_slope(u: Tensor, bound: float, floor: float = 0.0) -> Tensor:
     """log of the derivative of `squash`, log(bound (1 - tanh(u)^2 + floor)), without cancellation where floor is 0."""
     if floor:
@@ -132,11 +127,14 @@ class TanhGaussianPolicy(PerceptronPolicy):
         return (mean if self.squashed else squash(mean, dims.max_action)), std
 
     def log_prob(self, network: Network, dims: Dims, state: Tensor, action: Tensor) -> Tensor:
-        """log pi(a|s) (B,) of actions (B, A), with the tanh's change of variables (SAC, appendix C) if squashed."""
+        """log pi(a|s) (B,) of actions (B, A), with the tanh's change of variables (SAC, appendix C) if squashed.
+
+        Of squashed actions nearer to the bound than 1e-6 of it u is that of the edge (7.25).
+        """
         mean, std = self.distribution(network, dims, state)
         if not self.squashed:
             return log_normal(action, mean, std).sum(dim=-1)
-        u = unsquash(action, dims.max_action)
+        u = (action / dims.max_action).clamp(1e-6 - 1, 1 - 1e-6).atanh()
         return (log_normal(u, mean, std) - log_slope(u, dims.max_action)).sum(dim=-1)
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
@@ -271,13 +269,9 @@ class CVAEPolicy(PerceptronPolicy):
         mean, log_std = self.encode(network, dims, state, action)
         latent = mean + log_std.exp() * noise["latent"]
         error = (self.decode(network, dims, state, latent) - action).square().mean(dim=-1)
-        return error + self.kl_weight * kl_to_standard(mean, log_std).mean(dim=-1)
+        kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std  # to N(0, 1): Kingma & Welling 2014, appendix B
+        return error + self.kl_weight * kl.mean(dim=-1)
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A), decoded from clipped latents."""
         return self.decode(network, dims, state, noise["latent"].clamp(-self.latent_clip, self.latent_clip))
-
-
-def kl_to_standard(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL(N(mean, std^2) || N(0, 1)), number by number (Kingma & Welling 2014, appendix B)."""
-    return 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std
