@@ -138,15 +138,13 @@ class ActorCritic(Algorithm):
     def td_loss(self, nets: Nets, batch: Batch, next_value: Tensor, discount: Tensor) -> Loss:
         """The critics' loss against r + discount * (1 - terminal) * next_value, which is (B, Z) and gets no gradient.
 
-        With action chunks of h steps r is the sum of discount^i * r_i, and discount^h stands before the next value
-        (Li, Zhou, Levine 2025, eq. 7).
+        With chunks of h actions r is the sum of discount^i * r_i, discount^h the discount (Li et al. 2025, eq. 7).
         """
         reward = batch.reward
         if reward.ndim == 2:
             powers = discount ** torch.arange(reward.shape[1], device=reward.device)
             reward, discount = (powers * reward).sum(dim=1), discount ** reward.shape[1]
-        going = (discount * (1 - batch.terminal)).unsqueeze(-1)
-        target = reward.unsqueeze(-1) + going * next_value.detach()
+        target = reward.unsqueeze(-1) + (discount * (1 - batch.terminal)).unsqueeze(-1) * next_value.detach()
         outputs = nets["critic"].call("outputs", batch.state, batch.action)
         loss = ensemble_of(nets["critic"]).loss(outputs, target)
         info = {"critic/loss": loss, "critic/target_q": target.mean()}

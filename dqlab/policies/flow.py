@@ -1,9 +1,6 @@
 """Flow policies: an ordinary differential equation that carries noise to actions along straight lines.
 
-Rectified flows, a one-step network distilled from one, and the average velocity of a flow, which needs no teacher; and
-adjoint matching, a regression that bends a flow whose actions have density p towards density p * exp(r), r a reward,
-by paths with noise that forgets where they began, "memoryless" (Domingo-Enrich et al. 2025, theorem 1). It is on the
-lean adjoint, the gradient of -r carried back along the paths by the base flow alone, not through the chain.
+Rectified flows, a one-step network distilled from one, the average velocity of a flow, and adjoint matching.
 """
 
 from __future__ import annotations
@@ -224,15 +221,18 @@ def adjoint_matching_losses(
 ) -> Tensor:
     """Sums (B,) over a path's n steps of |2 / sigma (v_tuned - v_base) + sigma * adjoint|^2, summed over A.
 
+    They bend a flow whose actions have density p towards density p * exp(r), r a reward, by "memoryless" paths, whose
+    noise forgets where they began (Domingo-Enrich et al. 2025, theorem 1). The lean adjoint is the gradient of -r,
+    carried back by the base flow alone, not through the chain.
+
     sigma = sqrt(2 (1 - t + h) / (t + h)) at t = step / n, h = 1 / n: that of the paper with h added, which keeps it
     finite at t = 0. Gradients reach the velocity `tuned` alone, at points that count as given.
 
     Args:
         tuned: the velocity that draws the paths: Euler-Maruyama steps of dx = (2 v(x, t) - x / t) dt + sigma dB, t + h
             in place of t where it divides; the last step is one of the base flow, without noise.
-        base: the velocity of the flow whose actions' density is tilted. It carries adjoints back from the end, by steps
-            of da/dt = -(2 dv/dx - 1 / t)^T a; that from t + h to t takes dv/dx at the point of t and the time t + h, as
-            QAM's code does.
+        base: that of the flow that is tilted. Adjoints go back by da/dt = -(2 dv/dx - 1 / t)^T a; the step from t + h
+            to t takes dv/dx at the point of t and the time t + h, as QAM's code does.
         end_adjoint: minus the reward's gradient (B, A) at end points (B, A).
         start, eps: where paths begin (B, A), and (n - 1, B, A); standard normal.
     """
