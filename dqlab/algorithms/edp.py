@@ -50,8 +50,7 @@ class EDP(AveragedActor):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
-        policy = self.policy_as(DiffusionPolicy, "a diffusion")
-        own = strip_prefix("bc", noise)
+        policy, own = self.policy_as(DiffusionPolicy, "a diffusion"), strip_prefix("bc", noise)
         losses, action = policy.reconstruct(nets["actor"], dims, batch.state, batch.action, own)
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
         loss = bc_loss + hyper["alpha"] * q_loss

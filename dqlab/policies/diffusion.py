@@ -223,8 +223,7 @@ class EDMPolicy(ChainPolicy):
 def chain_denoiser(network: Network, state: Tensor, times: Sequence[int]) -> Denoise:
     """The denoiser of one chain from these states (B, S): `(x (B, A), t, state) -> output (B, A)`."""
     places = {t: index for index, t in enumerate(sorted(times))}
-    known = device_constants(tuple(places), torch.int64, state.device)
-    shared = prepared_denoiser(network, state, known)
+    shared = prepared_denoiser(network, state, device_constants(tuple(places), torch.int64, state.device))
 
     def denoise(x: Tensor, t: int, given: Tensor) -> Tensor:
         if given is state and t in places:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_field
-from dqlab.networks.activations import Activation, activations
+from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, gumbel, normal
@@ -47,10 +47,6 @@ class PerceptronPolicy(Policy):
     hidden_dim: PositiveInt = 256
     depth: PositiveInt = 2
     activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        activations.choose(self.activation)
 
     def perceptron(self, inputs: int, outputs: int) -> nn.Sequential:
         """Freshly initialised layers from `inputs` through the hidden ones to `outputs` numbers."""
