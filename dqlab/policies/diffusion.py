@@ -67,7 +67,7 @@ class DiffusionPolicy(ChainPolicy):
     Attributes:
         n_timesteps: N, diffusion steps in training.
         schedule, denoiser: names from their registries, or the components themselves.
-        sampler, prediction, weighting: likewise: how a chain is run, what is predicted, how much each timestep counts.
+        sampler, prediction, weighting: likewise, or factories: how a chain is run, what is predicted, steps' weights.
     """
 
     n_timesteps: PositiveInt = 5
