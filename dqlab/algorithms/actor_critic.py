@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.base import Algorithm, Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork
-from dqlab.config.fields import NonNegativeFloat, UnitFloat
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
@@ -138,15 +138,13 @@ class ActorCritic(Algorithm):
     def td_loss(self, nets: Nets, batch: Batch, next_value: Tensor, discount: Tensor) -> Loss:
         """The critics' loss against r + discount * (1 - terminal) * next_value, which is (B, Z) and gets no gradient.
 
-        With action chunks of h steps r is the sum of discount^i * r_i, and discount^h stands before the next value
-        (Li, Zhou, Levine 2025, eq. 7).
+        With chunks of h actions r is the sum of discount^i * r_i, discount^h the discount (Li et al. 2025, eq. 7).
         """
         reward = batch.reward
         if reward.ndim == 2:
             powers = discount ** torch.arange(reward.shape[1], device=reward.device)
             reward, discount = (powers * reward).sum(dim=1), discount ** reward.shape[1]
-        going = (discount * (1 - batch.terminal)).unsqueeze(-1)
-        target = reward.unsqueeze(-1) + going * next_value.detach()
+        target = reward.unsqueeze(-1) + (discount * (1 - batch.terminal)).unsqueeze(-1) * next_value.detach()
         outputs = nets["critic"].call("outputs", batch.state, batch.action)
         loss = ensemble_of(nets["critic"]).loss(outputs, target)
         info = {"critic/loss": loss, "critic/target_q": target.mean()}
@@ -223,6 +221,23 @@ class ActorCritic(Algorithm):
         candidates = actions.view(count, state.shape[0], -1)
         index = self.resolved_selection(candidates, q, strip_prefix("select", noise), self.state_value(nets, state))
         return take_candidates(candidates, index)
+
+
+@dataclass(frozen=True)
+class AveragedActor(ActorCritic):
+    """An actor whose moving average `actor_ema` draws the TD target's next actions.
+
+    Attributes:
+        ema_rate: 1 - decay of the actor's moving average, moved every `ema_every` steps from `ema_start` on.
+    """
+
+    ema_rate: UnitFloat = 0.005
+    ema_every: PositiveInt = 5
+    ema_start: NonNegativeInt = 1000
+    next_actor = "actor_ema"
+
+    def targets(self) -> dict[str, Target]:
+        return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
 
 class BestNextAction(ActorCritic):

@@ -35,8 +35,7 @@ class TrainedNetwork:
         learning_rate, grad_norm: names of Adam's learning rate, of the global gradient norm's bound (0: none) or None.
         every: it is trained at every so many steps only, at the last of them (TD3's delayed actor).
         coasts: at the steps between, its optimiser steps all the same, with a gradient of 0: Adam's momentum moves it.
-        first, last: its phase: at steps first <= step < last only (None: to the run's end) it is trained, its loss
-            computed, and its targets move.
+        first, last: its phase: it is trained, and its targets move, at first <= step < last only (None: up to the end).
         starts_as: a network, or target, of the same layout, whose copies it and its targets are until its phase begins.
         decays: whether the run's learning-rate schedule applies to it, over its phase.
         weight_decay: name of the decoupled one (AdamW: Loshchilov & Hutter 2019), a rate per learning rate, or None.
@@ -115,9 +114,8 @@ class Algorithm(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_field(
-            self.joint_update or not self.joint_grad_norm, self, "joint_grad_norm", "False where joint_update is"
-        )
+        fits = self.joint_update or not self.joint_grad_norm
+        check_field(fits, self, "joint_grad_norm", "False where joint_update is")
 
     @abstractmethod
     def build(self, dims: Dims) -> dict[str, nn.Module]:

@@ -35,8 +35,7 @@ class BDPO(ActorCritic):
     learns from single steps, of the data's noised actions, without a gradient through the chain.
 
     Attributes:
-        policy: a diffusion policy that predicts the noise; its sampler is how it acts. The kernels of training have
-            variance beta_t, as those of the sampler `ddpm_large`.
+        policy: a diffusion policy that predicts the noise; its sampler acts, training steps as `ddpm_large` does.
         critic: a lower confidence bound of ten, as in the paper; its rule holds for V, too.
         selection: how it acts: the best of ten by the critics' mean.
         eta: weight of the KL.

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, reduce_candidates
-from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms
-from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
+from dqlab.algorithms.actor_critic import ActorCritic, AveragedActor, CriticFactory, SelectionFactory, reduce_candidates
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms
+from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.diffusion.predictions import Epsilon
 from dqlab.networks.mlp import LinearMultiplier, Multiplier
 from dqlab.policies.base import strip_prefix
@@ -21,7 +21,7 @@ from dqlab.policies.diffusion import DiffusionPolicy
     "dac", source="Fang et al. 2024, eq. 11, 13 and 14; details of its codes", cites=("fang2024diffusion",)
 )
 @dataclass(frozen=True)
-class DAC(ActorCritic):
+class DAC(AveragedActor):
     """Diffusion actor-critic: KL-constrained policy iteration as the regression of noise.
 
     The best policy near the data's has the score of the data's plus that of Q / eta. So the denoiser is fitted to
@@ -38,7 +38,6 @@ class DAC(ActorCritic):
             +-1 and eta between 0.001 and 100, as in flow-rl's rendering.
         threshold: the denoising loss that is allowed.
         backup_candidates: next actions in the TD target, whose mean counts; or the best, with `max_q_backup`.
-        ema_rate: 1 - decay of the actor's moving average (next actions), moved every `ema_every` from `ema_start` on.
     """
 
     critic: str | CriticFactory = "ensemble_lcb"
@@ -49,13 +48,9 @@ class DAC(ActorCritic):
     threshold: NonNegativeFloat = 1.0
     backup_candidates: PositiveInt = 10
     max_q_backup: bool = False
-    ema_rate: UnitFloat = 0.005
-    ema_every: PositiveInt = 5
-    ema_start: NonNegativeInt = 1000
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
     eta_learning_rate: NonNegativeFloat = 1e-3
-    next_actor = "actor_ema"
     samples_actions = False
     ranks_by_mean = True
     averages_critics = True
@@ -69,9 +64,6 @@ class DAC(ActorCritic):
         loss, linear = partial(self.eta_loss, dims), self.linear_eta
         eta = TrainedNetwork(loss, "eta_learning_rate", decays=False, with_previous=linear, plain_descent=linear)
         return {**super().trained(dims), **({"eta": eta} if self.learns_eta else {})}
-
-    def targets(self) -> dict[str, Target]:
-        return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
     @property
     def next_candidates(self) -> int:

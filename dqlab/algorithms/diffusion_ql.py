@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory, reduce_candidates
-from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, algorithms
-from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
+from dqlab.algorithms.actor_critic import ActorCritic, AveragedActor, SelectionFactory, reduce_candidates
+from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, algorithms
+from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.noise import integers
 from dqlab.policies.base import strip_prefix
 
@@ -39,26 +39,18 @@ class ClonedAscent(ActorCritic):
     "diffusion_ql", source="Wang, Hunt, Zhou 2022; details of its official code", cites=("wang2023diffusion",)
 )
 @dataclass(frozen=True)
-class DiffusionQL(ClonedAscent):
+class DiffusionQL(AveragedActor, ClonedAscent):
     """Behaviour cloning with a diffusion policy plus ascent of a learned Q: L = L_bc + eta * L_q.
 
     Attributes:
-        ema_rate: 1 - decay of the actor's moving average, moved every `ema_every` steps from `ema_start` on.
         max_q_backup: take the best of `backup_candidates` next actions in the TD target.
     """
 
     selection: str | SelectionFactory = "softmax_q"
-    ema_rate: UnitFloat = 0.005
-    ema_every: PositiveInt = 5
-    ema_start: NonNegativeInt = 1000
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
     max_q_backup: bool = False
     backup_candidates: PositiveInt = 10
-    next_actor = "actor_ema"
-
-    def targets(self) -> dict[str, Target]:
-        return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
     @property
     def next_candidates(self) -> int:

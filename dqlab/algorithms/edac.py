@@ -33,8 +33,7 @@ class EDAC(ActorCritic):
         critic: the minimum of N, for the TD target and for the actor.
         selection: how it acts; by itself it takes the tanh of the mean.
         eta: weight of the diversification.
-        slope_floor: added to 1 - tanh(u)^2 in log pi, as in SAC's codes: at the edge of the range (|u| > 7) actions are
-            then no less likely the farther u lies out.
+        slope_floor: added to 1 - tanh(u)^2 in log pi (SAC's codes): for |u| > 7 actions are no less likely farther out.
     """
 
     selection_loss = "actor/loss"
@@ -78,11 +77,18 @@ class EDAC(ActorCritic):
         return self.backup(nets, next_state, action, noise) - nets["temperature"]() * log_prob.unsqueeze(-1)
 
     def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The TD loss + eta * `alignment` of the critics' gradients at the data's actions."""
+        """The TD loss + eta * how alike the critics' gradients g at the data's actions are.
+
+        That is the mean over the batch of sum_{i != j} <g_i, g_j> = |sum_i g_i|^2 - sum_i |g_i|^2 for g of length 1, a
+        sum of cosines, over M - 1 (An et al. 2021, section 4).
+        """
         loss, info = super().critic_loss(dims, nets, batch, noise, hyper)
         if self.eta == 0:
             return loss, info
-        aligned = alignment(nets["critic"].call("action_gradients", batch.state, batch.action))
+        gradients = nets["critic"].call("action_gradients", batch.state, batch.action)
+        units = gradients / (gradients.norm(dim=-1, keepdim=True) + 1e-10)
+        pairs = units.sum(dim=0).square().sum(dim=-1) - units.square().sum(dim=(0, -1))
+        aligned = pairs.mean() / (len(units) - 1)
         return loss + self.eta * aligned, {**info, "critic/alignment": aligned}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
@@ -98,13 +104,3 @@ class EDAC(ActorCritic):
             log_prob = self.soft_action(dims, nets, batch.state, strip_prefix("entropy", noise))[1]
         loss = -nets["temperature"].parameters["log_value"] * (log_prob.mean() - dims.action)
         return loss, {"temperature/value": nets["temperature"]()}
-
-
-def alignment(gradients: Tensor) -> Tensor:
-    """How alike critics' gradients (M, B, A) are: mean over B of the sum of all pairs' cosines, over M - 1.
-
-    An et al. 2021, section 4: pairs are ordered, and sum_{i != j} <g_i, g_j> = |sum_i g_i|^2 - sum_i |g_i|^2.
-    """
-    units = gradients / (gradients.norm(dim=-1, keepdim=True) + 1e-10)
-    pairs = units.sum(dim=0).square().sum(dim=-1) - units.square().sum(dim=(0, -1))
-    return pairs.mean() / (len(units) - 1)

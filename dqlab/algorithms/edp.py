@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory
+from dqlab.algorithms.actor_critic import AveragedActor, SelectionFactory
 from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
-from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
+from dqlab.config.fields import NonNegativeFloat
 from dqlab.noise import integers
 from dqlab.policies.base import strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
@@ -16,7 +16,7 @@ from dqlab.policies.diffusion import DiffusionPolicy
     "edp", source="Kang et al. 2023, section 4 (TD3 form); its official code", cites=("kang2023efficient",)
 )
 @dataclass(frozen=True)
-class EDP(ActorCritic):
+class EDP(AveragedActor):
     """Efficient diffusion policy: the Q term ascends a one-step reconstruction of the data's own noised actions.
 
     The denoiser is called once for both terms of the actor's loss; chains are sampled for the TD target and for acting
@@ -25,19 +25,14 @@ class EDP(ActorCritic):
     Attributes:
         policy: a diffusion policy; its sampler draws the next actions.
         alpha: weight of the Q term.
-        ema_rate: 1 - decay of the actor's moving average (next actions), moved every `ema_every` from `ema_start` on.
         joint_update: the actor sees the critics as they were before the update, not those just updated.
         clips_members: critics are clipped by their own norms, each of them, where they are alike; else by all of them.
     """
 
     selection: str | SelectionFactory = "softmax_q"
     alpha: NonNegativeFloat = 2.0
-    ema_rate: UnitFloat = 0.005
-    ema_every: PositiveInt = 5
-    ema_start: NonNegativeInt = 1000
     joint_update: bool = True
     clips_members: bool = True
-    next_actor = "actor_ema"
     samples_actions = False
     ranking_critic = "critic"
 
@@ -55,8 +50,7 @@ class EDP(ActorCritic):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
-        policy = self.policy_as(DiffusionPolicy, "a diffusion")
-        own = strip_prefix("bc", noise)
+        policy, own = self.policy_as(DiffusionPolicy, "a diffusion"), strip_prefix("bc", noise)
         losses, action = policy.reconstruct(nets["actor"], dims, batch.state, batch.action, own)
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
         loss = bc_loss + hyper["alpha"] * q_loss

@@ -39,12 +39,9 @@ class FQL(ActorCritic):
         return self.policy_as(OneStepFlowPolicy, "a one-step flow")
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return {
-            **self.next_value_noise(dims, batch),
-            **add_prefix("flow", self.resolved_flow.flow_noise(dims, batch)),
-            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
-            "coin": integers(2),
-        }
+        flow = add_prefix("flow", self.resolved_flow.flow_noise(dims, batch))
+        own = add_prefix("actor", self.resolved_flow.sample_noise(dims, batch))
+        return {**self.next_value_noise(dims, batch), **flow, **own, "coin": integers(2)}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """L_flow + alpha * L_distill + L_q; the flow learns from L_flow alone, the one-step policy from the others."""

@@ -85,8 +85,7 @@ class QAMEdit(QAM):
 
     def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         """The actor's (`flow_*`), and standard normal `eps` (B, A) of the edit."""
-        flow = add_prefix("flow", self.resolved_policy.sample_noise(dims, rows))
-        return {**flow, "eps": normal(rows, dims.action)}
+        return {**add_prefix("flow", self.resolved_policy.sample_noise(dims, rows)), "eps": normal(rows, dims.action)}
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         return self.sample_action(dims, nets, state, noise)

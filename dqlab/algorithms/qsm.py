@@ -26,8 +26,7 @@ class QSM(ActorCritic):
         policy: a diffusion policy that predicts the noise.
         temperature: of the policy exp(Q / temperature), in units of mean |grad Q|.
         alpha: weight of the denoising loss; 0 in the paper, which is online.
-        raw_score: eps_theta is fitted to -grad Q / temperature, without sigma_t and with the gradient in its own units,
-            as in QAM's code, whose scores are published.
+        raw_score: eps_theta is fitted to -grad Q / temperature, the gradient in its own units (QAM's published scores).
         joint_update, joint_grad_norm: as in `QAM`.
     """
 

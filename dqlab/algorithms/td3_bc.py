@@ -19,8 +19,7 @@ class TD3(ActorCritic):
     """Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018), but for the actor's loss.
 
     Attributes:
-        smoothing, smoothing_clip: target policy smoothing: std and bound of the noise on next actions, as shares of the
-            action range.
+        smoothing, smoothing_clip: std and bound of the noise on next actions, as shares of the action range.
         policy_every: actor and targets are updated at every so many steps.
     """
 

@@ -1,15 +1,14 @@
-"""Denoisers `(noisy_action (B, A), t (B,), state (B, S)) -> (B, A)`: plain, residual (IDQL's), and modulated MLPs."""
+"""Denoisers `(noisy_action (B, A), t (B,), state (B, S)) -> (B, A)`: plain, residual, modulated MLPs; a transformer."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear, pad
 
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry
@@ -57,17 +56,9 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class ConcatDenoiser(nn.Module, ABC):
-    """A denoiser that begins with one linear layer of [noisy action, time embedding, state].
+    """A denoiser that begins with a linear layer of [noisy action, time embedding, state]: a sum of three shares."""
 
-    What of that layer does not depend on the noisy action is computed once a chain.
-    """
-
-    first_name: ClassVar[str] = "first_layer"
-
-    @property
-    def first(self) -> nn.Linear:
-        """The first layer."""
-        return self.get_submodule(self.first_name)  # type: ignore[return-value]
+    first_layer: nn.Linear
 
     @abstractmethod
     def embed(self, t: Tensor) -> Tensor:
@@ -82,18 +73,17 @@ class ConcatDenoiser(nn.Module, ABC):
 
     def enter(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
         """The first layer's output (B, hidden)."""
-        return self.first(torch.cat([noisy_action, self.embed(t.to(state.dtype)), state], dim=-1))
+        return self.first_layer(torch.cat([noisy_action, self.embed(t.to(state.dtype)), state], dim=-1))
 
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What the steps of a chain share, from states (B, S) and timesteps (N,): the first layer is a sum over inputs.
+        """What the steps of a chain have in common, of states (B, S) and timesteps (N,).
 
-        For every timestep the layer's output without the noisy action, N times (B, hidden); and the layer's weight for
-        the noisy action, (hidden, A).
+        The first layer's outputs without the noisy action, N times (B, hidden); its weight for that one, (hidden, A).
         """
-        time = self.embed(timesteps.to(state.dtype))
-        inputs, of_time, of_state = self.first.in_features, time.shape[-1], state.shape[-1]
-        action, times, states = torch.split(self.first.weight, [inputs - of_time - of_state, of_time, of_state], dim=1)
-        shares = linear(state, states, self.first.bias) + linear(time, times).unsqueeze(1)
+        layer, time = self.first_layer, self.embed(timesteps.to(state.dtype))
+        known = [time.shape[-1], state.shape[-1]]
+        action, times, states = torch.split(layer.weight, [layer.in_features - sum(known), *known], dim=1)
+        shares = linear(state, states, layer.bias) + linear(time, times).unsqueeze(1)
         return shares.unbind(), action
 
     def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[tuple[Tensor, ...], Tensor]) -> Tensor:
@@ -113,8 +103,6 @@ class MLPDenoiser(ConcatDenoiser):
         time_active: the second of the time embedding's layers is activated, too, as in flow-rl's networks.
     """
 
-    first_name = "mid_layer.0"
-
     def __init__(
         self,
         state_dim: int,
@@ -133,9 +121,12 @@ class MLPDenoiser(ConcatDenoiser):
         if time_dim > 1:
             self.time_embedding = SinusoidalEmbedding(time_dim, time_endpoint)
             self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim], time_active, activation)
-        widths = [action_dim + time_dim + state_dim] + depth * [hidden_dim]
-        self.mid_layer = mlp(widths, end_active=True, activation=activation, layer_norm=layer_norm)
+        self.mid_layer = mlp([action_dim + time_dim + state_dim] + depth * [hidden_dim], True, activation, layer_norm)
         self.final_layer = nn.Linear(hidden_dim, action_dim)
+
+    @property
+    def first_layer(self) -> nn.Linear:  # type: ignore[override]
+        return self.mid_layer[0]  # type: ignore[return-value]
 
     def embed(self, t: Tensor) -> Tensor:
         return t.unsqueeze(-1) if self.time_mlp is None else self.time_mlp(self.time_embedding(t))
@@ -168,11 +159,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return x + self.layers(self.norm(x if mask is None else x * mask))
-
-
-def dropout_mask(noise: Tensor, rate: float) -> Tensor:
-    """Inverted dropout (Srivastava et al. 2014) by uniform noise: 0 with probability `rate`, else 1 / (1 - rate)."""
-    return (noise >= rate).to(noise.dtype) / (1 - rate)
 
 
 @denoisers.register(
@@ -226,24 +212,45 @@ class LNResnet(ConcatDenoiser):
 
     def training_noise(self, batch: int) -> dict[str, NoiseSpec]:
         """Uniform numbers `dropout` (n_blocks, B, hidden); nothing where the rate is 0."""
-        return {"dropout": uniform(len(self.blocks), batch, self.first.out_features)} if self.dropout else {}
+        return {"dropout": uniform(len(self.blocks), batch, self.first_layer.out_features)} if self.dropout else {}
 
     def train_forward(self, noisy_action: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
-        """Predicted noise (B, A) with dropout by the noise that `training_noise` asks for."""
-        masks = dropout_mask(noise["dropout"], self.dropout) if self.dropout else None
+        """Predicted noise (B, A) with inverted dropout (Srivastava et al. 2014) by the noise of `training_noise`."""
+        if not self.dropout:
+            return self.forward(noisy_action, t, state)
+        masks = (noise["dropout"] >= self.dropout).to(noise["dropout"].dtype) / (1 - self.dropout)
         return self.rest(self.enter(noisy_action, t, state), masks)
+
+
+class ContextDenoiser(nn.Module, ABC):
+    """A denoiser that reads time and state by embeddings of one width, which are computed once a chain."""
+
+    @abstractmethod
+    def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, width) of timesteps (N,), and (B, width) of states (B, S)."""
+
+    @abstractmethod
+    def rest(self, noisy_action: Tensor, time: Tensor, state: Tensor) -> Tensor:
+        """Predicted noise (B, A) from noisy actions (B, A) and the embeddings (B, width) of their time and state."""
+
+    def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
+        return self.rest(noisy_action, *self.prepare(state, t))
+
+    def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        time, state = prepared
+        return self.rest(noisy_action, time[index].expand_as(state), state)
 
 
 def zero_initialised(layer: nn.Linear) -> nn.Linear:
     """The layer with weights and bias of 0: at first it gives zeros."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """FiLM of the normalised x: LayerNorm(x) * (1 + scale) + shift, all (B, width); the norm has no weights."""
-    return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+    return layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
 class FiLMBlock(nn.Module):
@@ -264,7 +271,7 @@ class FiLMBlock(nn.Module):
     source="Perez et al. 2018 (FiLM); Peebles & Xie 2023 (DiT), section 3.2, adaLN-Zero",
     cites=("perez2018film", "peebles2023scalable"),
 )
-class FiLMDenoiser(nn.Module):
+class FiLMDenoiser(ContextDenoiser):
     """A residual MLP of the noisy action, its layers scaled, shifted and gated by time and state.
 
     Every block is the identity at first and the output is 0.
@@ -296,24 +303,97 @@ class FiLMDenoiser(nn.Module):
         self.modulation = zero_initialised(nn.Linear(hidden_dim, 2 * hidden_dim))
         self.final_layer = zero_initialised(nn.Linear(hidden_dim, action_dim))
 
-    def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
-        return self._rest(noisy_action, self._time(t, state) + self.state_mlp(state))
-
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """The embeddings of the timesteps (N, hidden) and of the states (B, hidden), once a chain."""
-        return self._time(timesteps, state), self.state_mlp(state)
+        return self.time_mlp(self.time_embedding(timesteps.to(state.dtype))), self.state_mlp(state)
 
-    def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        time, state = prepared
-        return self._rest(noisy_action, time[index] + state)
-
-    def _time(self, t: Tensor, state: Tensor) -> Tensor:
-        return self.time_mlp(self.time_embedding(t.to(state.dtype)))
-
-    def _rest(self, noisy_action: Tensor, embedding: Tensor) -> Tensor:
-        condition = self.activation(embedding)
-        x = self.first_layer(noisy_action)
+    def rest(self, noisy_action: Tensor, time: Tensor, state: Tensor) -> Tensor:
+        condition, x = self.activation(time + state), self.first_layer(noisy_action)
         for block in self.blocks:
             x = block(x, condition)
         scale, shift = self.modulation(condition).chunk(2, dim=-1)
         return self.final_layer(modulate(x, scale, shift))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, softmax(q k^T / sqrt(d)) v, of tokens (B, T, width) (Vaswani et al. 2017).
+
+    No biases of q, k and v: softmax ignores that of k, so its gradient would be rounding alone, which Adam enlarges.
+    """
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.into = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.into(tokens).reshape(*tokens.shape[:2], 3, self.n_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        return self.out((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(start_dim=2))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention, then a perceptron on each token, both residual and normalised before (Xiong et al. 2020)."""
+
+    def __init__(self, width: int, n_heads: int, activation: Activation) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, n_heads)
+        self.norm_layers = nn.LayerNorm(width)
+        self.layers = mlp([width, 4 * width, width], activation=activation)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.norm_attention(tokens))
+        return tokens + self.layers(self.norm_layers(tokens))
+
+
+@denoisers.register(
+    "transformer", source="Vaswani et al. 2017; Xiong et al. 2020", cites=("vaswani2017attention", "xiong2020layer")
+)
+class TransformerDenoiser(ContextDenoiser):
+    """An encoder over tokens of the noisy action, chunk by chunk, with a token of the time and one of the state.
+
+    Args:
+        hidden_dim, n_blocks: width of a token; encoder blocks.
+        n_heads: heads of the attention; must divide hidden_dim.
+        chunk: neighbouring action dimensions in one token; zeros fill up the last where A leaves a rest.
+        time_dim: width of the sinusoidal time embedding.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        hidden_dim: int = 64,
+        n_blocks: int = 2,
+        n_heads: int = 4,
+        chunk: int = 1,
+        time_dim: int = 16,
+        activation: Activation = "mish",
+    ) -> None:
+        super().__init__()
+        sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads, "time_dim": time_dim}
+        check_counts("TransformerDenoiser", **sizes, chunk=chunk)
+        if hidden_dim % n_heads:
+            raise ConfigError(f"TransformerDenoiser.hidden_dim={hidden_dim} must be a multiple of n_heads={n_heads}.")
+        self.action_dim, self.chunk = action_dim, chunk
+        self.time_embedding = SinusoidalEmbedding(time_dim)
+        self.time_token = mlp([time_dim, hidden_dim, hidden_dim], activation=activation)
+        self.state_token = nn.Linear(state_dim, hidden_dim)
+        self.action_token = nn.Linear(chunk, hidden_dim)
+        self.positions = nn.Parameter(0.02 * torch.randn(2 + math.ceil(action_dim / chunk), hidden_dim))
+        self.blocks = nn.Sequential(*(EncoderBlock(hidden_dim, n_heads, activation) for _ in range(n_blocks)))
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.final_layer = nn.Linear(hidden_dim, chunk)
+
+    def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        return self.time_token(self.time_embedding(timesteps.to(state.dtype))), self.state_token(state)
+
+    def rest(self, noisy_action: Tensor, time: Tensor, state: Tensor) -> Tensor:
+        context = torch.stack([time, state], dim=1)
+        tokens = torch.cat([context, self.action_token(self.chunks(noisy_action))], dim=1) + self.positions
+        return self.final_layer(self.norm(self.blocks(tokens)[:, 2:])).flatten(start_dim=1)[:, : self.action_dim]
+
+    def chunks(self, action: Tensor) -> Tensor:
+        """Actions (B, A) -> (B, ceil(A / chunk), chunk), zeros behind the last dimension."""
+        return pad(action, (0, -self.action_dim % self.chunk)).reshape(action.shape[0], -1, self.chunk)

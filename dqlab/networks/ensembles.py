@@ -290,23 +290,12 @@ class TQC(MeanEnsemble):
         return pooled.sort(dim=-1).values[:, : self.n_critics * (self.n_quantiles - self.n_dropped)]
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Quantile Huber losses: the sum over critics of their means."""
-        return quantile_huber(outputs, target).mean(dim=1).sum()
+        """Quantile Huber losses (Dabney et al. 2018, eq. 9 and 10, kappa = 1): the sum over critics of their means.
 
-
-def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float = 1.0) -> Tensor:
-    """Quantile regression with the Huber loss (Dabney et al. 2018, equations 9 and 10; they sum over i), losses (...).
-
-    The mean over i and j of |tau_i - 1(u < 0)| * L_kappa(u) / kappa, u = target_j - quantile_i, tau_i = (i + 1/2) / Z.
-
-    Args:
-        quantiles, target: predictions (..., Z), in the order of their levels; samples (..., Z'), in any order.
-        kappa: where the Huber loss turns from a square into a line, in units of value.
-    """
-    count = quantiles.shape[-1]
-    levels = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count
-    u = target.unsqueeze(-2) - quantiles.unsqueeze(-1)
-    weight = (levels.unsqueeze(-1) - (u < 0).to(u.dtype)).abs()
-    size = u.abs()
-    huber = torch.where(size <= kappa, 0.5 * size.square(), kappa * (size - 0.5 * kappa))
-    return (weight * huber / kappa).mean(dim=(-2, -1))
+        Means are over rows, i and j of |tau_i - 1(u < 0)| * L_1(u), u = target_j - quantile_i, tau_i = (i + 1/2) / Z.
+        """
+        levels = (torch.arange(self.n_quantiles, device=outputs.device, dtype=outputs.dtype) + 0.5) / self.n_quantiles
+        u = target.unsqueeze(-2) - outputs.unsqueeze(-1)
+        weight, size = (levels.unsqueeze(-1) - (u < 0).to(u.dtype)).abs(), u.abs()
+        huber = torch.where(size <= 1, 0.5 * size.square(), size - 0.5)
+        return (weight * huber).mean(dim=(-2, -1)).mean(dim=1).sum()

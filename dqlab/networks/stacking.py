@@ -95,7 +95,8 @@ class Layout:
 
     def bind(self, row: Tensor, as_one: bool | None = None) -> Network:
         """The network with the parameters of one row (P,); members `as_one`, by default wherever that is faster."""
-        if self.members is None or not (not one_by_one(row.device) if as_one is None else as_one):
+        # on a CPU, where a stacked call is no faster, members are called one after the other
+        if self.members is None or not (row.device.type != "cpu" if as_one is None else as_one):
             return Network(self.module, self.unflatten(row), self.precision)
         name, count, layout = self.members
         rows = row.view(count, -1)  # the members' parameters, one after the other: nothing is copied
@@ -105,11 +106,6 @@ class Layout:
             return torch.vmap(lambda row, *given: function(layout.bind(row), *given), in_dims)(rows, *inputs)
 
         return Network(self.module, self.unflatten(row), self.precision, {name: call})
-
-
-def one_by_one(device: torch.device) -> bool:
-    """Whether members are called one after the other: on a CPU, where a stacked call is no faster."""
-    return device.type == "cpu"
 
 
 def _members(module: nn.Module, names: Collection[str]) -> tuple[str, int, Layout] | None:

@@ -43,8 +43,7 @@ class ValueNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_counts("ValueNetwork", hidden_dim=hidden_dim, depth=depth)
-        widths = [state_dim, *depth * [hidden_dim], 1]
-        self.layers = mlp(widths, False, activation, layer_norm, norm_after, norm_eps)
+        self.layers = mlp([state_dim, *depth * [hidden_dim], 1], False, activation, layer_norm, norm_after, norm_eps)
 
     def forward(self, state: Tensor) -> Tensor:
         return self.layers(state).squeeze(-1)

@@ -67,8 +67,7 @@ class DiffusionPolicy(ChainPolicy):
     Attributes:
         n_timesteps: N, diffusion steps in training.
         schedule, denoiser: names from their registries, or the components themselves.
-        sampler, prediction, weighting: likewise, or factories: how a chain is run, what the denoiser predicts, and how
-            much each timestep counts in its loss.
+        sampler, prediction, weighting: likewise, or factories: how a chain is run, what is predicted, steps' weights.
     """
 
     n_timesteps: PositiveInt = 5
@@ -107,8 +106,8 @@ class DiffusionPolicy(ChainPolicy):
     ) -> tuple[Tensor, Tensor]:
         """The losses (B,), and one-step estimates of x_0 (B, A) by the same forward pass (EDP, section 4.1).
 
-        They are clipped to the action range. No gradient passes where they are: at late timesteps, where x_0 magnifies
-        the output by up to 1 / sqrt(abar), mostly.
+        No gradient passes where they are clipped to the action range: at late timesteps, mostly, where x_0 magnifies
+        the output by up to 1 / sqrt(abar).
         """
         losses, noisy, output = self.denoise(network, state, action, noise)
         start = self.resolved_prediction.start(self.process, noisy, noise["t"], output)
@@ -119,7 +118,10 @@ class DiffusionPolicy(ChainPolicy):
         t, eps = noise["t"], noise["eps"]
         noisy = self.process.diffuse(action, t, eps)
         target = self.resolved_prediction.target(self.process, action, eps, t)
-        output = train_forward(network, noisy, t, state, strip_prefix("denoiser", noise))
+        if hasattr(network.module, "train_forward"):
+            output = network.call("train_forward", noisy, t, state, strip_prefix("denoiser", noise))
+        else:
+            output = network(noisy, t, state)
         if output.shape != target.shape:
             gives = f"{type(network.module).__name__} gives {tuple(output.shape)} for actions {tuple(target.shape)}"
             raise ConfigError(f"The denoiser {gives}; it must give the same shape.")
@@ -151,8 +153,7 @@ class DiffusionPolicy(ChainPolicy):
 class EDMPolicy(ChainPolicy):
     """Actions by denoising a + sigma * eps, where the data prediction is c_skip * x + c_out * network(c_in * x, ...).
 
-    With these coefficients the network's input and its target have variance 1 at every noise level sigma, if actions
-    have that of `sigma_data`.
+    So the network's input and target have variance 1 at every noise level sigma, if actions have that of `sigma_data`.
 
     Attributes:
         denoiser: a name from the `denoiser` registry, or the component itself; its time is log(sigma) / 4.
@@ -219,18 +220,10 @@ class EDMPolicy(ChainPolicy):
         return self.run_chain(data, dims, state, noise)
 
 
-def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
-    """The denoiser's output (B, A) in training: by its `train_forward`, with the noise it asked for, if it has one."""
-    if not hasattr(network.module, "train_forward"):
-        return network(noisy, t, state)
-    return network.call("train_forward", noisy, t, state, noise)  # type: ignore[no-any-return]
-
-
 def chain_denoiser(network: Network, state: Tensor, times: Sequence[int]) -> Denoise:
     """The denoiser of one chain from these states (B, S): `(x (B, A), t, state) -> output (B, A)`."""
     places = {t: index for index, t in enumerate(sorted(times))}
-    known = device_constants(tuple(places), torch.int64, state.device)
-    shared = prepared_denoiser(network, state, known)
+    shared = prepared_denoiser(network, state, device_constants(tuple(places), torch.int64, state.device))
 
     def denoise(x: Tensor, t: int, given: Tensor) -> Tensor:
         if given is state and t in places:

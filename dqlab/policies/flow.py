@@ -1,9 +1,6 @@
 """Flow policies: an ordinary differential equation that carries noise to actions along straight lines.
 
-Rectified flows, a one-step network distilled from one, and the average velocity of a flow, which needs no teacher; and
-adjoint matching, a regression that bends a flow whose actions have density p towards density p * exp(r), r a reward,
-by paths with noise that forgets where they began, "memoryless" (Domingo-Enrich et al. 2025, theorem 1). It is on the
-lean adjoint, the gradient of -r carried back along the paths by the base flow alone, not through the chain.
+Rectified flows, a one-step network distilled from one, the average velocity of a flow, and adjoint matching.
 """
 
 from __future__ import annotations
@@ -177,10 +174,13 @@ class MeanFlowPolicy(Policy):
         velocity = action - noise["start"]
         x = noise["start"] + t.unsqueeze(-1) * velocity
         average = partial(self.average_velocity, network, state, end)
-        u, slope = directional_derivative(average, (x, t), (velocity, torch.ones_like(t)))
+        # du/dt by two reverse passes: the pull-back is linear, and its own pull-back is the derivative. Forward mode is
+        # no faster once compiled, and stops at an `autograd.Function` without a rule for it, as dqlab's Mish is.
+        u, pull = torch.func.vjp(average, x, t)[:2]
+        slope = torch.func.vjp(pull, torch.zeros_like(u))[1]((velocity, torch.ones_like(t)))[0]
         bound = self.target_bound * dims.max_action
         reached = (x + velocity + (end - t).unsqueeze(-1) * slope).clamp(-bound, bound)
-        errors = (x + u - reached.detach()).square().mean(dim=-1)
+        errors: Tensor = (x + u - reached.detach()).square().mean(dim=-1)
         return errors * (errors.detach() + self.adaptive_floor) ** -self.adaptive_power
 
     def average_velocity(self, network: Network, state: Tensor, end: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -212,20 +212,6 @@ class MeanFlowPolicy(Policy):
         return self.unbounded_action(network, state, noise).clamp(-dims.max_action, dims.max_action)
 
 
-def directional_derivative(
-    function: Callable[..., Tensor], point: tuple[Tensor, ...], direction: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
-    """A function's value, and its derivative in a direction, through which no gradient flows.
-
-    By two reverse passes: the pull-back is linear in its cotangent, and its own pull-back is the derivative. Forward
-    mode is no faster once compiled, and stops at an `autograd.Function` without a rule for it, as dqlab's Mish is.
-    """
-    value, pull = torch.func.vjp(function, *point)[:2]
-    pull_back = torch.func.vjp(pull, torch.zeros_like(value))[1]
-    derivative: Tensor = pull_back(direction)[0]
-    return value, derivative.detach()
-
-
 Velocity = Callable[[Tensor, int], Tensor]
 """`(x (B, A), step) -> velocity (B, A)` at time step / n."""
 
@@ -235,52 +221,32 @@ def adjoint_matching_losses(
 ) -> Tensor:
     """Sums (B,) over a path's n steps of |2 / sigma (v_tuned - v_base) + sigma * adjoint|^2, summed over A.
 
+    They bend a flow whose actions have density p towards density p * exp(r), r a reward, by "memoryless" paths, whose
+    noise forgets where they began (Domingo-Enrich et al. 2025, theorem 1). The lean adjoint is the gradient of -r,
+    carried back by the base flow alone, not through the chain.
+
     sigma = sqrt(2 (1 - t + h) / (t + h)) at t = step / n, h = 1 / n: that of the paper with h added, which keeps it
-    finite at t = 0. Gradients reach the velocity `tuned` alone, at points that count as given: it draws the paths, too.
-    `base` is the velocity of the flow whose actions' density is tilted; `end_adjoint` gives minus the reward's gradient
-    (B, A) at end points (B, A); `start` (B, A), where paths begin, and `eps` (n - 1, B, A) are standard normal.
+    finite at t = 0. Gradients reach the velocity `tuned` alone, at points that count as given.
+
+    Args:
+        tuned: the velocity that draws the paths: Euler-Maruyama steps of dx = (2 v(x, t) - x / t) dt + sigma dB, t + h
+            in place of t where it divides; the last step is one of the base flow, without noise.
+        base: that of the flow that is tilted. Adjoints go back by da/dt = -(2 dv/dx - 1 / t)^T a; the step from t + h
+            to t takes dv/dx at the point of t and the time t + h, as QAM's code does.
+        end_adjoint: minus the reward's gradient (B, A) at end points (B, A).
+        start, eps: where paths begin (B, A), and (n - 1, B, A); standard normal.
     """
-    (*points, end), velocities = memoryless_path(tuned, base, start, eps)
-    adjoints, scales = lean_adjoints(base, points, end_adjoint(end)), memoryless_scales(len(points))
-    errors = []
-    for step, (x, velocity, adjoint, scale) in enumerate(zip(points, velocities, adjoints, scales, strict=True)):
-        wanted = base(x, step) - 0.5 * scale**2 * adjoint
-        errors.append(((velocity - wanted.detach()) * (2 / scale)).square().sum(dim=-1))
-    return torch.stack(errors).sum(dim=0)
-
-
-def memoryless_scales(n_steps: int) -> list[float]:
-    """sigma at every step."""
-    return [math.sqrt(2 * (n_steps - step + 1) / (step + 1)) for step in range(n_steps)]
-
-
-def memoryless_path(tuned: Velocity, base: Velocity, start: Tensor, eps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The n + 1 points (B, A) of a path, cut off from the graph, and the tuned velocities at all of them but the last.
-
-    Euler-Maruyama steps of dx = (2 v(x, t) - x / t) dt + sigma dB, t + h in place of t where it divides; the last step
-    is one of the base flow, without noise.
-    """
-    n_steps = len(eps) + 1
-    scales, points, velocities = memoryless_scales(n_steps), [start], []
-    for step in range(n_steps):
-        x = points[-1]
-        velocities.append(tuned(x, step))
-        if step < n_steps - 1:
-            moved = x + 2 * velocities[-1] / n_steps - x / (step + 1)
-            points.append((moved + scales[step] / math.sqrt(n_steps) * eps[step]).detach())
-        else:
-            points.append((x + base(x, step) / n_steps).detach())
-    return points, velocities
-
-
-def lean_adjoints(base: Velocity, points: list[Tensor], adjoint: Tensor) -> list[Tensor]:
-    """The adjoints (B, A) at n points, from that at the end: steps back of da/dt = -(2 dv/dx - 1 / t)^T a.
-
-    A step from t + h to t takes the base flow's derivative at the point of t and the time t + h, as QAM's code does.
-    """
-    adjoints: list[Tensor] = []
-    for step in reversed(range(len(points))):
+    n_steps, points, velocities = len(eps) + 1, [start], [tuned(start, 0)]
+    scales = [math.sqrt(2 * (n_steps - step + 1) / (step + 1)) for step in range(n_steps)]
+    for step in range(n_steps - 1):
+        moved = points[step] + 2 * velocities[step] / n_steps - points[step] / (step + 1)
+        points.append((moved + scales[step] / math.sqrt(n_steps) * eps[step]).detach())
+        velocities.append(tuned(points[-1], step + 1))
+    end = (points[-1] + base(points[-1], n_steps - 1) / n_steps).detach()
+    adjoint, errors = end_adjoint(end), []
+    for step in reversed(range(n_steps)):
         pull = torch.func.vjp(lambda x, step=step: base(x, step + 1), points[step])[1]
-        adjoint = adjoint * (step / (step + 1)) + pull(adjoint)[0] * (2 / len(points))
-        adjoints.append(adjoint.detach())
-    return adjoints[::-1]
+        adjoint = adjoint * (step / (step + 1)) + pull(adjoint)[0] * (2 / n_steps)
+        wanted = base(points[step], step) - 0.5 * scales[step] ** 2 * adjoint
+        errors.append(((velocities[step] - wanted.detach()) * (2 / scales[step])).square().sum(dim=-1))
+    return torch.stack(errors[::-1]).sum(dim=0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_field
-from dqlab.networks.activations import Activation, activations
+from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, gumbel, normal
@@ -25,11 +25,6 @@ def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def squash(u: Tensor, bound: float) -> Tensor:
     """bound * tanh(u): any number -> an action in [-bound, bound]."""
     return bound * u.tanh()
-
-
-def unsquash(action: Tensor, bound: float) -> Tensor:
-    """The inverse, atanh(action / bound); of actions nearer to the bound than 1e-6 of it, that of the edge (7.25)."""
-    return (action / bound).clamp(1e-6 - 1, 1 - 1e-6).atanh()
 
 
 def log_slope(u: Tensor, bound: float, floor: float = 0.0) -> Tensor:
@@ -52,10 +47,6 @@ class PerceptronPolicy(Policy):
     hidden_dim: PositiveInt = 256
     depth: PositiveInt = 2
     activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        activations.choose(self.activation)
 
     def perceptron(self, inputs: int, outputs: int) -> nn.Sequential:
         """Freshly initialised layers from `inputs` through the hidden ones to `outputs` numbers."""
@@ -132,11 +123,14 @@ class TanhGaussianPolicy(PerceptronPolicy):
         return (mean if self.squashed else squash(mean, dims.max_action)), std
 
     def log_prob(self, network: Network, dims: Dims, state: Tensor, action: Tensor) -> Tensor:
-        """log pi(a|s) (B,) of actions (B, A), with the tanh's change of variables (SAC, appendix C) if squashed."""
+        """log pi(a|s) (B,) of actions (B, A), with the tanh's change of variables (SAC, appendix C) if squashed.
+
+        Of squashed actions nearer to the bound than 1e-6 of it u is that of the edge (7.25).
+        """
         mean, std = self.distribution(network, dims, state)
         if not self.squashed:
             return log_normal(action, mean, std).sum(dim=-1)
-        u = unsquash(action, dims.max_action)
+        u = (action / dims.max_action).clamp(1e-6 - 1, 1 - 1e-6).atanh()
         return (log_normal(u, mean, std) - log_slope(u, dims.max_action)).sum(dim=-1)
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
@@ -271,13 +265,9 @@ class CVAEPolicy(PerceptronPolicy):
         mean, log_std = self.encode(network, dims, state, action)
         latent = mean + log_std.exp() * noise["latent"]
         error = (self.decode(network, dims, state, latent) - action).square().mean(dim=-1)
-        return error + self.kl_weight * kl_to_standard(mean, log_std).mean(dim=-1)
+        kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std  # to N(0, 1): Kingma & Welling 2014, appendix B
+        return error + self.kl_weight * kl.mean(dim=-1)
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A), decoded from clipped latents."""
         return self.decode(network, dims, state, noise["latent"].clamp(-self.latent_clip, self.latent_clip))
-
-
-def kl_to_standard(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL(N(mean, std^2) || N(0, 1)), number by number (Kingma & Welling 2014, appendix B)."""
-    return 0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std

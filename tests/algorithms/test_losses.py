@@ -22,7 +22,7 @@ from dqlab.algorithms.best_of_n import BestOfN
 from dqlab.algorithms.cvae_ql import CVAEQL
 from dqlab.algorithms.dac import DAC
 from dqlab.algorithms.dtql import DTQL
-from dqlab.algorithms.edac import EDAC, alignment
+from dqlab.algorithms.edac import EDAC
 from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
 from dqlab.algorithms.gaussian_ql import GaussianQL
@@ -37,6 +37,7 @@ from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble, MinimumEnsemble
 from dqlab.networks.mlp import LinearMultiplier, Multiplier
+from dqlab.policies.base import strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy, EDMPolicy
 from dqlab.policies.flow import RectifiedFlowPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
@@ -164,7 +165,7 @@ def test_gaussian_ql_is_likelihood_plus_q() -> None:
     scene = Scene(replace(GaussianQL(), eta=0.7))
     policy = TanhGaussianPolicy()
     log_prob = policy.log_prob(scene.nets["actor"], DIMS, scene.batch.state, scene.batch.action)
-    own = {key.removeprefix("actor_"): value for key, value in scene.noise.items() if key.startswith("actor_")}
+    own = strip_prefix("actor", scene.noise)
     q = scene.nets["critic"](scene.batch.state, policy.sample(scene.nets["actor"], DIMS, scene.batch.state, own))
     first, second = q if int(scene.noise["coin"]) == 0 else q.flip(0)
     wanted = -log_prob.mean() - 0.7 * first.mean() / second.abs().mean()
@@ -268,8 +269,7 @@ def test_dac_raises_eta_while_actions_are_badly_denoised() -> None:
 def test_dac_backs_up_the_mean_of_candidates_and_a_lower_bound_of_critics() -> None:
     scene = Scene(DAC(backup_candidates=3))
     state = scene.batch.next_state.repeat_interleave(3, dim=0)
-    noise = {name.removeprefix("target_"): value for name, value in scene.noise.items() if name.startswith("target_")}
-    actions = DiffusionPolicy().sample(scene.nets["actor_ema"], DIMS, state, noise)
+    actions = DiffusionPolicy().sample(scene.nets["actor_ema"], DIMS, state, strip_prefix("target", scene.noise))
     q = scene.nets["critic_target"](state, actions).view(-1, BATCH, 3).mean(dim=2)
     beta = LowerBoundEnsemble(DIMS.state, DIMS.action).beta
     following = q.mean(dim=0) - beta * q.std(dim=0, unbiased=False)
@@ -351,13 +351,6 @@ def test_edac_keeps_its_critics_gradients_apart(as_one: bool) -> None:
     assert float(of_it.norm()) > 1
 
 
-def test_gradients_that_are_alike_are_worth_the_number_of_critics_and_opposite_ones_minus_one() -> None:
-    one = torch.tensor([[3.0, 4.0]])
-    assert float(alignment(torch.stack([one, 2 * one, 5 * one]))) == pytest.approx(3.0)
-    assert float(alignment(torch.stack([one, -one]))) == pytest.approx(-2.0)
-    assert float(alignment(torch.stack([one, torch.tensor([[4.0, -3.0]])]))) == pytest.approx(0.0, abs=1e-6)
-
-
 @pytest.mark.parametrize("policy", ["deterministic", lambda: TanhGaussianPolicy(squashed=False)])
 def test_edac_wants_a_policy_with_a_density(policy: Any) -> None:
     with pytest.raises(ConfigError, match=r"EDAC\.policy must be a Gaussian squashed by tanh"):
@@ -420,11 +413,6 @@ def test_ifql_is_implicit_q_learning_beside_a_cloned_flow() -> None:
     assert float(scene.loss("actor")) == pytest.approx(float(wanted.mean()))
 
 
-def named(prefix: str, scene: Scene) -> dict[str, Tensor]:
-    own = {name: value for name, value in scene.noise.items() if name.startswith(f"{prefix}_")}
-    return {name.removeprefix(f"{prefix}_"): value for name, value in own.items()}
-
-
 def check_actor(scene: Scene, wanted: Tensor) -> None:
     """The actor's loss and its gradient are those of a sum written out."""
     found = scene.loss("actor")
@@ -445,12 +433,12 @@ def test_dtql_is_trust_and_the_lower_q() -> None:
     """alpha * the behaviour model's loss of the actor's actions + bc_weight * L_bc - mean min Q."""
     scene = with_gradients(DTQL(alpha=3.0, bc_weight=0.5))
     batch, policy = scene.batch, TanhGaussianPolicy()
-    action = policy.sample(scene.nets["actor"], DIMS, batch.state, named("actor", scene))
+    action = policy.sample(scene.nets["actor"], DIMS, batch.state, strip_prefix("actor", scene.noise))
     q = scene.nets["critic"](batch.state, action).amin(dim=0)
     log_prob = policy.log_prob(scene.nets["actor"], DIMS, batch.state, batch.action)
-    wanted = 3 * edm_loss(scene, action, named("trust", scene)) - 0.5 * log_prob.mean() - q.mean()
+    wanted = 3 * edm_loss(scene, action, strip_prefix("trust", scene.noise)) - 0.5 * log_prob.mean() - q.mean()
     check_actor(scene, wanted)
-    cloning = edm_loss(scene, batch.action, named("behaviour", scene))
+    cloning = edm_loss(scene, batch.action, strip_prefix("behaviour", scene.noise))
     assert float(scene.loss("behaviour")) == pytest.approx(float(cloning))
 
 
@@ -543,7 +531,7 @@ def step_kl(t: int, eps: Tensor, other: Tensor) -> Tensor:
 
 def test_bdpo_backs_up_q_minus_the_kl_of_whole_chains() -> None:
     scene = bdpo()
-    noise, actor, clone = named("target", scene), scene.nets["actor_ema"], scene.nets["behaviour_ema"]
+    noise, actor, clone = strip_prefix("target", scene.noise), scene.nets["actor_ema"], scene.nets["behaviour_ema"]
     state = scene.batch.next_state.repeat_interleave(CANDIDATES, dim=0)
     x, kl = noise["start"], torch.zeros(len(state)).double()
     for t in (4, 3, 2, 1, 0):
@@ -560,7 +548,7 @@ def test_bdpo_backs_up_q_minus_the_kl_of_whole_chains() -> None:
 
 def worth_of_a_step(scene: Scene, name: str, use: str) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, t, and what a step is worth, row by row: Q where it ends the chain, V one timestep on elsewhere."""
-    noise, process, worth, noisy = named(use, scene), DiffusionPolicy().process, [], []
+    noise, process, worth, noisy = strip_prefix(use, scene.noise), DiffusionPolicy().process, [], []
     for row, (state, action) in enumerate(zip(scene.batch.state, scene.batch.action, strict=True)):
         t, state = int(noise["t"][row]), state.unsqueeze(0)
         x = process.alpha(t) * action.unsqueeze(0) + process.sigma(t) * noise["eps"][row]

@@ -92,22 +92,19 @@ class Case:
     critics: int = 1
 
 
-def narrow(*parts: str) -> tuple[str, ...]:
-    return tuple(f"{part}.hidden_dim = 24" for part in parts)
+def narrow(*parts: str, depth: int | None = None) -> tuple[str, ...]:
+    depths = [f"{part}.depth = {depth}" for part in parts if depth]
+    return (*(f"{part}.hidden_dim = 24" for part in parts), *depths)
 
 
-FLOW = (*narrow("MLPDenoiser", "MeanEnsemble"), "MLPDenoiser.depth = 3", "MeanEnsemble.depth = 3")
-ADJOINT_MATCHING = (
-    *narrow("MLPDenoiser", "LowerBoundEnsemble"),
-    *("MLPDenoiser.depth = 2", "LowerBoundEnsemble.depth = 2", "LowerBoundEnsemble.n_critics = 3"),
-    "RectifiedFlowPolicy.n_steps = 4",
-)
+FLOW = narrow("MLPDenoiser", "MeanEnsemble", depth=3)
+BOUND = (*narrow("MLPDenoiser", "LowerBoundEnsemble", depth=2), "LowerBoundEnsemble.n_critics = 3")
+ADJOINT_MATCHING = (*BOUND, "RectifiedFlowPolicy.n_steps = 4")
 CASES = {
     "bdpo": Case(
         "bdpo",
         (
-            *narrow("MLPDenoiser", "LowerBoundEnsemble", "ChainValueNetwork"),
-            *(f"{part}.depth = 2" for part in ("MLPDenoiser", "LowerBoundEnsemble", "ChainValueNetwork")),
+            *narrow("MLPDenoiser", "LowerBoundEnsemble", "ChainValueNetwork", depth=2),
             *("MLPDenoiser.time_dim = 8", "ChainValueNetwork.time_dim = 8", "LowerBoundEnsemble.n_critics = 2"),
             *("DiffusionPolicy.n_timesteps = 3", "BDPO.candidates = 2"),
             *("BDPO.pretrain_steps = 2", "BDPO.warmup_steps = 2", "BDPO.actor_every = 3"),
@@ -118,9 +115,7 @@ CASES = {
     "dac": Case(
         "dac",
         (
-            *narrow("MLPDenoiser", "LowerBoundEnsemble"),
-            *("MLPDenoiser.depth = 2", "LowerBoundEnsemble.depth = 2", "LowerBoundEnsemble.n_critics = 3"),
-            *("MLPDenoiser.time_dim = 8", "DiffusionPolicy.n_timesteps = 3"),
+            *(*BOUND, "MLPDenoiser.time_dim = 8", "DiffusionPolicy.n_timesteps = 3"),
             *("DAC.backup_candidates = 2", "DAC.ema_start = 2", "DAC.threshold = 2.0"),
         ),
         cosine=20,
@@ -135,15 +130,13 @@ CASES = {
         cosine=20,
     ),
     "qam": Case("qam", ADJOINT_MATCHING, critics=3),
-    "qam_edit": Case(
-        "qam_edit", (*ADJOINT_MATCHING, *narrow("TanhGaussianPolicy"), "TanhGaussianPolicy.depth = 2"), critics=3
-    ),
+    "qam_edit": Case("qam_edit", (*ADJOINT_MATCHING, *narrow("TanhGaussianPolicy", depth=2)), critics=3),
     "qsm": Case(
         "qsm",
         (
-            *narrow("MLPDenoiser", "TwinCritic"),
-            *("MLPDenoiser.depth = 2", "MLPDenoiser.time_dim = 8", "MLPDenoiser.time_active = True"),
-            *("TwinCritic.depth = 2", "DiffusionPolicy.n_timesteps = 3", "DiffusionPolicy.sampler = 'ddpm_large'"),
+            *narrow("MLPDenoiser", "TwinCritic", depth=2),
+            *("MLPDenoiser.time_dim = 8", "MLPDenoiser.time_active = True"),
+            *("DiffusionPolicy.n_timesteps = 3", "DiffusionPolicy.sampler = 'ddpm_large'"),
             *("QSM.alpha = 0.0", "QSM.temperature = 0.5"),
         ),
         critics=2,
@@ -151,9 +144,7 @@ CASES = {
     "qsm_bc": Case(
         "qsm",
         (
-            *narrow("MLPDenoiser", "LowerBoundEnsemble"),
-            *("MLPDenoiser.depth = 2", "MLPDenoiser.time_dim = 8", "QSM.critic = 'ensemble_lcb'"),
-            *("LowerBoundEnsemble.n_critics = 3", "LowerBoundEnsemble.beta = 0.5", "LowerBoundEnsemble.depth = 2"),
+            *(*BOUND, "MLPDenoiser.time_dim = 8", "QSM.critic = 'ensemble_lcb'", "LowerBoundEnsemble.beta = 0.5"),
             *("LowerBoundEnsemble.layer_norm = True", "LowerBoundEnsemble.norm_after = True"),
             *("LowerBoundEnsemble.norm_eps = 1e-6", "LowerBoundEnsemble.activation = 'gelu_tanh'"),
             *("DiffusionPolicy.n_timesteps = 3", "DiffusionPolicy.sampler = 'ddpm_large'"),
@@ -185,17 +176,11 @@ CASES = {
     ),
     "rebrac": Case("rebrac", narrow("DeterministicPolicy", "MinimumEnsemble")),
     "edac": Case("edac", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
-    "ifql": Case(
-        "ifql",
-        (
-            *narrow("MLPDenoiser", "MinimumEnsemble", "ValueNetwork"),
-            *("MLPDenoiser.depth = 3", "MinimumEnsemble.depth = 3", "ValueNetwork.depth = 3"),
-        ),
-    ),
+    "ifql": Case("ifql", narrow("MLPDenoiser", "MinimumEnsemble", "ValueNetwork", depth=3)),
     "fql_min": Case(
         "ogbench/fql",
         (
-            *(*FLOW, *narrow("REDQ"), "REDQ.depth = 3"),
+            *(*FLOW, *narrow("REDQ", depth=3)),
             *("FQL.critic = 'redq'", "FQL.alpha = 10.0", "FQL.normalise_q = True"),
         ),
         critics=2,
@@ -209,8 +194,7 @@ CASES = {
     "ogbench_rebrac": Case(
         "ogbench/rebrac",
         (
-            *narrow("DeterministicPolicy", "MinimumEnsemble"),
-            *("DeterministicPolicy.depth = 3", "MinimumEnsemble.depth = 3"),
+            *narrow("DeterministicPolicy", "MinimumEnsemble", depth=3),
             *("ReBRAC.actor_bc = 0.03", "ReBRAC.critic_bc = 0.02"),
         ),
         critics=2,

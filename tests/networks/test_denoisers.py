@@ -20,12 +20,12 @@ from dqlab.networks.denoiser import (
     LNResnet,
     MLPDenoiser,
     ResidualBlock,
+    SelfAttention,
     SinusoidalEmbedding,
-    dropout_mask,
+    TransformerDenoiser,
     modulate,
 )
 from dqlab.networks.mlp import mlp
-from dqlab.networks.transformer import SelfAttention, TransformerDenoiser
 from dqlab.noise import draw_noise, generator_for
 from dqlab.testing import one_noise
 from dqlab.tools.conformance.made import with_moved_parameters
@@ -63,7 +63,8 @@ def test_dropout_mask_drops_its_share_and_keeps_the_mean() -> None:
     module = LNResnet(S, A, hidden_dim=64, dropout=0.25)
     noise = draw_noise(module.training_noise(1000), generator_for(0, "test", 0), torch.float64)["dropout"]
     assert noise.shape == (3, 1000, 64)
-    mask = dropout_mask(noise, 0.25)
+    module.rest = lambda hidden, masks: masks  # type: ignore[method-assign]
+    mask = module.double().train_forward(*inputs(), {"dropout": noise})
     assert abs(float((mask == 0).double().mean()) - 0.25) < 0.005
     assert abs(float(mask.mean()) - 1) < 0.005
     assert mask.unique().tolist() == [0.0, 1 / 0.75]

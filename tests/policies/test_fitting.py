@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from made_policies import Fit
+from made_policies import LINE, Fit
 
 from dqlab.errors import ConfigError
 from dqlab.networks.denoiser import MLPDenoiser
@@ -66,7 +66,7 @@ IMPOSSIBLE: list[tuple[Any, dict[str, Any]]] = [
     *((OneStepFlowPolicy, fields) for fields in ({"time_scale": 0.0}, {"alpha": -1.0})),
     *((MeanFlowPolicy, {name: 0.0}) for name in ("time_scale", "target_bound")),
     (MeanFlowPolicy, {"instant_share": 1.5}),
-    *((TanhGaussianPolicy, fields) for fields in ({"log_std_min": 3.0}, {"activation": "sine waves"})),
+    (TanhGaussianPolicy, {"log_std_min": 3.0}),
     (GaussianMixturePolicy, {"min_std": 0.0}),
     *((make, {"tau": tau}) for make, tau in ((IDQLExpectile, 1.0), (IDQLQuantile, 0.0))),
     *((IDQLQuantile, {"floor": 0.0}), (IDQLExponential, {"alpha": -1.0}), (SoftmaxQ, {"temperature": 0.0})),
@@ -78,3 +78,8 @@ IMPOSSIBLE: list[tuple[Any, dict[str, Any]]] = [
 def test_impossible_fields_are_refused(make: Any, fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         make(**fields)
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sine waves"):
+        TanhGaussianPolicy(activation="sine waves").build(LINE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -20,10 +19,6 @@ from dqlab.policies.flow import (
     RectifiedFlowPolicy,
     Velocity,
     adjoint_matching_losses,
-    directional_derivative,
-    lean_adjoints,
-    memoryless_path,
-    memoryless_scales,
 )
 
 DIMS = Dims(3, 2, 2.0)
@@ -209,55 +204,8 @@ def test_no_gradient_flows_through_what_is_aimed_at() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_directional_derivatives() -> None:
-    """Of x^2 * sin(t) in the direction (3, 2): 6 x sin(t) + 2 x^2 cos(t); of a function with its own rule, too."""
-    x, t = torch.tensor([0.5, -1.0]).double(), torch.tensor([0.3, 2.0]).double()
-    value, slope = directional_derivative(lambda x, t: x**2 * t.sin(), (x, t), (3 + 0 * x, 2 + 0 * t))
-    assert torch.allclose(value, x**2 * t.sin())
-    assert torch.allclose(slope, 6 * x * t.sin() + 2 * x**2 * t.cos())
-    step = 1e-6
-    mish = bind(SMALL(3, 2))
-    at = lambda x: mish(x, torch.zeros(2).double(), states(2))  # noqa: E731
-    x, v = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    numeric = (at(x + step * v) - at(x - step * v)) / (2 * step)
-    assert torch.allclose(directional_derivative(at, (x,), (v,))[1], numeric, atol=1e-8)
-
-
 def standard_normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def test_scales_are_the_papers_a_step_later() -> None:
-    """sigma^2 = 2 (1 - t + h) / (t + h) at t = 0, 1/4, 1/2, 3/4."""
-    assert [scale**2 for scale in memoryless_scales(4)] == pytest.approx([10.0, 4.0, 2.0, 1.0])
-
-
-def test_adjoints_of_a_linear_flow() -> None:
-    """v = x A^T has the derivative A everywhere: a step back multiplies by i / (i + 1) + 2 h A^T."""
-    matrix, end, n_steps = standard_normal(2, 2), standard_normal(5, 2), 4
-    points = [standard_normal(5, 2) for _ in range(n_steps)]
-    adjoints = lean_adjoints(lambda x, step: x @ matrix.T, points, end)
-    for step in range(n_steps):
-        wanted = end
-        for later in reversed(range(step, n_steps)):
-            wanted = wanted * later / (later + 1) + 2 / n_steps * wanted @ matrix
-        assert torch.allclose(adjoints[step], wanted)
-
-
-def test_adjoints_take_the_time_of_the_later_point() -> None:
-    """v = (step + 1) x^2 / 2: at points of 1 and 2 the derivatives are 2 * 1 and 3 * 2, of the times 1 and 2."""
-    points = [torch.full((1, 1), value).double() for value in (1.0, 2.0)]
-    adjoints = lean_adjoints(lambda x, step: (step + 1) * x**2 / 2, points, torch.ones(1, 1).double())
-    assert [float(adjoint) for adjoint in adjoints] == pytest.approx([2 * (0.5 + 6), 0.5 + 6])
-
-
-def test_memoryless_paths_by_hand() -> None:
-    """Two steps from 1 with velocity 0.5 x: 1 + 1/2 (2 * 0.5 - 1 / (1/2)) + sqrt(6 / 2) eps; then the base flow's."""
-    start, eps = torch.ones(1, 1).double(), torch.full((1, 1, 1), 0.2).double()
-    points, velocities = memoryless_path(lambda x, step: 0.5 * x, lambda x, step: 3.0 * x, start, eps)
-    middle = 1 + 0.5 * (1 - 2) + math.sqrt(3) * 0.2
-    assert [float(point) for point in points] == pytest.approx([1.0, middle, middle + 0.5 * 3 * middle])
-    assert [float(velocity) for velocity in velocities] == pytest.approx([0.5, 0.5 * middle])
 
 
 def test_without_reward_the_base_flow_has_nothing_to_learn() -> None:

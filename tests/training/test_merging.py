@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partialmethod
 
 import gin
 import pytest
@@ -16,7 +17,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dqlab.algorithms import algorithms
-from dqlab.networks import stacking
+from dqlab.networks import Layout
 from dqlab.training import Pack
 from dqlab.training.execution.merging import merge_sums
 from dqlab.training.execution.modes import Eager
@@ -185,7 +186,7 @@ def step_of(name: str, replicas: int) -> Step:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(stacking, "one_by_one", lambda device: False)
+    monkeypatch.setattr(Layout, "bind", partialmethod(Layout.bind, as_one=True))
     return monkeypatch
 
 
