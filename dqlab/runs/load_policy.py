@@ -69,8 +69,7 @@ def load_policy(
     chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
     policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled)
     if len(policies) > 1:
-        owners = [str(policy.source.file.parents[1]) for policy in policies]
-        named = f"name a `seed`, or a replica's folder, {', '.join(owners[:3])}{', ...' if owners[3:] else ''}"
+        named = f"name a `seed`, or a replica's folder, such as {policies[0].source.file.parents[1]}"
         raise RunError(f"{policies[0].source.folder.path} has {len(policies)} replicas: {named}.")
     return policies[0]
 
