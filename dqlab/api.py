@@ -239,9 +239,12 @@ def evaluate(
         EnvError: the environment raises an error.
     """
     policies = [run] if isinstance(run, LoadedPolicy) else load_policies(run, checkpoint, seed)
-    evaluated, failed = evaluate_policies(policies, episodes, env=env)
-    if failed:
-        raise failed[0]
+    if env is None:
+        evaluated, failed = evaluate_policies(policies, episodes)
+        if failed:
+            raise failed[0]
+    else:
+        evaluated = [(policy, policy.evaluate(episodes, env)) for policy in policies]
     tables = []
     for policy, found in evaluated:
         task, returns = policy.task, found.returns

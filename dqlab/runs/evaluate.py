@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -28,7 +27,7 @@ def evaluate_run(
     A RunError where an evaluation has failed comes once the others are printed.
     """
     with Console(stderr=True).status("playing episodes" + (", and drawing the first one" if video else "")):
-        rows, failed = evaluate_policies(policies, episodes, bindings=bindings, video=video)
+        rows, failed = evaluate_policies(policies, episodes, bindings, video)
     first = policies[0]
     with first.ready():
         table = Table(title=f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}")
@@ -50,22 +49,15 @@ def evaluate_run(
 
 
 def evaluate_policies(
-    policies: Sequence[LoadedPolicy],
-    episodes: int | None = None,
-    *,
-    env: Any = None,
-    bindings: Sequence[str] = (),
-    video: Path | None = None,
+    policies: Sequence[LoadedPolicy], episodes: int | None, bindings: Sequence[str] = (), video: Path | None = None
 ) -> tuple[list[tuple[LoadedPolicy, EvaluationEpisodes]], list[RunError]]:
     """The episodes of policies that `load_policies` has loaded, and why others gave none.
 
     Args:
-        policies, episodes, env: at least one; as `LoadedPolicy.evaluate` takes them.
+        policies, episodes: at least one policy; as many episodes as in training where none are given.
         bindings: of the command line; a ConfigError where nothing has read one.
         video: the file of the first episode, one a policy where there are several; kept in the run and MLflow, too.
     """
-    if env is not None:
-        return [(policy, policy.evaluate(episodes, env)) for policy in policies], []
     first, rows, failed = policies[0], [], []
     with first.ready(), closing(build_evaluator(first.experiment, episodes)) as evaluator:
         evaluator.environments.prepare(evaluator.episodes)
