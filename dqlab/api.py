@@ -31,7 +31,7 @@ from dqlab.errors import ConfigError, RunError, StoppedError, in_python, nearest
 from dqlab.files import expanded
 from dqlab.machine import interrupts_as_event
 from dqlab.printing import Console
-from dqlab.runs.evaluate import episodes_table, evaluate_policies
+from dqlab.runs.evaluate import evaluate_policies
 from dqlab.runs.inspection import inspect_replica
 from dqlab.runs.load_policy import as_bindings, load_policies, load_policy
 from dqlab.runs.policy import LoadedPolicy, isolated
@@ -62,8 +62,7 @@ class Run:
         return str(self.path)
 
     def __repr__(self) -> str:
-        facts = self.facts
-        return f"<dqlab run {self.path}: {facts.get('algorithm')} on {facts['task']}, {self.state}>"
+        return f"<dqlab run {self.path}: {self.facts.get('algorithm')} on {self.facts['task']}, {self.state}>"
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -226,7 +225,7 @@ def evaluate(
     checkpoint: str = "last",
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """Evaluate a policy, or those of a run: a row an episode. `dqlab eval`.
+    """Evaluate a policy, or those of a run: a row an episode, with scores where the task has them. `dqlab eval`.
 
     Args:
         run: a run, its folder, or a policy of `load_policy`.
@@ -240,10 +239,22 @@ def evaluate(
         EnvError: the environment raises an error.
     """
     policies = [run] if isinstance(run, LoadedPolicy) else load_policies(run, checkpoint, seed)
-    evaluated, failed = evaluate_policies(policies, episodes, env=env)
-    if failed:
-        raise failed[0]
-    return episodes_table(evaluated, scored=env is None)
+    if env is None:
+        evaluated, failed = evaluate_policies(policies, episodes)
+        if failed:
+            raise failed[0]
+    else:
+        evaluated = [(policy, policy.evaluate(episodes, env)) for policy in policies]
+    tables = []
+    for policy, found in evaluated:
+        task, returns = policy.task, found.returns
+        about: dict[str, Any] = {"task": task.name, "algorithm": policy.experiment.algorithm}
+        about |= {"replica": policy.replica.name, "seed": policy.replica.seed, "step": policy.source.step}
+        table = pd.DataFrame({**about, "episode": range(len(returns)), "return": returns, "length": found.lengths})
+        tables.append(table.assign(score=task.score(returns)) if env is None and task.scored else table)
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["caveat"] = policies[0].caveat if env is None else ""
+    return table
 
 
 class Ablation:

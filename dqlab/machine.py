@@ -7,13 +7,13 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -30,24 +30,21 @@ os._exit(0)
 """Ends at once: what libraries do and say at an interpreter's end is of no interest."""
 
 
-@dataclass(frozen=True)
-class IsolatedOutcome:
+class IsolatedOutcome(NamedTuple):
     """How a process ended: its standard output, and what went wrong, in one line; empty where nothing did."""
 
     output: str
     trouble: str
 
 
-def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | None] | None = None) -> IsolatedOutcome:
+def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | None] = {}) -> IsolatedOutcome:
     """Run Python code in a process of its own, `args` its `sys.argv[1:]`; the rest as `attempt_command` takes it."""
     return attempt_command([sys.executable, "-c", GUARD, code, *args], timeout=timeout, env=env)
 
 
-def attempt_command(
-    command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] | None = None
-) -> IsolatedOutcome:
+def attempt_command(command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] = {}) -> IsolatedOutcome:
     """Run a command; after `timeout` seconds it and what it started are killed. In `env`, None unsets a variable."""
-    given = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
+    given = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
     try:
         process = Popen(
             command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=given, errors="replace", start_new_session=True
@@ -156,6 +153,17 @@ class StopRequest:
 
 
 @contextmanager
+def handled_signals(heed: Callable[[int, Any], object], *numbers: int) -> Iterator[None]:
+    """Within this, `heed` is called with the number of each of these signals that comes; then it is as it was."""
+    before = [(number, signal.signal(number, heed)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
 def asked_to_stop() -> Iterator[StopRequest]:
     """Within this, signals but ignored ones (nohup) ask to stop; a second one, or the time, ends the process."""
     asked = StopRequest()
@@ -176,36 +184,27 @@ def asked_to_stop() -> Iterator[StopRequest]:
         timer.start()
 
     def end_unheeded() -> None:
+        said = "dqlab: not done in time: ended as it is; the last checkpoint is at most a minute old"
         with suppress(OSError):
-            said = "not done in time: ended as it is; the last checkpoint is at most a minute old"
-            print(f"dqlab: {said}", file=sys.stderr)
+            print(said, file=sys.stderr)
         os._exit(128 + asked.number)
 
-    before = {each: now for each in NUMBERS if (now := signal.getsignal(each)) not in (None, signal.SIG_IGN)}
-    for number in before:
-        signal.signal(number, heed)
-    try:
+    heeded = [each for each in NUMBERS if signal.getsignal(each) not in (None, signal.SIG_IGN)]
+    with handled_signals(heed, *heeded):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def interrupts_as_event() -> Iterator[threading.Event]:
     """Within this, Ctrl-C sets an event; a second one interrupts at once. Only the main thread gets signals."""
-    asked, alone = threading.Event(), threading.current_thread() is threading.main_thread()
+    asked, main = threading.Event(), threading.current_thread() is threading.main_thread()
 
     def heed(number: int, frame: object) -> None:
         signal.signal(number, signal.default_int_handler)
         asked.set()
 
-    before = signal.signal(signal.SIGINT, heed) if alone else None
-    try:
+    with handled_signals(heed, signal.SIGINT) if main else nullcontext():
         yield asked
-    finally:
-        if alone:
-            signal.signal(signal.SIGINT, before)
 
 
 ROWS_A_THREAD = 1024
@@ -221,11 +220,8 @@ def quiet_threads() -> None:
 
 
 def threads_for(rows: int) -> int:
-    """Threads for matrix products of that many rows: one for each 1024, one at least, no more than there are cores.
-
-    By size, not by a trial: the number of threads changes results in their last bits, and a run must repeat.
-    """
-    return max(1, min(cores(), rows // ROWS_A_THREAD))
+    """Threads for matrix products of that many rows: one for each 1024, one at least, no more than there are cores."""
+    return max(1, min(cores(), rows // ROWS_A_THREAD))  # no trial: threads change last bits, and a run must repeat
 
 
 @contextmanager

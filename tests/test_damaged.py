@@ -24,7 +24,6 @@ from made_folders import fail_cell, folder_of, write_grid, write_reusing, write_
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
-from dqlab.ablation.display import read_last_score
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.report import collect_results
 from dqlab.analysis.compare import comparison_warnings, group_runs
@@ -38,7 +37,7 @@ from dqlab.runs.load_policy import checkpoint_files
 from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.sync import send_folder
-from dqlab.tracking.records import StateRecord, WeightsRecord
+from dqlab.tracking.records import StateRecord, SummaryRecord, WeightsRecord, read_record
 from dqlab.tracking.run_folder import Journal, RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
@@ -175,9 +174,8 @@ def use_grid(grid: Path) -> None:
     _said(lambda: folder.check("steps"))
     _said(lambda: folder.open_packs({result.cell.id for result in SMALL.results}))
     _said(lambda: [folder.free_id(pack.name) for pack in folder.packs.iterdir()])
-    _said(
-        lambda: [read_last_score(path.parent) for path in (*folder.finished().values(), *folder.elsewhere().values())]
-    )
+    summaries = folder.ended("summary.json")
+    _said(lambda: [float(read_record(path, SummaryRecord)["selection"]["last"]["score_mean"]) for _, path in summaries])
     _said(lambda: collect_results(folder))
 
 

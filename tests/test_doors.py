@@ -88,9 +88,7 @@ def test_the_home_folder_in_paths(in_process: Run, tmp_path: Path, home: dict[st
 @pytest.mark.parametrize("device", ["mps", "xpu:0", "cude", "cuda:-1"])
 def test_devices_that_dqlab_does_not_compute_on(in_process: Run, tmp_path: Path, device: str) -> None:
     done = in_process(*QUICK, "--out", "run", "--device", device, "--set", *TINY)
-    computes = f"--device {device}: dqlab computes on cpu and cuda only"
-    wanted = f"There is no device '{device}'" if device.startswith("cud") else computes
-    refused(done, wanted)
+    refused(done, f"--device {device}: dqlab computes on cpu and cuda, or cuda:N")
     assert not (tmp_path / "run" / "run.json").exists()
 
 

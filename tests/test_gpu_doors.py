@@ -85,7 +85,7 @@ def test_commands_get_to_the_card(told: dict[str, Any], name: str) -> None:
 def test_a_card_that_is_not_there(told: dict[str, Any]) -> None:
     answer = told["training on a card that is not there"]
     assert answer["code"] == 2
-    assert "--device cuda:2: the last" in answer["said"]
+    assert "--device cuda:2: here PyTorch finds CUDA devices up to cuda:1 only" in answer["said"]
     assert len(answer["said"].strip().splitlines()) == 1
     assert not answer["log"]
 

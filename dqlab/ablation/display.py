@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,77 +30,44 @@ if TYPE_CHECKING:
 SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are only counted
 
 
-def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
-    """What an event means for one of the cells of its pack, which takes so many updates; a failed one has ended."""
-    if status.state == FAILED:
-        return
-    match event.get("event"):
-        case "starting":
-            status.state = STARTING
-        case "started" | "progress":
-            status.state, status.share = RUNNING, float(event["step"]) / steps if steps else 0.0
-        case "evaluated":
-            status.last_score = event["scores"].get(status.cell.replica, status.last_score)
-        case "cell_failed" if status.cell.replica == event["replica"]:
-            status.state, status.reason = FAILED, str(event["reason"])
-
-
-def _read_outcome(status: CellStatus, ended: Ended) -> None:
-    """How a cell of a pack that has ended did, by its files; it waits again where it is only not done yet."""
-    folder = ended.job.folder / status.cell.replica
-    if (folder / "summary.json").exists():
-        status.last_score = read_last_score(folder)
-        status.finish(folder)
-    elif (record := folder / "failure.json").exists():
-        known = read_record(record, FailureRecord)
-        status.fail(known["kind"], known["reason"])
-    elif ended.code != STOPPED:
-        status.fail("crashed", ended.reason if ended.code != ENDED_WELL else "it ended without a result")
-    else:
-        status.wait()
-
-
-def read_last_score(folder: Path) -> float:
-    """The last score in the summary of a finished cell."""
-    return float(read_record(folder / "summary.json", SummaryRecord)["selection"]["last"]["score_mean"])
+def say(console: Console, lines: Iterable[str]) -> None:
+    """Print lines as they are, however long."""
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def announce_grid(session: GridSession, console: Console) -> None:
     """Say what the grid is, and what of it is to be done."""
-    grid = session.resolver.grid
-    finished, failed = (len(session.in_state(state)) for state in (FINISHED, FAILED))
+    grid, done = session.resolver.grid, session.in_state(FINISHED)
     cells = sum(len(pack.cells) for pack in session.packs)
-    told = (
+    lines = [
         f"{session.request.name}: {counted(len(grid.settings), 'setting')} x {counted(len(grid.tasks) or 1, 'task')} x "
-        f"{counted(len(grid.seeds), 'seed')} = {counted(len(session.cells), 'cell')}; {finished:,} finished, "
-        f"{failed:,} failed before, {cells:,} to train in {counted(len(session.packs), 'pack')}"
-    )
-    console.print(Text(told), soft_wrap=True)
-    packs = Counter(status.folder.parent for status in session.in_state(FINISHED) if status.folder)
+        f"{counted(len(grid.seeds), 'seed')} = {counted(len(session.cells), 'cell')}; {len(done):,} finished, "
+        f"{len(session.in_state(FAILED)):,} failed before, {cells:,} to train in {counted(len(session.packs), 'pack')}"
+    ]
     changed, now = Counter[str](), plugin_sources()
-    for pack, count in packs.items():
+    for pack, count in Counter(status.folder.parent for status in done if status.folder).items():
         with suppress(DqlabError):  # it is told where the pack is read
             changed.update(dict.fromkeys(changed_sources(RunFolder(pack).facts(), now), count))
     for name, count in changed.items():  # a cell's id does not show it
-        told = f"warning: {counted(count, 'cell')} finished before {name} was changed. --force trains all cells again."
-        console.print(Text(told), soft_wrap=True)
-    for first, second in session.plan.same[:FEW]:
-        console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
+        about = f"{counted(count, 'cell')} finished before {name} was changed"
+        lines.append(f"warning: {about}. --force trains all cells again.")
+    lines += [f"'{second}' runs the same as '{first}': trained once." for first, second in session.plan.same[:FEW]]
+    say(console, lines)
 
 
 def say_what_is_missing(session: GridSession, console: Console) -> None:
     """Name the cells that failed, and say how many are still to go."""
-    failed = [cell for cell in session.plan.cells if session.cells[cell.id].state == FAILED]
-    for cell in failed[:FEW]:
-        reason = session.cells[cell.id].reason
-        console.print(Text(f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {reason}"), soft_wrap=True)
+    failed = [(cell, status) for cell in session.plan.cells if (status := session.cells[cell.id]).state == FAILED]
+    lines = [f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {status.reason}" for cell, status in failed[:FEW]]
     if len(failed) > FEW:
-        console.print(f"... and {len(failed) - FEW} more failures", soft_wrap=True)
+        lines.append(f"... and {len(failed) - FEW} more failures")
     if not session.in_state(FINISHED):
-        console.print("No cell has a result: there is no report.", soft_wrap=True)
+        lines.append("No cell has a result: there is no report.")
     if session.state == "interrupted":
         left = counted(len(session.pending), "cell")
-        console.print(f"Interrupted with {left} to go: the same command continues.", soft_wrap=True)
+        lines.append(f"Interrupted with {left} to go: the same command continues.")
+    say(console, lines)
 
 
 def show_plan(session: GridSession, console: Console) -> None:
@@ -132,15 +98,11 @@ def show_plan(session: GridSession, console: Console) -> None:
         if on_gpu and not torch.cuda.is_available():
             lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     lines += [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
+    say(console, lines)
 
 
 class GridDisplay(Progress):
-    """Keeps cells, by their ids, up to date while packs are run: a bar, and a line for each that begins or ends.
-
-    `note` is what must stand beside every score ("not D4RL").
-    """
+    """Keeps cells, by their ids, up to date while packs are run: a bar, and a line for each that begins or ends."""
 
     def __init__(
         self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack], console: Console, title: str, note: str
@@ -148,10 +110,10 @@ class GridDisplay(Progress):
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         hidden = not console.is_terminal or console.quiet
         super().__init__(*columns, TimeRemainingColumn(), console=console, speed_estimate_period=3600, disable=hidden)
-        self.cells, self._note = cells, f" ({note})" if note else ""
+        self.cells, self._note = cells, f" ({note})" if note else ""  # "not D4RL"
         self._packs = {pack.id: [cells[cell.id] for cell in pack.cells] for pack in packs}
         self._steps: dict[str, float] = {}
-        self._changing = threading.Lock()
+        self._lock_of_cells = threading.Lock()
         self._task = self.add_task(title, total=len(cells), completed=self.done())  # type: ignore[arg-type]
 
     def done(self) -> float:
@@ -159,21 +121,45 @@ class GridDisplay(Progress):
         return sum(1.0 if status.state == FAILED else status.share for status in self.cells.values())
 
     def on_event(self, job: Job, event: Mapping[str, Any]) -> None:
-        """Follow an event of a pack, from any thread."""
+        """Follow an event of a pack, from any thread; a cell that has failed has ended."""
         steps = self._steps[job.id] = float(event.get("steps", self._steps.get(job.id, 0.0)))
-        self._change(job, lambda status: _follow(status, event, steps))
+        with self._changing(job) as cells:
+            for status in (each for each in cells if each.state != FAILED):
+                match event.get("event"):
+                    case "starting":
+                        status.state = STARTING
+                    case "started" | "progress":
+                        status.state, status.share = RUNNING, float(event["step"]) / steps if steps else 0.0
+                    case "evaluated":
+                        status.last_score = event["scores"].get(status.cell.replica, status.last_score)
+                    case "cell_failed" if status.cell.replica == event["replica"]:
+                        status.state, status.reason = FAILED, str(event["reason"])
 
     def on_end(self, ended: Ended) -> None:
-        """Read what a pack that has ended left of its cells."""
-        self._change(ended.job, lambda status: _read_outcome(status, ended))
+        """Read how the cells of a pack that has ended did, by their files; what is only not done yet waits again."""
+        with self._changing(ended.job) as cells:
+            for status in cells:
+                folder = ended.job.folder / status.cell.replica
+                if (folder / "summary.json").exists():
+                    summary = read_record(folder / "summary.json", SummaryRecord)
+                    status.last_score = float(summary["selection"]["last"]["score_mean"])
+                    status.finish(folder)
+                elif (folder / "failure.json").exists():
+                    failure = read_record(folder / "failure.json", FailureRecord)
+                    status.fail(failure["kind"], failure["reason"])
+                elif ended.code != STOPPED:
+                    status.fail("crashed", ended.reason if ended.code != ENDED_WELL else "it ended without a result")
+                else:
+                    status.wait()
 
-    def _change(self, job: Job, change: Callable[[CellStatus], None]) -> None:
-        """Change the cells of a pack, and tell of those whose state is another one then."""
-        with self._changing:
-            before = [(status, status.state) for status in self._packs[job.id]]
-            for status, _ in before:
-                change(status)
-            changed = [status for status, state in before if status.state not in (state, WAITING)]
+    @contextmanager
+    def _changing(self, job: Job) -> Iterator[list[CellStatus]]:
+        """Within this, the cells of a pack are changed; then those are told of whose state is another one."""
+        cells = self._packs[job.id]
+        with self._lock_of_cells:
+            before = [status.state for status in cells]
+            yield cells
+            changed = [each for each, state in zip(cells, before, strict=True) if each.state not in (state, WAITING)]
         self.update(self._task, completed=self.done())
         for status in changed:  # a terminal that is stopped holds up one pack, not all
             cell, states = status.cell, [each.state for each in self.cells.values()]

@@ -25,13 +25,14 @@ from dqlab.config.gin_state import parameters_read
 from dqlab.data.download import no_downloads
 from dqlab.errors import PACKAGE, masked
 from dqlab.files import write_text
+from dqlab.machine import handled_signals
 from dqlab.printing import Console
 from dqlab.runs.experiment import Tracking
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
 
 EVERY = 5.0  # seconds between two records of how far a grid is
-EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}
+EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}  # every cell has a result; some have failed; stopped
 EMBEDDED = PACKAGE / "data" / "embedded"
 
 
@@ -170,13 +171,9 @@ def _packs_to_run(session: GridSession) -> list[PlannedPack]:
 
 
 def ablate(request: GridRequest, console: Console) -> int:
-    """Run a grid to its end, or as far as it comes: plan, run, report.
-
-    Returns the exit code: 0: every cell has a result; 1: some have failed; 130: it was interrupted.
-    """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
+    """Run a grid as far as it comes, and report; returns one of `EXIT_CODES`."""
     started = time.monotonic()
-    try:
+    with handled_signals(signal.default_int_handler, signal.SIGTERM):  # as Ctrl-C, wherever it comes
         session = open_session(request)
         announce_grid(session, console)
         with console.status("calibrating"):
@@ -195,8 +192,6 @@ def ablate(request: GridRequest, console: Console) -> int:
                 warn_unsent(session.folder.path)
         say_what_is_missing(session, console)
         return EXIT_CODES[session.state]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def dry_run(request: GridRequest, console: Console) -> None:
@@ -228,10 +223,7 @@ def run_packs(session: GridSession, console: Console) -> bool:
 
 @contextmanager
 def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None], hours: float = 0.0) -> Iterator[Event]:
-    """Within this, a signal calls `stop` instead of ending the process, and `say` with what happens.
-
-    After so many hours the same happens by itself; 0: never. Yields an event that is set once it has happened.
-    """
+    """Within this, a signal, or so many hours (0: none), call `stop`, and `say` with what happens, and set an event."""
     stopped = Event()
 
     def heed(reason: str) -> None:
@@ -243,15 +235,12 @@ def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None], hours: 
         with suppress(RuntimeError):  # the signal may have come while something else was printed
             say(told)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: heed("Stopping")) for number in numbers}
     timer = Timer(min(3600 * hours, TIMEOUT_MAX), heed, [f"The grid's {hours:g} hours are over"])
     timer.daemon = True
-    if hours:
-        timer.start()
-    try:
-        yield stopped
-    finally:
-        timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handled_signals(lambda *_: heed("Stopping"), signal.SIGINT, signal.SIGTERM):
+        try:
+            if hours:
+                timer.start()
+            yield stopped
+        finally:
+            timer.cancel()

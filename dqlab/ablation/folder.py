@@ -19,7 +19,7 @@ from typing import Any
 
 from dqlab.ablation.planning import Plan, PlannedPack
 from dqlab.analysis.results import FINISHED, Cell, CellStatus
-from dqlab.config.gin_syntax import format_bindings
+from dqlab.config.gin_syntax import rebind_text
 from dqlab.config.identity import SOURCES
 from dqlab.errors import RunError
 from dqlab.errors import printable_name as name_of
@@ -89,12 +89,8 @@ class GridFolder:
             path = self.packs / pack.id / PACK
             path.parent.mkdir(parents=True, exist_ok=True)
             begun = path.with_name("run.json").exists() and path.exists()
-            if begun:
-                line = format_bindings({SOURCES: (pack.kind.data.source,)})
-                lines = path.read_text().splitlines(keepends=True)
-                path.write_text("".join(line if each.startswith(f"{SOURCES} =") else each for each in lines))
-            else:
-                path.write_text(pack.as_gin())
+            source = {SOURCES: (pack.kind.data.source,)}
+            path.write_text(rebind_text(path.read_text(), source) if begun else pack.as_gin())
         listed = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
         cells = [cell.as_dict() for cell in plan.cells]
         write_text(self.path / "plan.json", json.dumps({"cells": cells, "packs": {**self.listed(), **listed}}))
@@ -123,7 +119,7 @@ class GridFolder:
 
         for name in sorted(begun, key=recorded, reverse=True):
             left = pending.intersection(begun[name])
-            others = {(name, cell) for cell in begun[name]} - {(name, cell) for cell in left}
+            others = {(name, cell) for cell in begun[name] if cell not in left}
             if left and not taken & left and not self.is_over(name) and others <= ended:
                 found[name] = begun[name]
                 taken |= left
@@ -141,25 +137,18 @@ class GridFolder:
 
     def ended(self, file: str) -> Iterator[tuple[str, Path]]:
         """Ids of cells that have a file such as summary.json, and where; a later attempt after an earlier one."""
-        for pack in sorted(self.packs.glob("*"), key=_attempt):
+        for pack in sorted(self.packs.glob("*"), key=lambda path: (len(path.name), path.name)):
             for path in pack.glob(f"cell-*/{file}"):
                 yield path.parent.name.removeprefix("cell-"), path
 
-    def finished(self) -> dict[str, Path]:
-        """Where the summary of every finished cell lies, by the cell's id."""
-        return dict(self.ended("summary.json"))
-
-    def elsewhere(self) -> dict[str, Path]:
-        """Summaries of cells that other grids have trained, as far as they are still there; by the cell's id."""
-        known = reused_cells(self.facts()) if (self.path / "grid.json").exists() else {}
-        found = {cell: folder / "summary.json" for cell, folder in known.items()}
-        return {cell: path for cell, path in found.items() if os.path.exists(path)}
-
     def update(self, cells: Mapping[str, CellStatus], reuse: Iterable[Path] = ()) -> None:
         """Bring cells up to date, by id: which have finished, here or in other grids, and which have failed."""
-        for found in (*(GridFolder(path).finished() for path in reuse), self.elsewhere(), self.finished()):
-            for name in cells.keys() & found.keys():
-                cells[name].finish(found[name].parent)
+        reused = reused_cells(self.facts()) if (self.path / "grid.json").exists() else {}
+        found = {cell: path.parent for grid in reuse for cell, path in GridFolder(grid).ended("summary.json")}
+        found |= {cell: folder for cell, folder in reused.items() if os.path.exists(folder / "summary.json")}
+        found |= {cell: path.parent for cell, path in self.ended("summary.json")}
+        for name in cells.keys() & found.keys():
+            cells[name].finish(found[name])
         for name, path in self.ended("failure.json"):
             if name in cells and cells[name].state != FINISHED:
                 known = read_record(path, FailureRecord)
@@ -175,8 +164,3 @@ class GridFolder:
         """Let every cell be trained again; what there is goes into another folder, and is not lost."""
         if self.packs.exists():
             self.packs.rename(self.path / f"packs-until-{time.strftime('%Y%m%d-%H%M%S')}")
-
-
-def _attempt(pack: Path) -> tuple[str, int]:
-    name, _, attempt = pack.name.partition("-")
-    return name, int(attempt) if attempt.isdecimal() else 1

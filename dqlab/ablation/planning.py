@@ -24,7 +24,7 @@ from dqlab.analysis.results import Cell
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters
 from dqlab.config.gin_syntax import format_bindings
-from dqlab.config.identity import SOURCES, is_as_before
+from dqlab.config.identity import SOURCES, Replica, is_as_before
 from dqlab.envs import make_env
 from dqlab.files import size_of
 from dqlab.runs import Experiment
@@ -63,11 +63,9 @@ class PlannedPack:
 
     def as_gin(self) -> str:
         """Its configuration, complete."""
-        replicas = {
-            cell.replica: {"seed": cell.seed, "cell": cell.label, "points": dict(cell.points), "set": cell.scalars}
-            for cell in self.cells
-        }
-        return self.kind.text + format_bindings({"Experiment.replicas": replicas})
+        replicas = (Replica(cell.replica, cell.seed, cell.label, cell.points, cell.scalars) for cell in self.cells)
+        named = {replica.name: replica.as_dict() for replica in replicas}
+        return self.kind.text + format_bindings({"Experiment.replicas": named})
 
 
 @dataclass(frozen=True)

@@ -55,13 +55,7 @@ def report_apart(request: GridRequest, console: Console) -> None:
     command += [f"--plugin={module}" for module in request.imports]
     command += [f"--out={request.out}", *(["--quiet"] if console.quiet else [])]
     env = {**os.environ, "COLUMNS": str(console.width)}
-    process = subprocess.Popen(command, env=env, start_new_session=True)  # Ctrl-C is for its parent
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        raise
-    if code:
+    if subprocess.run(command, env=env, start_new_session=True).returncode:  # Ctrl-C is for its parent
         raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
 
 

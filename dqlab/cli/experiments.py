@@ -145,6 +145,8 @@ def _own_config(folder: Path, resume: bool) -> Path:
 )
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a run's checkpoint, or an official one, on its task."""
+    from dqlab.runs.load_policy import load_policies
+
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
     if args.run is not None and (args.task or args.epoch):
@@ -153,10 +155,11 @@ def evaluate(args: argparse.Namespace) -> None:
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
     bindings = [*args.set, *bindings_of(args)]
     if args.official is None:
-        runs.evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, args.render)
+        policies, episodes = load_policies(args.run, args.checkpoint, args.seed, bindings=bindings), args.episodes
     else:
+        policies = load_policies(args.official, args.epoch or "last", task=args.task, bindings=bindings)
         episodes = 10 if args.episodes is None else args.episodes
-        runs.evaluate_run(args.official, args.epoch or "last", None, episodes, bindings, args.render, args.task)
+    runs.evaluate_run(policies, episodes, bindings, args.render)
 
 
 @command(

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.table import Table
 
 from dqlab.config import gin_files
@@ -16,31 +14,20 @@ from dqlab.envs.caveats import score_or_return
 from dqlab.errors import RunError
 from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, execution_mode
-from dqlab.runs.load_policy import load_policies
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.video import VideoRecorder
 from dqlab.training.model_selection import EvaluationEpisodes
 
-Evaluation = tuple[LoadedPolicy, EvaluationEpisodes]  # a policy and its episodes
-
 
 def evaluate_run(
-    source: str | Path,
-    which: str,
-    seed: int | None,
-    episodes: int | None,
-    bindings: Sequence[str] = (),
-    video: Path | None = None,
-    task: str | None = None,
+    policies: Sequence[LoadedPolicy], episodes: int | None, bindings: Sequence[str] = (), video: Path | None = None
 ) -> None:
-    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table: a row each.
+    """Evaluate policies of a run as `evaluate_policies` does, and print a table: a row each.
 
-    Arguments are those of `load_policy` and `evaluate_policies`, and so are errors; a RunError where an evaluation has
-    failed comes once the others are printed.
+    A RunError where an evaluation has failed comes once the others are printed.
     """
-    policies = load_policies(source, which, seed, task, bindings)
     with Console(stderr=True).status("playing episodes" + (", and drawing the first one" if video else "")):
-        rows, failed = evaluate_policies(policies, episodes, bindings=bindings, video=video)
+        rows, failed = evaluate_policies(policies, episodes, bindings, video)
     first = policies[0]
     with first.ready():
         table = Table(title=f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}")
@@ -62,22 +49,15 @@ def evaluate_run(
 
 
 def evaluate_policies(
-    policies: Sequence[LoadedPolicy],
-    episodes: int | None = None,
-    *,
-    env: Any = None,
-    bindings: Sequence[str] = (),
-    video: Path | None = None,
-) -> tuple[list[Evaluation], list[RunError]]:
+    policies: Sequence[LoadedPolicy], episodes: int | None, bindings: Sequence[str] = (), video: Path | None = None
+) -> tuple[list[tuple[LoadedPolicy, EvaluationEpisodes]], list[RunError]]:
     """The episodes of policies that `load_policies` has loaded, and why others gave none.
 
     Args:
-        policies, episodes, env: at least one; as `LoadedPolicy.evaluate` takes them.
+        policies, episodes: at least one policy; as many episodes as in training where none are given.
         bindings: of the command line; a ConfigError where nothing has read one.
         video: the file of the first episode, one a policy where there are several; kept in the run and MLflow, too.
     """
-    if env is not None:
-        return [(policy, policy.evaluate(episodes, env)) for policy in policies], []
     first, rows, failed = policies[0], [], []
     with first.ready(), closing(build_evaluator(first.experiment, episodes)) as evaluator:
         evaluator.environments.prepare(evaluator.episodes)
@@ -93,17 +73,3 @@ def evaluate_policies(
     if recorder and first.source.facts:
         recorder.keep(first.source.folder)
     return rows, failed
-
-
-def episodes_table(rows: Sequence[Evaluation], scored: bool = True) -> pd.DataFrame:
-    """A row an episode, with scores where the task has them; `.attrs['caveat']` says what must stand beside those."""
-    tables = []
-    for policy, episodes in rows:
-        task, returns = policy.task, episodes.returns
-        about: dict[str, Any] = {"task": task.name, "algorithm": policy.experiment.algorithm}
-        about |= {"replica": policy.replica.name, "seed": policy.replica.seed, "step": policy.source.step}
-        table = pd.DataFrame({**about, "episode": range(len(returns)), "return": returns, "length": episodes.lengths})
-        tables.append(table.assign(score=task.score(returns)) if scored and task.scored else table)
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs["caveat"] = rows[0][0].caveat if scored else ""
-    return table

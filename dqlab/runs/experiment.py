@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -125,16 +126,13 @@ class Experiment:
         """The device that is used; a ConfigError where CUDA is asked for and there is none."""
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
         name = {"auto": "cuda" if there else "cpu"}.get(self.device, self.device)
-        try:
-            device = torch.device(name)
-        except RuntimeError as error:
-            raise ConfigError(f"There is no device '{name}'. Use auto, cpu or cuda.") from error
-        if device.type not in ("cpu", "cuda"):
-            raise ConfigError(f"--device {name}: dqlab computes on cpu and cuda only. Use --device cpu, or auto.")
-        if device.type == "cuda" and (device.index or 0) >= there:
-            known = f"CUDA devices up to cuda:{there - 1} only" if there else "no CUDA device"
-            raise ConfigError(f"--device {name}: here PyTorch finds {known}. Use --device cpu, or auto.")
-        return device
+        known = re.fullmatch(r"cpu(?::0)?|cuda(?::(0|[1-9]\d*))?", name)
+        if not known:
+            raise ConfigError(f"--device {name}: dqlab computes on cpu and cuda, or cuda:N. Use --device cpu, or auto.")
+        if name.startswith("cuda") and int(known[1] or 0) >= there:
+            found = f"CUDA devices up to cuda:{there - 1} only" if there else "no CUDA device"
+            raise ConfigError(f"--device {name}: here PyTorch finds {found}. Use --device cpu, or auto.")
+        return torch.device(name)
 
     @cached_property
     def resolved_precision(self) -> Precision:

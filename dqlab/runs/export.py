@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
 from dqlab.config.gin_syntax import parse_bindings, rebind_text
@@ -60,8 +60,8 @@ def export_policy(
         raise ConfigError("The official code's checkpoints have no run for a card to tell of. Use dqlab.load_policy.")
     with policy.ready(), torch.no_grad():
         module = PolicyModule(policy)
-        models = {"policy_given_noise": module, "policy": DrawingModule(module)}
-        written = {f"{name}{FORMATS[form]}": _program(model, module, form, policy) for name, model in models.items()}
+        models = {"policy_given_noise": True, "policy": False}  # whether they are given their noise
+        written = {f"{name}{FORMATS[form]}": _program(module, given, form, policy) for name, given in models.items()}
         _check(policy, module, written[f"policy_given_noise{FORMATS[form]}"], form)
     kept = {name: without_folders(value) for name, value in policy.source.facts.items() if name not in OF_THIS_MACHINE}
     facts = {**kept, "data": {**kept["data"], "skipped": []}}
@@ -77,20 +77,20 @@ def export_policy(
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
-def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPolicy) -> Any:
-    """A model that takes what the module takes, or states alone, as a program for any number of states."""
-    inputs: tuple[Any, ...] = module.example_inputs() if model is module else module.example_inputs()[:1]
+def _program(module: PolicyModule, given_noise: bool, form: str, policy: LoadedPolicy) -> Any:
+    """The module, which is given its noise or draws it, as a program for any number of states."""
+    inputs = module.example_inputs()[: 1 + given_noise]
     batch, names = torch.export.Dim("B", min=1), ["state"]
     sizes: dict[str, Any] = {"state": {0: batch}}
-    if model is module:
+    if given_noise:
         sizes["noise"] = {name: {} if at is None else {at + 1: batch} for name, at in module.batch_dims.items()}
-        names += [f"noise_{name}" for name in inputs[1]]
+        names += [f"noise_{name}" for name in sorted(module.specs)]
     try:
         with warnings.catch_warnings(), ExitStack() as end:  # the exporter is not to say what it is doing
             warnings.simplefilter("ignore")
             end.callback(logging.disable, logging.root.manager.disable)
             logging.disable(logging.WARNING)
-            program = torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(module.eval(), inputs, dynamic_shapes=sizes, strict=False)
             for part in program.graph_module.modules():
                 for node in part.graph.nodes if isinstance(part, GraphModule) else ():
                     node.meta.pop("stack_trace", None)  # where in the sources it is from: files of this machine
@@ -160,30 +160,6 @@ def _upload(folder: Path, repository: str) -> None:
         HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="dqlab export")
     except Exception as error:  # the Hub's client raises those of several libraries
         raise RunError(f"{HUB}{repository} was not uploaded: {one_line(error)}. The files are in {folder}.") from error
-
-
-class DrawingModule(nn.Module):
-    """The same from states alone: it draws its noise."""
-
-    def __init__(self, inner: PolicyModule) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, state: Tensor) -> Tensor:
-        shapes, dtype = self.inner.shapes(state.shape[0]), self.inner.dtype
-        noise = {name: LAWS[spec.law](shapes[name], dtype, spec.parameter) for name, spec in self.inner.specs.items()}
-        out: Tensor = self.inner(state, noise)
-        return out
-
-
-LAWS: Mapping[str, Any] = {
-    "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
-    "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
-    "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
-    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=1e-20).log()).log(),
-    "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
-}
-"""Those of `noise.LAWS`, as operations that programs can hold."""
 
 
 def model_card(policy: LoadedPolicy, facts: dict[str, Any], suffix: str) -> str:

@@ -69,8 +69,7 @@ def load_policy(
     chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
     policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled)
     if len(policies) > 1:
-        owners = [str(policy.source.file.parents[1]) for policy in policies]
-        named = f"name a `seed`, or a replica's folder, {', '.join(owners[:3])}{', ...' if owners[3:] else ''}"
+        named = f"name a `seed`, or a replica's folder, such as {policies[0].source.file.parents[1]}"
         raise RunError(f"{policies[0].source.folder.path} has {len(policies)} replicas: {named}.")
     return policies[0]
 
@@ -143,18 +142,17 @@ def pretrained_policies() -> dict[str, Path]:
 
 def source_folder(source: str) -> Path:
     """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it changed."""
-    kind, _, name = source.partition(":")
-    if f"{kind}:" == PRETRAINED:
-        known = pretrained_policies()
+    if source.startswith(PRETRAINED):
+        name, known = source.removeprefix(PRETRAINED), pretrained_policies()
         if name not in known:
             raise RunError(f"No pretrained policy is called '{name}'. {nearest_of_few(name, known)}")
         return known[name]
-    if f"{kind}:" != HUB:
+    if not source.startswith(HUB):
         return expanded(source)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, ignore_patterns=["*.onnx", "*.pt2", "*.py"]))
+        return Path(snapshot_download(source.removeprefix(HUB), ignore_patterns=["*.onnx", "*.pt2", "*.py"]))
     except Exception as error:  # the Hub's client raises those of several libraries
         raise RunError(f"{source} cannot be had: {one_line(error)}") from error
 

@@ -19,10 +19,20 @@ if TYPE_CHECKING:
     from dqlab.runs.policy import LoadedPolicy
 
 
+LAWS: Mapping[str, Any] = {
+    "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
+    "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
+    "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
+    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=1e-20).log()).log(),
+    "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
+}  # those of `noise.LAWS`, as operations that programs can hold
+
+
 class PolicyModule(nn.Module):
     """Actions (B, A) in the environment's units for raw states (B, S) and noise, by a policy of `load_policy`.
 
     Where the policy draws noise for B states times m candidates in one dimension, the module takes (..., m, B, ...).
+    Where it is given no noise, it draws its own.
     """
 
     def __init__(self, policy: LoadedPolicy) -> None:
@@ -65,7 +75,10 @@ class PolicyModule(nn.Module):
         states = torch.zeros(count, self._dims.state, dtype=self.dtype)
         return states, draw_noise(specs, generator_for(0, "export", 0), self.dtype)
 
-    def forward(self, state: Tensor, noise: Noise) -> Tensor:
+    def forward(self, state: Tensor, noise: Noise | None = None) -> Tensor:
+        if noise is None:
+            shapes, specs = self.shapes(state.shape[0]), self.specs
+            noise = {key: LAWS[spec.law](shapes[key], self.dtype, spec.parameter) for key, spec in specs.items()}
         seen = state.double()
         if len(self.state_mean):
             seen = (seen - self.state_mean) / self.state_std

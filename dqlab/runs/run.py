@@ -170,9 +170,8 @@ class _RunUnderWay(RunCallbacks):
         self.folder.write_facts(execution=name, execution_configured=plan.execution, execution_reason=mode.reason)
         self.display.say(f"execution: {name} ({mode.reason})")
         why = "as configured" if experiment.threads else f"by size: updates of {plan.batch_size} rows"
-        why += "; idle ones sleep" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else ""
-        threads = f"threads: {experiment.resolved_threads} of {cores()} cores ({why})"
-        self.display.say(f"{threads}; matrix products: {experiment.precision}")
+        threads = f"{experiment.resolved_threads} of {cores()} cores ({why})"
+        self.display.say(f"threads: {threads}; matrix products: {experiment.precision}")
         if mode.preparation:
             self.display.say(mode.preparation)
 

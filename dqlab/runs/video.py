@@ -45,8 +45,6 @@ with mujoco.Renderer(model, 48, 64) as renderer:
     picture = renderer.render()
 assert picture.shape == (48, 64, 3) and picture[..., 0].max() > picture[..., 1].max(), "the picture is wrong"
 """
-
-
 GL_BACKENDS = {
     "EGL": "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)",
     "OSMesa": "apt-get install libosmesa6 (libosmesa6-dev on older systems)",
@@ -57,7 +55,7 @@ GL_BACKENDS = {
 
 def gl_trouble(backend: str = "") -> str:
     """Why a way to draw, or the user's own, gives no picture in a process of its own; empty where it gives one."""
-    env = {VARIABLE: backend.lower(), "PYOPENGL_PLATFORM": None} if backend else None
+    env = {VARIABLE: backend.lower(), "PYOPENGL_PLATFORM": None} if backend else {}
     return run_isolated(DRAW, timeout=SECONDS, env=env).trouble
 
 

@@ -201,7 +201,7 @@ def test_as_many_as_cores_and_memory_have_room_for(
     monkeypatch.setattr("dqlab.ablation.engines.local.cores", lambda: 4)
     monkeypatch.setattr("dqlab.training.probe.free_bytes", lambda device: 1001)
     jobs = [Job(str(index), tmp_path, (), threads, memory) for index in range(7)]
-    assert LocalEngine._room(jobs, ()) == room
+    assert LocalEngine._room(jobs) == room
 
 
 def test_jobs_that_want_a_gpu_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_later_attempts_come_after_earlier_ones(folder: GridFolder, file: Path) 
         folder.write_plan(plan, [pack])
         begin(folder, pack)
         (folder.packs / name / packs[0].cells[0].replica / "summary.json").write_text(str(number))
-    assert folder.finished()[packs[0].cells[0].id].read_text() == "3"
+    assert dict(folder.ended("summary.json"))[packs[0].cells[0].id].read_text() == "3"
 
 
 def test_a_pack_that_has_not_begun_is_configured_anew(folder: GridFolder, file: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_dry_run_shows_what_force_and_retry_would_do(
 
     assert (to_train(), to_train(retry=True), to_train(force=True)) == (2, 3, 4)
     assert list(folder.ended("failure.json"))
-    assert folder.finished()
+    assert list(folder.ended("summary.json"))
 
 
 def finished_grid(folder: GridFolder, file: Path) -> list[Cell]:

@@ -168,7 +168,7 @@ def test_set_does_without_inner_quotes() -> None:
         ("DiffusionPolicy.schedule='vq'", "Unknown noise_schedule 'vq'"),
         ("DiffusionQL.lr_schedule='cosin'", "Unknown lr_schedule 'cosin'"),
         ("Training.early_stop='nevr'", "Unknown early_stop"),
-        ("Experiment.device='gpu'", "There is no device 'gpu'"),
+        ("Experiment.device='gpu'", "--device gpu: dqlab computes on cpu and cuda, or cuda:N"),
     ],
 )
 def test_wrong_values_are_found_before_any_data_is_read(binding: str, message: str) -> None:

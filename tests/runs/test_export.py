@@ -24,9 +24,10 @@ from made_packs import small_run
 import dqlab as library
 from dqlab.algorithms import algorithms
 from dqlab.errors import ConfigError, RunError
-from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx, without_folders
+from dqlab.runs.export import export_policy, run_onnx, without_folders
 from dqlab.runs.load_policy import pretrained_policies
 from dqlab.runs.policy import LoadedPolicy
+from dqlab.runs.policy_module import LAWS, PolicyModule
 
 
 @contextlib.contextmanager

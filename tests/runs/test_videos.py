@@ -31,6 +31,7 @@ from dqlab.envs.custom import describe_environment
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
 from dqlab.runs import evaluate_run, video
+from dqlab.runs.load_policy import load_policies
 from dqlab.runs.video import GIF_FPS, VideoRecorder, choose_gl, drawn_env, picture_of, write_video
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
@@ -280,7 +281,7 @@ def test_a_runs_videos_are_its_artifacts(
     sync_to_mlflow(trained)
     assert artifacts(store, trained) == {cell: [f"{name}.mp4"] for cell in ("cell-a", "cell-b")}
     file = next((trained / "cell-b" / "checkpoints").glob("*.safetensors"))
-    evaluate_run(trained, str(file), None, None, video=tmp_path / "b.gif")
+    evaluate_run(load_policies(trained, str(file)), None, video=tmp_path / "b.gif")
     printed, summary = capsys.readouterr().out, json.loads((trained / "cell-b" / "summary.json").read_text())
     assert f"{summary['selection']['last']['return_mean']:.1f}" in printed, "the evaluation is the recorded one"
     assert artifacts(store, trained) == {"cell-a": [f"{name}.mp4"], "cell-b": [f"{name}.gif", f"{name}.mp4"]}

@@ -15,6 +15,7 @@ from dqlab.config import gin_files
 from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.runs import Experiment, evaluate_run, train
 from dqlab.runs.build import check_experiment
+from dqlab.runs.load_policy import load_policies
 from dqlab.runs.records import TrainingResult
 
 ONE = "Training.eval_episodes=1"
@@ -55,7 +56,7 @@ def test_cells_are_evaluated_by_seed(
     whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    evaluate_run(whole, "best", 0, None)
+    evaluate_run(load_policies(whole, "best", 0), None)
     shown = capsys.readouterr().out
     assert "eta=0.5, seed 0" in shown
     assert "eta=2.0, seed 0" in shown
@@ -63,7 +64,7 @@ def test_cells_are_evaluated_by_seed(
     row = summary(whole, "cell-a")["selection"]["best_online"]
     assert f"{row['score_mean']:.1f}" in shown
     with pytest.raises(RunError, match=r"has no seed 7; it has \[0, 3\]"):
-        evaluate_run(whole, "best", 7, None)
+        load_policies(whole, "best", 7)
 
 
 def test_a_diverging_cell_ends_alone(whole: Path, broken: tuple[Path, TrainingResult, list[Any]]) -> None:

@@ -43,7 +43,7 @@ class LocalEngine(base.RetryingEngine):
         if not jobs:
             return
         devices = self._devices(jobs)
-        workers = self.workers or self._room(jobs, devices)
+        workers = self.workers or len(devices) or self._room(jobs)
         placed = [devices[index % len(devices)] if devices else None for index in range(workers)]
         slots: SimpleQueue[Slot] = SimpleQueue()
         for device in placed:
@@ -95,13 +95,11 @@ class LocalEngine(base.RetryingEngine):
         return tuple(found)
 
     @staticmethod
-    def _room(jobs: Sequence[base.Job], devices: Sequence[str]) -> int:
-        """How many of these jobs run at a time."""
-        from dqlab.training.probe import USABLE, free_bytes
-
-        if devices:
-            return len(devices)
+    def _room(jobs: Sequence[base.Job]) -> int:
+        """How many of these jobs run at a time on CPUs."""
         import torch
+
+        from dqlab.training.probe import USABLE, free_bytes
 
         memory = max(job.memory for job in jobs)
         fitting = int(free_bytes(torch.device("cpu")) * USABLE) // memory if memory else len(jobs)
