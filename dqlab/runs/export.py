@@ -147,7 +147,8 @@ def _write_run(policy: LoadedPolicy, facts: dict[str, Any], module: PolicyModule
         shutil.copyfile(summary, out / name / "summary.json")
     alone = {**facts, "seeds": [policy.replica.seed], "replicas": {name: policy.replica.as_dict()}}
     write_text(out / "run.json", json.dumps(alone, indent=1, default=str))
-    record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes()}
+    laws = {name: (spec.law, spec.parameter) for name, spec in module.specs.items()}
+    record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes(), "laws": laws}
     write_text(out / EXPORTED, json.dumps(record, indent=1))
 
 

@@ -141,6 +141,10 @@ def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
     assert np.abs(actions[:, 0]).max() > 1
     example = subprocess.run([sys.executable, str(out / "example.py")], capture_output=True, text=True, check=True)
     assert example.stdout.startswith("[[")
+    page = (ROOT / "docs" / "howto" / "export.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0].replace("walker/", f"{out}/")
+    own = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert own.stdout.startswith("[[")
     card = (out / "README.md").read_text()
     assert all(rule in card for rule in ("last", "offline", "best-online", "mean-last-10", odd.facts["data"]["digest"]))
     assert json.loads((out / "policy.json").read_text())["noise"]["chain_start"] == [3, "B", 2]
