@@ -113,33 +113,41 @@ def _rank_changes(drawn: Mapping[str, Array]) -> tuple[pd.DataFrame, pd.DataFram
     """The orders, and the swaps; of means (1 + reps, CHOICES and others) of each setting."""
     reps = min(map(len, drawn.values()), default=1)
     means = np.array([each[:reps, : len(CHOICES)] for each in drawn.values()]).reshape(len(drawn), reps, len(CHOICES))
-    orders: list[tuple[Any, ...]] = []
-    swaps: list[tuple[Any, ...]] = []
+    found = {}
     for place, rule in enumerate(CHOICES):
         known = np.flatnonzero(~np.isnan(means[:, 0, place]))
-        if len(known) < 2:
-            continue
-        names = np.array(list(drawn), dtype=object)[known]
-        last, own = means[known, :, 0].T, means[known, :, place].T  # (1 + reps, settings)
-        one, other = np.triu_indices(len(known), 1)
-        by_last, by_rule = last[0, one] - last[0, other], own[0, one] - own[0, other]
-        least = np.minimum(-by_last * np.sign(by_rule), np.abs(by_rule))  # the smaller of both differences
-        swapped = np.flatnonzero(least > ROUNDING)
-        largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
-        up = by_rule[largest] > 0
-        higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
-        by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
-        order, kept, share = np.argsort(-own, axis=1, kind="stable"), np.nan, np.full(len(largest), np.nan)
-        if reps > 1:
-            kept = float((order[1:] == order[0]).all(axis=1).mean())
-            share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0)
-        orders.append((rule, len(known), float(kendalltau(last[0], own[0]).statistic), len(swapped), len(one), kept))
-        pairs = zip(names[higher], names[lower], by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
-        swaps += [(rule, *pair) for pair in sorted(pairs, key=lambda pair: -pair[-1] if reps > 1 else 0.0)]
+        if len(known) > 1:
+            names = np.array(list(drawn), dtype=object)[known]
+            found[rule] = _rank_change(names, means[known, :, 0].T, means[known, :, place].T)
     return (
-        pd.DataFrame(orders, columns=["rule", "settings", "tau", "swaps", "pairs", "kept"]),
-        pd.DataFrame(swaps, columns=["rule", "higher", "lower", "by_rule", "by_last", "share"]),
+        pd.DataFrame(
+            [(rule, *order) for rule, (order, _) in found.items()],
+            columns=["rule", "settings", "tau", "swaps", "pairs", "kept"],
+        ),
+        pd.DataFrame(
+            [(rule, *swap) for rule, (_, swaps) in found.items() for swap in swaps],
+            columns=["rule", "higher", "lower", "by_rule", "by_last", "share"],
+        ),
     )
+
+
+def _rank_change(names: NDArray[Any], last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+    """How a rule's means change the order by last ones, both (1 + reps, settings), and pairs that change places."""
+    one, other = np.triu_indices(len(names), 1)
+    by_last, by_rule = last[0, one] - last[0, other], own[0, one] - own[0, other]
+    least = np.minimum(-by_last * np.sign(by_rule), np.abs(by_rule))  # the smaller of both differences
+    swapped = np.flatnonzero(least > ROUNDING)
+    largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
+    up = by_rule[largest] > 0
+    higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
+    by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
+    order, kept, share = np.argsort(-own, axis=1, kind="stable"), np.nan, np.full(len(largest), np.nan)
+    if len(own) > 1:
+        kept = float((order[1:] == order[0]).all(axis=1).mean())
+        share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0)
+    pairs = zip(names[higher], names[lower], by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
+    ranked = sorted(pairs, key=lambda pair: -pair[-1] if len(own) > 1 else 0.0)
+    return (len(names), float(kendalltau(last[0], own[0]).statistic), len(swapped), len(one), kept), ranked
 
 
 EVERY = ""  # in place of an axis: all settings of the grid
