@@ -54,6 +54,14 @@ def test_a_process_that_hangs_at_the_start(tmp_path: Path) -> None:
         Worker(stand_in(tmp_path, "exec sleep 60"), start_seconds=0.3)
 
 
+@pytest.mark.parametrize(
+    ("then", "said"), [("exec sleep 60", "has not answered 'start' within"), ("exit 7", "has ended")]
+)
+def test_a_process_that_hangs_or_dies_in_the_middle_of_a_line(tmp_path: Path, then: str, said: str) -> None:
+    with pytest.raises(StackError, match=said):
+        Worker(stand_in(tmp_path, f"printf '{{'; {then}"), start_seconds=1.0)
+
+
 def test_a_process_that_says_something_else(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="what is no JSON: b'hello'"):
         Worker(stand_in(tmp_path, "echo hello; cat"))

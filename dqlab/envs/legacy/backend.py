@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
+from threading import Timer
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -140,13 +141,18 @@ class Worker:
         return self._answer(self._answer_seconds, do)
 
     def _answer(self, seconds: float, do: str) -> dict[str, Any]:
-        """The next line of its output; a worker that is silent for so long is killed."""
-        if not select.select([self._process.stdout], [], [], seconds)[0]:
-            self._process.kill()
-            raise self._failed(f"has not answered '{do}' within {seconds:g} seconds")
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._failed(f"has ended at '{do}'")
+        """The next line of its output; a worker that has not ended it within this time is killed."""
+        begun, silence = time.monotonic(), Timer(seconds, self._process.kill)
+        silence.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            silence.cancel()
+        if not line.endswith(b"\n"):
+            late = time.monotonic() - begun >= seconds
+            raise self._failed(
+                f"has not answered '{do}' within {seconds:g} seconds" if late else f"has ended at '{do}'"
+            )
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
