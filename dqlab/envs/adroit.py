@@ -46,6 +46,11 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     def compile_model(self) -> Any:
         return copy.copy(_compiled(self.fullpath))  # 7 MB; a reset moves places in it
 
+    def get_env_state(self) -> dict[str, Array]:
+        """What `set_env_state` takes, of what gymnasium-robotics' has."""
+        found = super().get_env_state()
+        return {name: found[name] for name in self._state_space}
+
     def over(self) -> bool:
         """Whether the state ends the episode."""
         return False
@@ -116,6 +121,10 @@ class AdroitRelocate(AdroitArm, AdroitHandRelocateEnv):  # type: ignore[misc]
 
     Observation (39,): 30 joint angles; differences of palm, ball and target.
     """
+
+    def get_env_state(self) -> dict[str, Array]:
+        """`obj_pos` is where the ball was at the reset, which `set_env_state` puts it to, not where it has rolled."""
+        return {**super().get_env_state(), "obj_pos": self.model.body_pos[self.obj_body_id].copy()}
 
     def reward(self, theirs: float) -> float:
         palm, ball = self.data.site_xpos[self.S_grasp_site_id], self.data.xpos[self.obj_body_id]
