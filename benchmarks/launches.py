@@ -165,6 +165,7 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from dqlab.diffusion import process
+    from dqlab.policies import diffusion
     from dqlab.training.execution import products
     from dqlab.training.execution.program import nested_tensors, options_for, trace_program, tree_map
 
@@ -186,8 +187,9 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
     # Constants are folded with real tensors on the card, of which there is none.
     settings = {"compile_threads": 1, "force_disable_caches": True, "joint_graph_constant_folding": False}
     settings |= {**options_for(torch.device("cuda")), **options}
-    patches = mock.patch.object(process, "_table", table), mock.patch.object(GraphLowering, "codegen", kept)
-    with FakeTensorMode(allow_non_fake_inputs=True), patches[0], patches[1], config.patch(settings):
+    constants = [mock.patch.object(module, "device_constants", table) for module in (process, diffusion)]
+    patches = *constants, mock.patch.object(GraphLowering, "codegen", kept)
+    with FakeTensorMode(allow_non_fake_inputs=True), patches[0], patches[1], patches[2], config.patch(settings):
         for layout in layouts:
             for path, buffer in list(layout.module.named_buffers()):
                 owner, _, leaf = path.rpartition(".")

@@ -24,6 +24,8 @@ from conftest import SHALLOW, SMALL
 from dqlab.algorithms import algorithms
 from dqlab.data import Transitions
 from dqlab.diffusion import process
+from dqlab.diffusion.process import device_constants
+from dqlab.policies import diffusion
 from dqlab.policies.base import Dims
 from dqlab.training.execution.modes import Eager
 from dqlab.training import Pack
@@ -55,15 +57,17 @@ def run(program, mistake=""):
         float(result[0, 0, 0] if result is not None else tensors["cursor"][0])
     assert result is None or result.device.type == "card", result.device
 
-table = process._table
+def empty_constants(values, dtype, device):
+    return torch.empty(len(values), dtype=dtype, device=device)
+
 for name in algorithms.names():
     for replicas in (2,) if name != "diffusion_ql" else (1, 2):
-        process._table = table
+        process.device_constants = diffusion.device_constants = device_constants
         pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), width=replicas)
         pack.state.step = pack.phases[-1]
         step, core = Step(pack, data, 8, Eager()), SamplerCore(pack, 2, Eager())
         programs = [step._program(slice(0, replicas)), core._program(slice(0, replicas), 0)]
-        process._table = lambda values, dtype, device: torch.empty(len(values), dtype=dtype, device=device)
+        process.device_constants = diffusion.device_constants = empty_constants
         with FakeTensorMode():
             move_buffers(pack)
             for program in programs:
