@@ -145,14 +145,14 @@ def _own_config(folder: Path, resume: bool) -> Path:
 )
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a run's checkpoint, or an official one, on its task."""
-    from dqlab.runs.load_policy import load_policies
-
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
     if args.run is not None and (args.task or args.epoch):
         raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
     if args.official is not None and args.task is None:
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
+    from dqlab.runs.load_policy import load_policies
+
     bindings = [*args.set, *bindings_of(args)]
     if args.official is None:
         policies, episodes = load_policies(args.run, args.checkpoint, args.seed, bindings=bindings), args.episodes
