@@ -7,6 +7,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 from dqlab.data import load_dataset
-from dqlab.data.download import UnavailableError, address_of, download, hugging_face_address
+from dqlab.data.download import BrokenError, UnavailableError, address_of, download, hugging_face_address
 from dqlab.data.formats.base import HDF5_MAGIC
 from dqlab.data.formats.ogbench import ogbench
 from dqlab.data.locate import list_datasets, report_findings
@@ -229,6 +230,21 @@ def test_two_processes_at_once(site: Site, target: Path) -> None:
     assert target.read_bytes() == CONTENT
     assert site.ranges == [None]
     assert [item.name for item in target.parent.iterdir()] == ["set.hdf5"]
+
+
+def test_a_disk_that_takes_less_than_it_is_given(site: Site, target: Path) -> None:
+    """The last piece is written in part, which is no error of the system's; what is missing comes with the resume."""
+    limits, told = resource.getrlimit(resource.RLIMIT_FSIZE), list[tuple[int, int | None]]()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) - 1, limits[1]))
+    try:
+        with pytest.raises(BrokenError, match="broke off after 1,048,575 bytes"):
+            download(site.url, target, progress=lambda *done: told.append(done))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    download(site.url, target)
+    assert target.read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1048575-"]
 
 
 def test_disks_that_are_full_or_read_only(site: Site, mounted: Callable[[str], Path]) -> None:
