@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from threading import Event
 from typing import Any
 
@@ -43,7 +43,7 @@ class Evaluator:
         self._make = env_backends.get(backend)
         self.stop = Event()
         self._eager = Eager()
-        self._core_of = lru_cache(maxsize=1)(partial(SamplerCore, states=episodes))  # compiled or captured once
+        self._core: tuple[Pack, ExecutionMode, SamplerCore] | None = None
 
     def run(self, pack: Pack, step: int, mode: ExecutionMode | None = None) -> list[EvaluationEpisodes]:
         """Evaluate every replica as it is after `step` updates, eagerly by default; the same call, the same episodes.
@@ -67,7 +67,9 @@ class Evaluator:
         # of each replica one: the official code evaluates in one environment, made for the occasion
         groups = [each for seed in pack.seeds for each in initial_seeds(seed, step, 1, 1) * self.episodes]
         states = self.environments.reset(seeds, groups)
-        core, (mean, std) = self._core_of(pack, mode=mode), map(np.asarray, self.standardised_by)
+        if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
+            self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))  # compiled or captured once
+        core, (mean, std) = self._core[2], map(np.asarray, self.standardised_by)
         noise = core.noise_stream(f"evaluation {step}")
 
         def act(states: NDArray[Any], turn: int) -> NDArray[Any]:

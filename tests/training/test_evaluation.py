@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from dqlab.policies.selection import SoftmaxQ
 from dqlab.training import Evaluator, Pack
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import Eager
+from dqlab.training.execution.program import Program, RunProgram
 
 HOPPER = tasks.get("hopper-medium-v2")
 DIMS = Dims(HOPPER.state_dim, HOPPER.action_dim)
@@ -42,6 +43,26 @@ def test_each_replica_gives_what_it_gives_alone_and_again() -> None:
             assert np.allclose(alone.returns, together[row].returns, rtol=1e-9)
             assert alone.lengths.tolist() == together[row].lengths.tolist()
     assert not np.allclose(together[0].returns, together[1].returns)
+
+
+@dataclass
+class Told(Eager):
+    """A mode of somebody's, which compares by its fields and has no hash."""
+
+    programs: int = 0
+
+    def __call__(self, program: Program) -> RunProgram:
+        self.programs += 1
+        return super().__call__(program)
+
+
+def test_programs_are_made_ready_once_for_a_pack_and_a_mode() -> None:
+    evaluator, own, mode, other = Evaluator(HOPPER, "mujoco210", 1), pack([5]), Told(), Told()
+    for _ in range(2):
+        evaluator.run(own, 0, mode)
+    assert mode.programs == 1
+    evaluator.run(own, 0, other)
+    assert other.programs == 1
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in tasks if entry.item.parallel and "medium-v2" in entry.name])
