@@ -83,7 +83,7 @@ def _measured(device: str, threads: int) -> float:
     product = torch.empty_like(factor)
     watch = Stopwatch(partial(torch.cuda.synchronize, device)) if on_gpu else Stopwatch()
     ways = [partial(torch.mm, factor, factor, out=product)]
-    ways += [] if on_gpu or not products.onednn_available() else [partial(torch.ops.dqlab.mm, factor, factor)]
+    ways += [] if on_gpu or not products.onednn_available() else [partial(torch.ops.dqlab.linear, factor, factor, None)]
     with full_precision(), torch.no_grad():
         seconds = min(_median_seconds(watch, multiply) for multiply in ways)
     return 2.0 * size**3 / seconds

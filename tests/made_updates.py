@@ -56,4 +56,4 @@ def counted(graph: GraphModule) -> Counter[str]:
 
 def products(graph: GraphModule) -> int:
     """How many products of matrices there are in a graph."""
-    return sum(counted(graph)[name] for name in ("mm", "addmm", "bmm", "baddbmm"))
+    return sum(counted(graph)[name] for name in ("mm", "addmm", "bmm", "baddbmm", "linear"))

@@ -55,7 +55,7 @@ def registered(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("registered", [Shrunk, Hidden], indirect=True)
 def test_the_suite_finds_a_shared_float_that_claims_to_differ(registered: str) -> None:
-    with pytest.raises(AssertionError, match="act differs by .* when packed"):
+    with pytest.raises(AssertionError, match="act differs when packed"):
         check("algorithm", registered)
 
 
