@@ -199,8 +199,7 @@ class DqlabRun(PolicyBehaviour):
         return f"dqlab run {name} on {self._policy.task.name}, {file.stem}, acting as in evaluation"
 
     def identity(self) -> str:
-        config = hashlib.sha256(self._folder.config.read_bytes()).hexdigest()
-        return f"run {sha256_of(self._policy.source.file)} {config} {self.rows}"
+        return f"run {sha256_of(self._policy.source.file)} {sha256_of(self._folder.config)} {self.rows}"
 
     def begin(self, seed: int) -> ActionFunction:
         import torch

@@ -19,7 +19,12 @@ from dqlab.machine import processor_family
 from dqlab.networks import activations
 from dqlab.training.execution import products
 from dqlab.training.execution.merging import merge_sums
-from dqlab.training.execution.torch_internals import compile_graph, known_inductor_options, trace_elementary
+from dqlab.training.execution.torch_internals import (
+    call_onednn_from_cpp,
+    compile_graph,
+    known_inductor_options,
+    trace_elementary,
+)
 
 TensorTree = dict[str, Any]
 """Tensors by name, nested in dicts and (named) tuples."""
@@ -113,6 +118,8 @@ def compile_program(program: Program) -> Callable[[TensorTree], Any]:
         return tuple(nested_tensors(shape[0]))
 
     try:
+        if device.type == "cpu" and products.onednn_pays():
+            call_onednn_from_cpp(torch.ops.dqlab.linear)
         compiled = compile_graph(trace_program(flat, leaves), leaves, options_for(device))
         copies = {name: tree_map(torch.clone, program.tensors[name]) for name in program.changes}
         compiled(*nested_tensors({**program.tensors, **copies}))

@@ -56,7 +56,6 @@ def compile_graph(graph: torch.fx.GraphModule, values: list[Any], options: Mappi
     """
     import torch._inductor
 
-    call_onednn_from_cpp()
     with torch.no_grad():
         return torch._inductor.compile(graph, values, options=dict(options))
 
@@ -67,8 +66,8 @@ def onednn_linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @cache
-def call_onednn_from_cpp() -> None:
-    """Have Inductor write a call of oneDNN into its C++ where a graph has dqlab's own operator for it.
+def call_onednn_from_cpp(operator: Any) -> None:
+    """Have Inductor write a call of oneDNN into its C++ where a graph has an operator (a, weight, bias) that is one.
 
     Otherwise it goes by way of Python, as it does where this PyTorch names things otherwise: 6% of an update's time.
     """
@@ -79,16 +78,17 @@ def call_onednn_from_cpp() -> None:
     except ImportError:
         return
 
+    def by_rows(matrix: Any) -> Any:
+        return ExternKernel.require_contiguous(ExternKernel.realize_input(matrix))
+
     def lower(a: Any, weight: Any, bias: Any) -> Any:
-        inputs, missing = [ExternKernel.realize_input(each) for each in (a, weight)], [None]
-        inputs[0] = ExternKernel.require_contiguous(inputs[0])
-        if bias is not None:
-            inputs, missing = [*inputs, ExternKernel.require_contiguous(ExternKernel.realize_input(bias))], []
+        inputs = [by_rows(a), ExternKernel.realize_input(weight), *([] if bias is None else [by_rows(bias)])]
+        constants = [*([None] if bias is None else []), "none", [-1], ""]
         layout = FixedLayout(device=a.get_device(), dtype=a.get_dtype(), size=[a.get_size()[0], weight.get_size()[0]])
-        product = LinearUnary(layout=layout, inputs=inputs, constant_args=[*missing, "none", [-1], ""])
+        product = LinearUnary(layout=layout, inputs=inputs, constant_args=constants)
         return TensorBox.create(_create_output_node(product))  # type: ignore[no-untyped-call]
 
-    register_lowering(torch.ops.dqlab.linear, type_promotion_kind=None)(lower)
+    register_lowering(operator, type_promotion_kind=None)(lower)
 
 
 def operator_schema(node: Node) -> Any:
