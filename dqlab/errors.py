@@ -15,6 +15,14 @@ from typing import Any, ParamSpec, TypeVar
 PACKAGE = Path(__file__).parent
 
 
+def pip_install(extra: str = "") -> str:
+    """The command that installs dqlab, or an extra of it: of the clone, where this is one."""
+    place, wanted = PACKAGE.parent, f"[{extra}]" if extra else ""
+    return (
+        f"pip install -e '{place}{wanted}'" if (place / "pyproject.toml").exists() else f"pip install 'dqlab{wanted}'"
+    )
+
+
 class DqlabError(Exception):
     """Something the user can mend: the message says what is wrong, where, and what to do."""
 
@@ -83,12 +91,9 @@ def odd_character(text: str) -> str:
     """A sentence on the first character, as of a web page, that is neither plain text nor alphanumeric; or nothing."""
     for column, character in enumerate(text, 1):
         if not (character.isalnum() or character == "\t" or " " <= character <= "~"):
-            return f"Column {column} has the character {_called(character)}: replace it by a plain one."
+            named = f"{unicodedata.name(character, 'CONTROL CHARACTER')} (U+{ord(character):04X})"
+            return f"Column {column} has the character {named}: replace it by a plain one."
     return ""
-
-
-def _called(character: str) -> str:
-    return f"{unicodedata.name(character, 'CONTROL CHARACTER')} (U+{ord(character):04X})"
 
 
 MANY = 20  # more names than that do not help in a message
@@ -97,9 +102,6 @@ MANY = 20  # more names than that do not help in a message
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
     known = sorted(known)
-    strange = next((character for character in name if not " " <= character <= "~"), "")  # it looks like the right one
-    if strange and not any(strange in item for item in known):
-        return f"It has the character {_called(strange)}. {nearest(name.replace(strange, ''), known)}"
     likeness = {item: difflib.SequenceMatcher(None, item.lower(), name.lower()).ratio() for item in known}
     least = max([0.5, *(ratio - 0.1 for ratio in likeness.values())])
     close = sorted((item for item in known if likeness[item] >= least), key=lambda item: -likeness[item])

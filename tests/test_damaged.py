@@ -29,7 +29,7 @@ from dqlab.ablation.report import collect_results
 from dqlab.analysis.compare import comparison_warnings, group_runs
 from dqlab.analysis.finished_runs import read_folder
 from dqlab.analysis.results import FAILED, CellStatus
-from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.gin_files import parse_bindings
 from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
 from dqlab.files import read_text

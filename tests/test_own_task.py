@@ -12,7 +12,7 @@ from conftest import TINY, Done, Run, refused
 from made_collections import collect
 from made_own import ENV_ID, task_gin, write_data, write_module
 
-from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.gin_files import parse_bindings
 from dqlab.envs.custom import gymnasium_task
 from dqlab.errors import ConfigError
 

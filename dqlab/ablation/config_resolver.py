@@ -19,8 +19,8 @@ import torch
 
 from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms import algorithms
-from dqlab.config import gin_files, gin_state
-from dqlab.config.gin_syntax import bound_names, format_bindings
+from dqlab.config import fields, gin_files, gin_state
+from dqlab.config.gin_files import bound_names, format_bindings
 from dqlab.config.identity import OF_GRIDS, SOURCES, TASK, belongs_to_cell
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import absolute_source, find_dataset
@@ -96,6 +96,8 @@ class ConfigResolver:
             try:
                 device = str(base.get("experiment.Experiment.device", ""))
                 self.load(task, [*setting.as_text(), *for_this_machine(device)])
+                for name in own:
+                    fields.PLACES.pop(name, None)  # of a cell: a message names that
                 experiment = Experiment()
                 check_experiment(experiment)
             except DqlabError as error:

@@ -19,7 +19,7 @@ from typing import Any
 
 from dqlab.ablation.planning import Plan, PlannedPack
 from dqlab.analysis.results import FINISHED, Cell, CellStatus
-from dqlab.config.gin_syntax import rebind_text
+from dqlab.config.gin_files import rebind_text
 from dqlab.config.identity import SOURCES
 from dqlab.errors import RunError
 from dqlab.errors import printable_name as name_of

@@ -22,8 +22,8 @@ import torch
 from dqlab.ablation.config_resolver import ConfigResolver, ResolvedDataset, canonical, for_this_machine
 from dqlab.analysis.results import Cell
 from dqlab.config import gin_files
+from dqlab.config.gin_files import format_bindings
 from dqlab.config.gin_state import bound_parameters
-from dqlab.config.gin_syntax import format_bindings
 from dqlab.config.identity import SOURCES, Replica, is_as_before
 from dqlab.envs import make_env
 from dqlab.files import size_of

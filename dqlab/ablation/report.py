@@ -14,8 +14,8 @@ from rich.text import Text
 from dqlab.ablation.folder import GridFolder
 from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults, Report
 from dqlab.config import gin_files
+from dqlab.config.gin_files import format_bindings, parse_bindings
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
-from dqlab.config.gin_syntax import format_bindings, parse_bindings
 from dqlab.config.registry import Registry, RegistryEntry
 from dqlab.errors import RunError
 from dqlab.printing import Console

@@ -81,7 +81,7 @@ def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str
 
 def _read_config(path: Path) -> dict[str, str]:
     """What a run's config.gin binds."""
-    from dqlab.config.gin_syntax import parse_bindings
+    from dqlab.config.gin_files import parse_bindings
 
     return comparable(parse_bindings(read_text(path), str(path)))
 

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dqlab import __version__
-from dqlab.cli.data import DATA, collect, new_task, score
+from dqlab.cli.data import DATA, check_plugin, collect, describe, doctor, list_components, new_plugin, new_task, score
 from dqlab.cli.experiments import FIGURE, ablate, compare, evaluate, export, train
-from dqlab.cli.extending import check_plugin, describe, doctor, list_components, new_plugin
 from dqlab.cli.parser import Command, Parser
 from dqlab.cli.runs import RUNS, sync, ui
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.command(args) or 0)
     except BrokenPipeError:  # the reader of a pipe has gone
         return 1
-    except (DqlabError, MemoryError, RuntimeError, OSError) as error:  # torch's allocators raise RuntimeErrors
+    except (DqlabError, MemoryError, RuntimeError, OSError, TypeError) as error:  # torch's allocators: RuntimeErrors
         if not (said := _as_a_line(error)):
             raise
         if os.environ.get("DQLAB_DEBUG"):  # for whoever looks for a mistake in a component of her own
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _TerminatedError:
         return 143
     except KeyboardInterrupt:
-        print("dqlab: interrupted; the same command continues (dqlab train: with --resume)", file=sys.stderr)
+        print("dqlab: interrupted; the same command continues (dqlab train: with --resume and --out)", file=sys.stderr)
         return 130
 
 
@@ -90,6 +89,8 @@ def _as_a_line(error: Exception) -> str:
     """What is said of what a user can mend; nothing of a mistake in the program."""
     if isinstance(error, DqlabError):
         return printable(masked(message_of(error)))
+    if "No values supplied by Gin" in str(error):
+        return f"{first_line(error)}. Bind it in gin, or leave off the () behind an @name."
     if lacks_memory(error):
         advice = "Use a smaller batch (Training.batch_size), fewer seeds together or a smaller dataset, or free some"
         return f"not enough memory ({first_line(error)}). {advice} memory."

@@ -1,4 +1,4 @@
-"""Datasets: `dqlab data` and its commands; `dqlab collect`, `new-task` and `score`, which make and rate them."""
+"""Datasets (`data`, `collect`, `new-task`, `score`), components (`list`, `describe`, `check`, `new-plugin`), doctor."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ import sys
 from pathlib import Path
 
 from dqlab.cli import parser
-from dqlab.cli.parser import GIN, JSON, PLUGIN, SET, Command, bindings_of, command, option, setting, switch
-from dqlab.errors import ConfigError, DqlabError, message_of
+from dqlab.cli.parser import (
+    GIN,
+    JSON,
+    PLUGIN,
+    SET,
+    Command,
+    bindings_of,
+    command,
+    complete_component,
+    one_of,
+    option,
+    setting,
+    switch,
+)
+from dqlab.errors import ConfigError, DqlabError, message_of, pip_install
 from dqlab.files import expanded
 
 DATASET = "a task's name, a path, or minari:ID"
@@ -165,3 +178,73 @@ def score(args: argparse.Namespace) -> None:
 
 OF_DATA = (_list, _download, _verify, _info, _convert)
 DATA = Command("data", "List, fetch, check, describe and convert datasets.", commands=OF_DATA)
+
+
+@command(
+    "list",
+    "dqlab list noise_schedule",
+    option("kind", "e.g. noise_schedule; the kinds by default", nargs="?", completer=complete_component),
+    one_of(JSON, switch("--markdown", "tables of dqlab's own components: docs/components.md")),
+    PLUGIN,
+)
+def list_components(args: argparse.Namespace) -> None:
+    """List the kinds of components that gin files can choose, or those of a kind, with parameters and sources."""
+    from dqlab.tools.describe import components_as_json, components_markdown, print_components
+
+    if args.json or args.markdown:
+        print((components_as_json if args.json else components_markdown)(args.kind))
+    else:
+        print_components(args.kind)
+
+
+@command(
+    "describe",
+    "dqlab describe noise_schedule vp",
+    option("kind", "e.g. noise_schedule", completer=complete_component),
+    option("name", "e.g. vp", nargs="?", default="", completer=complete_component),
+    PLUGIN,
+)
+def describe(args: argparse.Namespace) -> None:
+    """Describe one component: parameters, gin example, the contract of its kind."""
+    from dqlab.tools.describe import describe
+
+    print(describe(args.kind, args.name))
+
+
+@command("check", "dqlab check mylab", option("name", "entry point, distribution or module", metavar="PLUGIN"), PLUGIN)
+def check_plugin(args: argparse.Namespace) -> bool:
+    """Put every component of an installed plugin through the conformance suite."""
+    from dqlab.tools.conformance.suite import examine
+
+    failed = False
+    try:
+        for kind, name, trouble, skipped in examine(args.name):
+            print(f"{kind} '{name}': {trouble or (f'not checked: {skipped}' if skipped else 'ok')}", flush=True)
+            failed |= bool(trouble)
+    except AssertionError as error:  # it registers nothing
+        print(f"dqlab: {error}", file=sys.stderr)
+        failed = True
+    return failed
+
+
+@command(
+    "new-plugin",
+    "dqlab new-plugin mylab",
+    option("name", "of the package, e.g. mylab or my-lab"),
+    option("--out", "folder to be made; ./NAME by default", type=expanded, metavar="DIR"),
+)
+def new_plugin(args: argparse.Namespace) -> None:
+    """Write a package of your own with a component of each of five kinds, which passes `dqlab check`."""
+    from dqlab.tools.scaffold import write_plugin
+
+    print(write_plugin(args.name, args.out or Path(args.name)))
+
+
+@command("doctor", "dqlab doctor", JSON)
+def doctor(args: argparse.Namespace) -> bool:
+    """Say what works on this machine, and the fix for what does not; exit code 1 if dqlab train could not work."""
+    try:
+        from dqlab.tools.doctor import report_machine
+    except ImportError as error:
+        raise ConfigError(f"dqlab train cannot work here yet: {error}. Fix: {pip_install()}") from error
+    return not report_machine(args.json)

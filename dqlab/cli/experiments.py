@@ -38,7 +38,7 @@ from dqlab.tracking import RunFolder
     setting("--steps", "updates in all", "Training.steps", type=int),
     option("--cell", "one cell of an ablation's file, e.g. --cell N=10", metavar="LABEL"),
     option("--out", "the run's folder; runs/NAME-TIME by default", type=expanded),
-    switch("--resume", "continue the run in --out (or the newest one by default)"),
+    switch("--resume", "continue the run in --out"),
     switch("--profile", "record some 20 updates by torch's profiler: RUN/profile/summary.md, and a Perfetto trace"),
     switch("--quiet", "no progress, no table; warnings go to stderr", "-q"),
 )
@@ -48,10 +48,12 @@ def train(args: argparse.Namespace) -> int:
     from dqlab.runs.run import new_run_folder
     from dqlab.tracking.mlflow.mirror import warn_unsent
 
-    stem = expanded(args.gin[-1]).stem if args.gin else "*"
+    stem = expanded(args.gin[-1]).stem if args.gin else ""
     if args.cell:
         stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
-    folder = args.out or (_unfinished(stem) if args.resume else new_run_folder(stem))
+    if args.resume and not args.out:
+        raise ConfigError("--resume wants the run's folder: --out RUN (`dqlab runs list` shows them).")
+    folder = args.out or new_run_folder(stem)
     stored = not args.gin
     args.gin = args.gin or [_own_config(folder, args.resume)]
     typed = args.set
@@ -99,16 +101,6 @@ def _cell(args: argparse.Namespace) -> list[str]:
     for name in sorted(given & set(cell.bindings)):
         print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
     return cell.as_text()
-
-
-def _unfinished(stem: str) -> Path:
-    """The newest run of that name that can go on."""
-    earlier = Path("runs").glob(f"{stem}-2*/run.json")
-    going = re.compile(r'"state": "(running|interrupted)"')
-    unfinished = sorted(path.parent for path in earlier if going.search(path.read_text(errors="replace")))
-    if not unfinished:
-        raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
-    return unfinished[-1]
 
 
 def _own_config(folder: Path, resume: bool) -> Path:

@@ -10,6 +10,20 @@ from typing import Annotated, Any
 
 from dqlab.errors import ConfigError
 
+PLACES: dict[str, tuple[Any, str]] = {}
+"""What the current configuration binds, by complete name, and how a message about it begins: `x.gin:3: `, `--set `."""
+
+
+def bound_at(parameter: str, value: Any) -> str:
+    """How a message begins about a parameter, `Name.parameter` or shorter, that was bound to a value, or names it."""
+    for name, (bound, place) in PLACES.items():
+        same = bound is value or (isinstance(value, (int, float, str)) and bound == value)
+        named = isinstance(value, str) and isinstance(bound, (tuple, dict)) and value in bound
+        if f".{name}".endswith(f".{parameter}") and (same or named):
+            return place
+    return ""
+
+
 PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
@@ -67,10 +81,12 @@ def check_counts(component: str, least: int = 1, **values: Any) -> None:
     for name, value in values.items():
         wanted = f"at least {least}" if type(value) is int else "of type int"
         if type(value) is not int or value < least:
-            raise ConfigError(f"{component}.{name} must be {wanted}, not {value!r}.")
+            place = bound_at(f"{component}.{name}", value)
+            raise ConfigError(f"{place}{component}.{name} must be {wanted}, not {value!r}.")
 
 
 def check_field(condition: bool, instance: Any, name: str, wanted: str) -> None:
     """Raise a ConfigError that says what a field must be, unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{type(instance).__name__}.{name} must be {wanted}, not {getattr(instance, name)!r}.")
+        whole, value = f"{type(instance).__name__}.{name}", getattr(instance, name)
+        raise ConfigError(f"{bound_at(whole, value)}{whole} must be {wanted}, not {value!r}.")

@@ -1,23 +1,21 @@
 """What gin keeps: the current configuration, what has been read of it, and every configurable.
 
 gin has no public way to list what is bound or read, to look a configurable up, or to let go of one. So this file alone
-uses gin's own variables; tests/config/test_gin_state.py says what would break where another version renames them.
+uses gin's own variables.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from graphlib import CycleError, TopologicalSorter
-from itertools import accumulate
 from typing import Any
 
 import gin
 from gin import config as gin_config
 
-from dqlab.errors import ConfigError, nearest
+from dqlab.config import fields
+from dqlab.errors import nearest
 
 
 def bound_parameters() -> dict[str, Any]:
@@ -119,61 +117,21 @@ def remove_configurable(selector: str) -> None:
         gin_config._INVERSE_REGISTRY.pop(gin_config._REGISTRY.pop(selector).wrapped, None)
 
 
-STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
-"""gin's variables that make up the current configuration."""
+GIN = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
+STATE: Mapping[str, Any] = {**dict.fromkeys(GIN, gin_config), "PLACES": fields}
+"""The variables that make up the current configuration, and their modules."""
 
 
 class OtherConfiguration:
     """Within this, a configuration of its own, empty at first, and as it was left when it is entered again."""
 
     def __init__(self) -> None:
-        self._aside: dict[str, Any] = {name: type(getattr(gin_config, name))() for name in STATE}
+        self._aside: dict[str, Any] = {name: type(getattr(module, name))() for name, module in STATE.items()}
 
     def _exchange(self, *_: object) -> None:
-        for name in STATE:
-            current = getattr(gin_config, name)
-            setattr(gin_config, name, self._aside[name])
+        for name, module in STATE.items():
+            current = getattr(module, name)
+            setattr(module, name, self._aside[name])
             self._aside[name] = current
 
     __enter__ = __exit__ = _exchange
-
-
-def check_calls() -> None:
-    """Raise a ConfigError where a call that the current configuration binds lacks an argument, or is made of itself."""
-    config, graph, left = gin_config._CONFIG, {}, [*gin_config._CONFIG]
-    while left:
-        key = left.pop()
-        if key in graph:
-            continue
-        calls = [*_calls(key)]
-        for name, reference, (_, selector) in calls:
-            # which scope a call is made in is known only then: what any scope binds will do
-            bound = {each for (_, other), given in config.items() if other == selector for each in given}
-            parameters = inspect.signature(reference.configurable.wrapped).parameters.values()
-            named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-            if lacking := [p.name for p in named if p.default is p.empty and p.name not in bound]:
-                add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
-                raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
-        graph[key] = [child for _, _, child in calls]
-        left += graph[key]
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        raise ConfigError(f"{_called(error.args[1][0])} is made of itself: its bindings lead back to it.") from error
-
-
-def _calls(key: tuple[str, str]) -> Iterator[tuple[str, Any, tuple[str, str]]]:
-    """The calls in what is bound of a (scope, complete name): the parameter, gin's reference, and what is called."""
-    scope, selector = key
-    bound = dict(gin_config._CONFIG.get(("", selector), {}))
-    for outer in accumulate(scope.split("/"), "{}/{}".format):  # of a/b: a, then a/b, which overrides
-        bound |= gin_config._CONFIG.get((outer, selector), {})
-    for name, value in bound.items():
-        for reference in gin_config.iterate_references({key: {name: value}}):
-            if reference.evaluate:
-                yield name, reference, ("/".join(reference.scopes) or scope, reference.configurable.selector)
-
-
-def _called(key: tuple[str, str]) -> str:
-    scope, selector = key
-    return f"%{scope}" if selector == "gin.macro" else f"{scope}/{selector.rpartition('.')[2]}".lstrip("/")

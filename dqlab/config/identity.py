@@ -67,7 +67,7 @@ OF_GRIDS = "ablation."
 
 
 def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Lines on where two configurations of a run (of `gin_syntax.parse_bindings`) differ and change its results."""
+    """Lines on where two configurations of a run (of `gin_files.parse_bindings`) differ and change its results."""
     old, new = {**UNSTORED, **before}, {**UNSTORED, **after}
     found = (name for name in sorted({*old, *new} - {*WITHOUT_EFFECT}) if old.get(name) != new.get(name))
     return [f"{name}: {old.get(name, 'unset')!r} before, {new.get(name, 'unset')!r} now" for name in found]

@@ -16,7 +16,7 @@ import gin
 
 from dqlab.config.gin_files import import_plugin
 from dqlab.config.gin_state import configurables, remove_configurable
-from dqlab.config.registry import NameTakenError, Registry, fill_registries
+from dqlab.config.registry import Registry, fill_registries
 from dqlab.errors import ConfigError, message_of, nearest
 from dqlab.files import sha256_of
 
@@ -25,8 +25,8 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
     """Import every installed plugin, then the named modules.
 
     An installed plugin that fails is reported by name and skipped, and nothing of it stays: it must not break what
-    does not use it. So is one that claims a name of dqlab's; of two that claim one name, neither has it. What plugins
-    print goes to stderr. A ConfigError where a named module cannot be imported, or claims a name that is taken.
+    does not use it. So is one that claims a name that dqlab or an earlier one has. What plugins print goes to stderr.
+    A ConfigError where a named module cannot be imported, or claims a name that is taken.
     """
     fill_registries()
     with gin.unlock_config(), redirect_stdout(sys.stderr):
@@ -94,13 +94,6 @@ def _load(point: EntryPoint) -> None:
         print(f"dqlab: warning: plugin '{point.name}' ({point.value}) is skipped: {reason}", file=sys.stderr)
         if os.environ.get("DQLAB_DEBUG"):
             traceback.print_exc()
-        if isinstance(error, NameTakenError):
-            registry = Registry.kinds[error.kind]
-            other = registry.entries.get(error.name)
-            if other and other.package != "dqlab":  # nobody has the name then, in gin files too
-                registry.remove(error.name)
-                said = f"{reason} Until then nobody has it."
-                Registry.contested |= {f"{error.kind}.{each}": said for each in (error.name, other.gin_name) if each}
 
 
 def _package(module: str) -> str:

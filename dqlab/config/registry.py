@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import gin
 
+from dqlab.config.fields import bound_at
 from dqlab.config.gin_state import configurables, remove_configurable
 from dqlab.errors import PACKAGE, ConfigError, nearest, nearest_of_few
 
@@ -58,14 +59,7 @@ class RegistryEntry(Generic[T]):
         return [p for p in found if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-class NameTakenError(ConfigError):
-    """A component claims a name of a kind that another one has."""
-
-    def __init__(self, kind: str, name: str, places: Sequence[str]) -> None:
-        super().__init__(f"The {kind} name '{name}' is taken twice: by {' and by '.join(places)}. Rename one of them.")
-        self.kind, self.name = kind, name
-
-
+OF_PLUGINS = "If a plugin has it: --plugin MODULE."
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -91,8 +85,6 @@ class Registry(Generic[T]):
     """
 
     kinds: ClassVar[dict[str, Registry[Any]]] = {}
-    contested: ClassVar[dict[str, str]] = {}
-    """Names in gin that nobody has, because plugins contest them -> what is said of it."""
 
     def __init__(
         self, kind: str, summary: str, chosen_by: str = "", *, chosen_as: str = "'{}'", arguments: int = 0
@@ -139,12 +131,12 @@ class Registry(Generic[T]):
         self.entries[name] = entry
 
     def entry(self, name: str) -> RegistryEntry[T]:
-        """The component called `name`; a ConfigError with the nearest names where nobody, or more than one, has it."""
+        """The component called `name`; a ConfigError with the nearest names where nobody has it."""
         fill_registries()
         if name not in self.entries:
-            if reason := Registry.contested.get(f"{self.kind}.{name}"):
-                raise ConfigError(reason)
-            raise ConfigError(f"Unknown {self.kind} '{name}'. {nearest_of_few(str(name), self.entries)}")
+            place = bound_at(self.chosen_by.rpartition(".")[2], name)
+            said = f"Unknown {self.kind} '{name}'. {nearest_of_few(str(name), self.entries)} {OF_PLUGINS}"
+            raise ConfigError(f"{place}{said}")
         return self.entries[name]
 
     def get(self, name: str) -> T:
@@ -190,9 +182,8 @@ class Registry(Generic[T]):
         if not (isinstance(name, str) and re.fullmatch(r"[\w./+~-]+", name)):
             raise ConfigError(f"{entry.place}: {name!r} is no name for a {self.kind}: letters, digits and ._+-/~ only.")
         if name in self.entries:
-            raise NameTakenError(self.kind, name, (self.entries[name].place, entry.place))
-        if reason := Registry.contested.get(f"{self.kind}.{name}"):
-            raise ConfigError(reason)
+            said = f"The {self.kind} name '{name}' is taken twice: by {self.entries[name].place} and by {entry.place}"
+            raise ConfigError(f"{said}. Rename one of them.")
         if entry.gin_name and configurables().get(selector, entry.item) is not entry.item:
             first = next((each.place for each in self.entries.values() if each.gin_name == entry.gin_name), "a plugin")
             said = f"The gin name '{selector}' is taken twice: by {first} and by {entry.place}"
@@ -229,8 +220,6 @@ def _caller() -> str:
 
 
 def unknown_name(name: str, mark: str = "") -> str:
-    """What to say of a gin name that nothing has: why it is nobody's, or the nearest ones."""
+    """What to say of a gin name that nothing has."""
     short = {other.rsplit(".", 1)[-1] for other in configurables()}
-    short_name = name.split("/")[-1].split(".")[-1]
-    contested = [reason for other, reason in Registry.contested.items() if other.split(".", 1)[1] == short_name]
-    return "".join(contested[:1]) or f"nothing is called '{mark}{name}'. {nearest(name, short)}"
+    return f"nothing is called '{mark}{name}'. {nearest(name, short)} {OF_PLUGINS}"

@@ -189,13 +189,15 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
 def print_datasets(console: Console) -> None:
     """Print `list_datasets` as a table."""
     places = f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}"
-    columns = [Column(head, overflow="fold", no_wrap=True) for head in ("dataset", "size")]
-    columns += [Column(head, overflow="fold") for head in ("what is there", "can be had from")]
-    table = Table(*columns, title="Datasets", title_justify="left", caption=places, caption_justify="left")
+    heads = ("dataset", "size", "there", "can be had from")
+    columns = [Column(head, overflow="fold", no_wrap=head != "there") for head in heads]
+    options: Any = {"title_justify": "left", "caption_justify": "left"}
+    options |= {"box": None, "collapse_padding": True, "pad_edge": False}  # no name is broken in 80 columns
+    table = Table(*columns, title="Datasets", caption=places, **options)
     for listed in list_datasets().values():
         for item in listed:
             size = "-" if item["size"] is None else in_words(item["size"])
-            servers = ", ".join(str(urlsplit(address).hostname) for address in item["addresses"])
+            servers = "\n".join(str(urlsplit(address).hostname) for address in item["addresses"])
             table.add_row(*map(Text, (item["name"], size, item["note"], servers)))
         table.add_section()
     console.print(table)

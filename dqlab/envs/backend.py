@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dqlab.config.registry import Registry
 from dqlab.envs.physics import Array, physics_laws
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DqlabError, NotFiniteError
+from dqlab.errors import ConfigError, DqlabError, NotFiniteError, pip_install
 from dqlab.machine import cores
 
 
@@ -47,8 +47,7 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
         except DqlabError:
             raise
         except (ImportError, gymnasium.error.Error) as error:
-            wanted = f"'dqlab[{task.extra}]'" if task.extra else "dqlab"
-            raise ConfigError(f"Cannot build {task.env_id}: {error}. Try: pip install {wanted}") from error
+            raise ConfigError(f"Cannot build {task.env_id}: {error}. Try: {pip_install(task.extra)}") from error
         except (Exception, SystemExit) as error:  # somebody's constructor
             raise ConfigError(f"The environment '{name}' cannot be made: it raised {describe_error(error)}.") from error
     check_vectors(name, "observations", env.observation_space, task.state_dim)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from dqlab.config.gin_syntax import parse_bindings, rebind_text
-from dqlab.errors import ConfigError, RunError, first_line, one_line
+from dqlab.config.gin_files import parse_bindings, rebind_text
+from dqlab.errors import ConfigError, RunError, first_line, one_line, pip_install
 from dqlab.files import check_replaceable, new_folder, read_text, write_text
 from dqlab.noise import generator_for
 from dqlab.printing import markdown_table
@@ -98,7 +98,7 @@ def _program(module: PolicyModule, given_noise: bool, form: str, policy: LoadedP
                 return program
             return torch.onnx.export(program, input_names=names, output_names=["action"], dynamo=True, verbose=False)
     except ImportError as error:
-        raise ConfigError(f"ONNX wants packages that are not here ({error}): pip install 'dqlab[export]'.") from error
+        raise ConfigError(f"ONNX wants packages that are not here ({error}): {pip_install('export')}.") from error
     except Exception as error:  # a component, perhaps a plugin's, may do what no program can hold
         name = policy.experiment.algorithm
         raise ConfigError(f"'{name}' with these components cannot be exported: {first_line(error)}") from error

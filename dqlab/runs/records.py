@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dqlab.config import gin_files
+from dqlab.config.gin_files import parse_bindings, rebind_text
 from dqlab.config.gin_state import bound_value
-from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.config.identity import SOURCES, Replica, changed_results
 from dqlab.config.plugins import plugin_sources
 from dqlab.data.sources import absolute_source

@@ -21,7 +21,7 @@ from dqlab.envs import make_env
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.checked_env import describe_error
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, RunError, first_line
+from dqlab.errors import ConfigError, RunError, first_line, pip_install
 from dqlab.files import atomic_path
 from dqlab.machine import run_isolated
 from dqlab.printing import Console
@@ -98,7 +98,8 @@ class VideoRecorder:
 
                 imageio_ffmpeg.get_ffmpeg_exe()
             except (ImportError, RuntimeError) as error:
-                raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
+                advice = f"{pip_install('video')}. A .gif works without."
+                raise ConfigError(f"An .mp4 needs ffmpeg: {advice}") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
         environments, task = evaluator.environments, evaluator.task

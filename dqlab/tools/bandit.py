@@ -15,8 +15,8 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from dqlab.config import gin_files
+from dqlab.config.gin_files import parse_bindings
 from dqlab.config.gin_state import parameters_read
-from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results
 from dqlab.data import load_dataset
 from dqlab.envs.bandit import BANDIT, BEST, MODES, RADIUS, modes_of

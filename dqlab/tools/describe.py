@@ -85,23 +85,32 @@ def components_as_json(kind: str | None) -> str:
 
 
 def print_components(kind: str | None) -> None:
-    """Every component of one kind or of all, with its parameters, defaults and source."""
+    """Every component of one kind, with its parameters, defaults and source; without one, the kinds."""
     console = Console()
-    for registry in registries_of(kind):
-        console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
-        for entry, *others in registry.families():
-            lines = Table.grid(padding=(0, 1))
-            lines.add_column(width=26, no_wrap=True)
-            lines.add_column(overflow="fold")
-            name, text = (f"{len(others) + 1} names", entry.family) if others else (entry.name, entry.summary)
-            lines.add_row(f"  {name}", text)
-            details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
-            given = gin_parameters(registry, entry).items()
-            details += [f"{key}={getattr(value, '__name__', repr(value))}" for key, value in given]
-            such = f"such as {entry.name}: {entry.summary}" if others else ""
-            for line in filter(None, (such, ", ".join(details), entry.source)):
-                lines.add_row("", Text(line, style="dim"))
-            console.print(lines)
+    if kind is None:
+        kinds = Table(box=None, show_header=False)
+        for width in ({"no_wrap": True}, {"justify": "right"}, {}):
+            kinds.add_column(**width)
+        for registry in registries_of(None):
+            kinds.add_row(registry.kind, str(len(registry.names())), registry.summary)
+        console.print(kinds)
+        console.print("\n`dqlab list KIND` shows those of a kind, `dqlab list --json` all of them.")
+        return
+    registry = registry_of(kind)
+    console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
+    for entry, *others in registry.families():
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(width=26, no_wrap=True)
+        lines.add_column(overflow="fold")
+        name, text = (f"{len(others) + 1} names", entry.family) if others else (entry.name, entry.summary)
+        lines.add_row(f"  {name}", text)
+        details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
+        given = gin_parameters(registry, entry).items()
+        details += [f"{key}={getattr(value, '__name__', repr(value))}" for key, value in given]
+        such = f"such as {entry.name}: {entry.summary}" if others else ""
+        for line in filter(None, (such, ", ".join(details), entry.source)):
+            lines.add_row("", Text(line, style="dim"))
+        console.print(lines)
 
 
 PREFACE = """# Components

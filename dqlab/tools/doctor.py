@@ -26,7 +26,7 @@ from dqlab import __version__
 from dqlab.data.download import cache_folder
 from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.tasks import D4RL, tasks
-from dqlab.errors import PACKAGE, masked
+from dqlab.errors import PACKAGE, masked, pip_install
 from dqlab.machine import attempt_command, package_version, run_isolated
 from dqlab.printing import Console
 from dqlab.runs.video import GL_BACKENDS, VARIABLE, gl_trouble
@@ -122,11 +122,11 @@ def packages() -> DoctorFinding:
     try:
         requirements = requirements_of()
     except metadata.PackageNotFoundError:
-        return DoctorFinding(WARNING, f"{here}: a folder, not installed", "pip install -e .")
+        return DoctorFinding(WARNING, f"{here}: a folder, not installed", pip_install())
     lacking, outside = unmet_requirements(requirements)
     if not lacking + outside:
         return DoctorFinding(OK, f"{here}; all {len(requirements)} packages that it requires")
-    fix = "pip install dqlab brings the right ones"
+    fix = f"{pip_install()} brings the right ones"
     return DoctorFinding(BROKEN if lacking else WARNING, f"{here}; {', '.join(lacking + outside)}", fix)
 
 
@@ -292,7 +292,7 @@ def find_extra(name: str, purpose: str) -> DoctorFinding:
     lacking, outside = unmet_requirements(requirements)
     if lacking + outside:
         text = f"{', '.join(lacking + outside)}; {purpose}"
-        return DoctorFinding(MISSING if lacking else WARNING, text, f"pip install 'dqlab[{name}]'")
+        return DoctorFinding(MISSING if lacking else WARNING, text, pip_install(name))
     versions = ", ".join(f"{item.name} {package_version(item.name)}" for item in requirements)
     return DoctorFinding(OK, f"{versions}: {purpose}")
 

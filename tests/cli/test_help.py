@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -23,76 +23,60 @@ def commands(parser: Parser) -> Iterator[Parser]:
         yield from commands(each)
 
 
-ALL = list(commands(build_parser()))
-
-
-@pytest.mark.parametrize("parser", ALL, ids=[parser.prog for parser in ALL])
-def test_every_command_has_examples_that_it_can_read(parser: Parser) -> None:
-    _, _, examples = parser.format_help().partition("examples:\n")
-    lines = [line.strip() for line in examples.splitlines()]
-    assert lines
-    for line in lines:
-        assert line.startswith(parser.prog)
-        build_parser().parse_args(shlex.split(line)[1:])
-
-
-def test_the_help_lists_every_command_in_its_group() -> None:
+def test_every_command_is_listed_and_has_examples_that_it_can_read() -> None:
     parser = build_parser()
     text = parser.format_help()
-    for title in GROUPS:
-        assert f"\n{title}:\n" in text
-    for name, command in parser.commands.items():
-        assert f"  {name:<12}{command.description}" in text
-        for below in command.commands:
-            assert f"\n    {below} " in command.format_help()
+    assert all(f"\n{title}:\n" in text for title in GROUPS)
+    assert all(f"  {name:<12}{command.description}" in text for name, command in parser.commands.items())
+    for command in commands(parser):
+        shown, _, examples = command.format_help().partition("examples:\n")
+        assert all(f"\n    {below} " in shown for below in command.commands)
+        lines = examples.strip().splitlines()
+        assert lines
+        for line in lines:
+            assert line.strip().startswith(command.prog)
+            build_parser().parse_args(shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "said"),
     [
-        ("trian", "dqlab has no command 'trian'. Did you mean `dqlab train`?"),
-        ("evaluate", "Did you mean `dqlab eval`?"),
-        ("data dowload", "dqlab data has no command 'dowload'. Did you mean `dqlab data download`?"),
-        ("convert mine.npz", "Did you mean `dqlab data convert`?"),
+        ("trian", "^dqlab has no command 'trian'. Did you mean `dqlab train`"),
+        ("evaluate", "Did you mean `dqlab eval`"),
+        ("data dowload", "^dqlab data has no command 'dowload'. Did you mean `dqlab data download`"),
+        ("convert mine.npz", "Did you mean `dqlab data convert`"),
+        ("train --steps x", "^argument [^\\n]*`dqlab train --help` shows what it takes.$"),
+        ("export runs/mine", "^the following [^\\n]*`dqlab export --help` shows what it takes.$"),
+        ("train --plugin a b", "^unrecognized [^\\n]*`dqlab train --help` shows what it takes.$"),
     ],
 )
-def test_a_near_miss_names_the_nearest(typed: str, meant: str) -> None:
+def test_a_wrong_command_or_argument_is_one_line(typed: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         build_parser().parse_args(typed.split())
-    assert meant in str(raised.value)
-
-
-@pytest.mark.parametrize("typed", ["train --steps x", "export runs/mine", "eval --episodes", "train --plugin a b"])
-def test_a_wrong_argument_is_one_line(typed: str) -> None:
-    with pytest.raises(
-        ConfigError, match="^(argument|the following|unrecognized)[^\\n]*`dqlab [a-z]+ --help` shows what it takes.$"
-    ):
-        build_parser().parse_args(typed.split())
+    assert re.search(said, str(raised.value))
 
 
 def test_negative_numbers_are_no_options() -> None:
     """By an attribute of argparse's own: without it, this fails."""
     words = ["hopper-medium-v2", "-20.5", "-1e3", "-.5", "-inf"]
     assert build_parser().parse_args(["score", *words]).returns == words[1:]
-    assert hasattr(argparse.ArgumentParser(), "_negative_number_matcher")
 
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("dqlab tra", {"train"}),
-        ("dqlab train --gin gin/quick", {"gin/quickstart.gin"}),
-        ("dqlab ablate --grid mi", {"mine.gin"}),
-        ("dqlab describe noise_sch", {"noise_schedule"}),
-        ("dqlab describe noise_schedule k", {"karras"}),
-        ("dqlab eval ru", {"runs/"}),
+        ("dqlab tra", "train"),
+        ("dqlab train --gin gin/quick", "gin/quickstart.gin"),
+        ("dqlab ablate --grid mi", "mine.gin"),
+        ("dqlab describe noise_schedule k", "karras"),
+        ("dqlab eval ru", "runs/"),
     ],
 )
-def test_what_a_shell_offers(typed: str, offered: set[str], tmp_path: Path) -> None:
+def test_what_a_shell_offers(typed: str, offered: str, tmp_path: Path) -> None:
     pytest.importorskip("argcomplete")
     (tmp_path / "mine.gin").touch()
     (tmp_path / "runs").mkdir()
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": typed, "COMP_POINT": str(len(typed)), "_ARGCOMPLETE_IFS": "\n"}
     env = isolated(tmp_path) | asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "said")}
     subprocess.run([sys.executable, "-m", "dqlab"], cwd=tmp_path, env=env, check=True)
-    assert {word.strip() for word in (tmp_path / "said").read_text().splitlines()} == offered
+    assert (tmp_path / "said").read_text().split() == [offered]

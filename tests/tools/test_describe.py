@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, Run
 
 from dqlab.config import gin_files
-from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.gin_files import parse_bindings
 from dqlab.config.registry import Registry
 from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
@@ -145,12 +145,13 @@ def test_unknown_kinds_and_names_get_the_nearest() -> None:
 
 
 def test_the_doors_print_it(in_process: Run) -> None:
+    assert ["early_stop", "3"] in [line.split()[:2] for line in in_process("list").stdout.splitlines()]
     listed = in_process("list", "early_stop", "--json")
     assert [part["name"] for part in json.loads(listed.stdout)] == ["never", "official", "patience"]
     assert in_process("describe", "noise_schedule", "vp").stdout == describe("noise_schedule", "vp") + "\n"
     assert in_process("describe", "noise_schedule", "vpp").stderr == (
         "dqlab: error: Unknown noise_schedule 'vpp'. Did you mean 'vp'? Known: cosine, exponential, karras, linear, "
-        "listed, sigmoid, sqrt, vp.\n"
+        "listed, sigmoid, sqrt, vp. If a plugin has it: --plugin MODULE.\n"
     )
     text = (ROOT / "docs" / "components.md").read_text()
     assert text == in_process("list", "--markdown").stdout, "docs/components.md is stale: run `make components`"

@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY, Done, Run, refused
 from made_own import ENV_ID, write_data, write_module
 
-from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.gin_files import parse_bindings
 
 SAFE = {"PYTHONSAFEPATH": "1"}
 """As the installed command: Python itself does not look for modules in the current folder."""

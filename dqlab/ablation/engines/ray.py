@@ -23,7 +23,7 @@ from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Mailbox, OnEv
 from dqlab.ablation.engines.ray_tasks import LostAttemptError, fingerprint, run_pack, storage_fault
 from dqlab.config.fields import check_field
 from dqlab.data.download import MINARI_STORE, cache_folder, minari_store
-from dqlab.errors import ConfigError, first_line
+from dqlab.errors import ConfigError, first_line, pip_install
 from dqlab.tracking.run_folder import claim_folder
 
 REACHED_WITHIN = 10.0  # seconds that a cluster has for taking a connection
@@ -67,7 +67,7 @@ class RayEngine(RetryingEngine):
             import ray
             from ray._private.services import canonicalize_bootstrap_address
         except ImportError as error:
-            raise ConfigError("The ray engine needs Ray: pip install 'dqlab[ray]'.") from error
+            raise ConfigError(f"The ray engine needs Ray: {pip_install('ray')}.") from error
         if ray.is_initialized():
             raise ConfigError("This process is connected to Ray already. Call ray.shutdown(); set RayEngine.address.")
         for name, value in SETTINGS.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from dqlab.ablation.engines import base
 from dqlab.ablation.engines.base import engines
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, pip_install
 
 
 @dataclass
@@ -75,7 +75,7 @@ class SlurmEngine(base.RetryingEngine):
 
             executor = submitit.AutoExecutor(mailbox.folder, cluster=self.cluster)
         except ImportError as error:
-            raise ConfigError("The slurm engine needs submitit: pip install 'dqlab[slurm]'.") from error
+            raise ConfigError(f"The slurm engine needs submitit: {pip_install('slurm')}.") from error
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"SlurmEngine: {str(error).rstrip('.?')}. Run this where sbatch and srun are.") from error
         wants = {"name": f"dqlab-{job.id}", "cpus_per_task": job.threads, "gpus_per_node": int(bool(job.gpu_memory))}

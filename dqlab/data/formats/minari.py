@@ -22,7 +22,7 @@ from dqlab.data.formats import base
 from dqlab.data.formats.base import Columns, Format, data_formats
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DataError, first_line, nearest
+from dqlab.errors import ConfigError, DataError, first_line, nearest, pip_install
 
 OBSERVATION = "observation"  # the entry of Dict observations that is read
 FORMAL = {"total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space"}
@@ -77,7 +77,7 @@ def _minari_package() -> Any:
     try:
         import minari
     except ImportError as error:
-        advice = "pip install 'dqlab[minari]' (Python 3.11 or later)"
+        advice = f"{pip_install('minari')} (Python 3.11 or later)"
         raise ConfigError(f"Minari's datasets need the package minari ({error}): {advice}.") from error
     if MINARI_STORE in os.environ:
         os.environ[MINARI_STORE] = str(minari_store())  # minari takes ~ for a folder's name

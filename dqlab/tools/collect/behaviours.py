@@ -20,7 +20,7 @@ from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry
 from dqlab.envs import make_env
 from dqlab.envs.tasks import Task, to_unit
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError, RunError, pip_install
 from dqlab.files import expanded, sha256_of
 from dqlab.tools.collect.episodes import Amount, EpisodeRows
 from dqlab.tracking import RunFolder
@@ -310,5 +310,5 @@ def import_sb3() -> Any:
     try:
         import stable_baselines3
     except ImportError as error:
-        raise ConfigError("Collecting needs stable-baselines3: pip install 'dqlab[collect]'") from error
+        raise ConfigError(f"Collecting needs stable-baselines3: {pip_install('collect')}") from error
     return stable_baselines3

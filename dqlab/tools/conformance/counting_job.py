@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED
-from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.gin_files import parse_bindings
 from dqlab.files import write_text
 from dqlab.tracking.run_folder import Journal, RunFolder
 

@@ -83,7 +83,7 @@ def test_without_the_trainer_nothing_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "stable_baselines3.py").write_text("raise ImportError('not installed')")
     words = [sys.executable, "-m", "dqlab", *command(tmp_path)]
     done = subprocess.run(words, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=600)
-    refused(done, "Collecting needs stable-baselines3: pip install 'dqlab[collect]'")
+    refused(done, "Collecting needs stable-baselines3: pip install ", "[collect]'")
     assert not (tmp_path / "out" / "behaviour").exists()
 
 
