@@ -34,12 +34,15 @@ SHARED = ROOT.parent / "shared" / "data"
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test fetches gigabytes
 for name in [name for name in os.environ if name.startswith("MLFLOW_TRACKING")]:
     del os.environ[name]  # nor writes to anybody's server
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes more for each server
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes that compile start no others
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # read when ray is imported; without it Ray writes one to ~
+for name, value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes more for each server
+    "OMP_NUM_THREADS": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # processes that compile start no others
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": uuid.uuid4().hex,  # read when ray is imported; without it Ray writes one to ~
+}.items():
+    os.environ.setdefault(name, value)
 torch.set_num_threads(1)
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # tests write modules anew within a second, which bytecode does not see,
 compileall.compile_dir(ROOT / "dqlab", quiet=2)  # and hundreds of processes import dqlab
@@ -60,7 +63,6 @@ TINY = [
     "SoftmaxQ.n_candidates=3",
     "Tracking.mlflow=False",
 ]
-
 PERCEPTRONS = (
     *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
     *("DeterministicPolicy", "ValueNetwork", "Perturbation", "LowerBoundEnsemble", "MinimumEnsemble"),
@@ -70,11 +72,9 @@ SMALL = [
     *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
     "DiffusionPolicy.n_timesteps = 2",
     *(f"{flow}.n_steps = 2" for flow in ("OneStepFlowPolicy", "RectifiedFlowPolicy")),
-    "SoftmaxQ.n_candidates = 4",
-    "Argmax.n_candidates = 4",
+    *(f"{selection}.n_candidates = 4" for selection in ("SoftmaxQ", "Argmax")),
     "LowerBoundEnsemble.n_critics = 3",
-    "DTQL.pretrain_steps = 2",
-    "BDPO.pretrain_steps = 2",
+    *(f"{algorithm}.pretrain_steps = 2" for algorithm in ("DTQL", "BDPO")),
     "BDPO.warmup_steps = 1",
     "BDPO.actor_every = 2",
     "BDPO.candidates = 3",
@@ -89,14 +89,11 @@ PLAIN = ["MLPDenoiser.time_dim = 1", *(f"{component}.activation = 'relu'" for co
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need a GPU, or the original stack, skip where there is none."""
-    if lacking := no_legacy():
-        for item in items:
-            if item.get_closest_marker("legacy"):
-                item.add_marker(pytest.mark.skip(reason=lacking))
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+    lacking = {"legacy": no_legacy(), "gpu": "" if torch.cuda.is_available() else "there is no CUDA device"}
+    for item in items:
+        for mark, reason in lacking.items():
+            if reason and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def no_legacy() -> str:
@@ -109,9 +106,10 @@ def no_legacy() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_configuration() -> None:
-    """No test inherits another's configuration."""
+def fresh_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test inherits a configuration; commands of tests that are marked so begin as users' do (`forked.py`)."""
     forget_configuration()
+    monkeypatch.setattr(FORKS, "off", request.node.get_closest_marker("fresh_start") is not None)
 
 
 def forget_configuration() -> None:
@@ -119,12 +117,6 @@ def forget_configuration() -> None:
     gin.clear_config()
     for entry in [entry for entry in tasks if entry.source == SOURCE]:
         tasks.remove(entry.name)
-
-
-@pytest.fixture(autouse=True)
-def fresh_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands of tests that are marked `fresh_start` begin as users' do (`forked.py`)."""
-    monkeypatch.setattr(FORKS, "off", request.node.get_closest_marker("fresh_start") is not None)
 
 
 @pytest.fixture
@@ -147,13 +139,11 @@ def d4rl_file(tmp_path: Path) -> Callable[..., Path]:
             "terminals": np.arange(rows) % 20 == 19,
             "timeouts": np.arange(rows) % 20 == 9,
         }
-        arrays.update(changes)
-        path = tmp_path / "made.hdf5"
-        with h5py.File(path, "w") as file:
-            for name, array in arrays.items():
+        with h5py.File(tmp_path / "made.hdf5", "w") as file:
+            for name, array in {**arrays, **changes}.items():
                 if array is not None:
                     file[name] = array
-        return path
+        return tmp_path / "made.hdf5"
 
     return write
 
@@ -180,10 +170,8 @@ def dqlab(tmp_path: Path) -> Run:
     """Runs the real command line in a process of its own, in an empty folder, without a D4RL cache or a network."""
 
     def run(*args: str, env: dict[str, str] | None = None, timeout: float = 240) -> Done:
-        command = [sys.executable, "-m", "dqlab", *args]
-        return subprocess.run(
-            command, cwd=tmp_path, env=isolated(tmp_path) | (env or {}), capture_output=True, text=True, timeout=timeout
-        )
+        options: dict[str, object] = {"cwd": tmp_path, "env": isolated(tmp_path) | (env or {}), "timeout": timeout}
+        return subprocess.run([sys.executable, "-m", "dqlab", *args], capture_output=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
     return run
 

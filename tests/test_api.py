@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +18,10 @@ import torch
 from conftest import TINY, Run, bindings
 from made_environments import write_odd
 
-import dqlab
+import dqlab as library
 from dqlab.envs import make_env, tasks
 from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError, DqlabError, RunError
 from dqlab.runs.inspection import look_inside
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import Eager
@@ -36,26 +34,20 @@ STANDARDISED = {"load_dataset.standardise_states": True}
 RNG = np.random.default_rng(0)
 
 
-def train(out: Path, gin: str = "quickstart", **options: object) -> dqlab.Run:
-    own = {**SECONDS, **options.pop("set", {})}  # type: ignore[dict-item]
-    return dqlab.train(gin, set=own, out=out, quiet=True, **{"steps": 40, **options})  # type: ignore[arg-type]
+def train(out: Path, *, set: dict[str, Any] | None = None, **options: Any) -> library.Run:
+    return library.train("quickstart", set=SECONDS | (set or {}), out=out, quiet=True, **{"steps": 40, **options})
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> dqlab.Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> library.Run:
     return train(tmp_path_factory.mktemp("run") / "mine", seeds=[0, 1], set=STANDARDISED)
-
-
-def test_importing_it_is_light() -> None:
-    code = "import sys, dqlab; assert 'train' in dir(dqlab); print({'torch', 'numpy', 'gin'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def weights(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(path.glob("seed-*/checkpoints/*.safetensors"))}
 
 
-def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Run) -> None:
+def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab: Run) -> None:
     """Nor what their caller has set; the runs are bit for bit those of commands in processes of their own."""
     gin.parse_config("Training.steps = 7")
     torch.set_num_threads(2)
@@ -64,7 +56,7 @@ def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Run) -> 
         first = train(tmp_path / "first", steps=20, set={"Experiment.precision": "full"})
         policy = first.policy("last")
         before = policy.seed(3)(np.ones(17))
-        dqlab.evaluate(first)
+        library.evaluate(first)
         second = train(tmp_path / "second", steps=20, set={"Experiment.algorithm": "edp"}, seeds=[5])
         assert np.array_equal(policy.seed(3)(np.ones(17)), before)
         assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "high")
@@ -72,15 +64,15 @@ def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Run) -> 
     finally:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("highest")
-    for made, more in ((first, ()), (second, ("Experiment.algorithm='edp'",))):
+    for made, seed, more in ((first, "0", ()), (second, "5", ("Experiment.algorithm='edp'",))):
         alone = tmp_path / "alone" / made.path.name
-        own = ["--gin", "quickstart.gin", "--steps", "20", "--seeds", "5" if more else "0"]
-        done = dqlab_command("train", *own, "-q", "--out", str(alone), *bindings(*more))
+        own = ["--gin", "quickstart.gin", "--steps", "20", "--seeds", seed]
+        done = dqlab("train", *own, "-q", "--out", str(alone), *bindings(*more))
         assert done.returncode == 0, done.stderr
         assert weights(made.path) == weights(alone)
 
 
-def test_what_a_run_says_of_itself(run: dqlab.Run) -> None:
+def test_what_a_run_says_of_itself(run: library.Run) -> None:
     summary, metrics = run.summary, run.metrics()
     assert run.state == "finished"
     assert set(summary["rule"]) == {"last", "offline", "best_online", "mean_last_10"}
@@ -92,18 +84,15 @@ def test_what_a_run_says_of_itself(run: dqlab.Run) -> None:
         run.plot("loss")
 
 
-def test_an_evaluation_repeats_the_recorded_one(run: dqlab.Run) -> None:
+def test_an_evaluation_repeats_the_recorded_one(run: library.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run and of its policies, which close the environments that they have made."""
     for checkpoint, rule in (("last", "last"), ("best", "best_online")):
-        table = dqlab.evaluate(run, checkpoint=checkpoint)
+        table = library.evaluate(run, checkpoint=checkpoint)
         expected = run.summary[run.summary["rule"] == rule].set_index("seed")["return_mean"]
         assert table.groupby("seed")["return"].mean().to_dict() == pytest.approx(expected.to_dict(), abs=1e-12)
         assert len(table) == 4
-        of_policy = dqlab.evaluate(run.policy(checkpoint, seed=1))
+        of_policy = library.evaluate(run.policy(checkpoint, seed=1))
         assert of_policy["return"].tolist() == table[table["seed"] == 1]["return"].tolist()
-    assert len(dqlab.evaluate(run.path, episodes=3, seed=0)) == 3
-
-
-def test_environments_are_closed_when_they_are_done(run: dqlab.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, close = [], GymnasiumEnvironments.close
 
     def note_and_close(self: GymnasiumEnvironments) -> None:
@@ -111,13 +100,13 @@ def test_environments_are_closed_when_they_are_done(run: dqlab.Run, monkeypatch:
         close(self)
 
     monkeypatch.setattr(GymnasiumEnvironments, "close", note_and_close)
-    dqlab.evaluate(run, episodes=2, seed=0)
+    assert len(library.evaluate(run.path, episodes=2, seed=0)) == 2
     run.policy("last", seed=1).evaluate(1)
     look_inside(run.policy("last", seed=0))
     assert closed == [2, 1, 3]
 
 
-def test_a_policy_acts_as_the_evaluator_does(run: dqlab.Run) -> None:
+def test_a_policy_acts_as_the_evaluator_does(run: library.Run) -> None:
     """The same noise: the same returns in environments that it drives."""
     policy = run.policy("last", seed=1)
     stream = SamplerCore(policy.pack, 2, Eager()).noise_stream("evaluation 40")
@@ -132,11 +121,11 @@ def test_a_policy_acts_as_the_evaluator_does(run: dqlab.Run) -> None:
             if terminated or truncated:
                 live.remove(episode)
         time += 1
-    assert returns == dqlab.evaluate(policy)["return"].tolist()
+    assert returns == library.evaluate(policy)["return"].tolist()
 
 
 @pytest.mark.parametrize("count", [1, 64])
-def test_any_number_of_states_of_numpy_and_torch(run: dqlab.Run, count: int) -> None:
+def test_any_number_of_states_of_numpy_and_torch(run: library.Run, count: int) -> None:
     policy = run.policy(seed=0)
     states = RNG.normal(size=(count, 17)).astype(np.float32)
     actions = policy.seed(0)(states)
@@ -150,22 +139,23 @@ def test_any_number_of_states_of_numpy_and_torch(run: dqlab.Run, count: int) -> 
     assert policy.q(states[0], actions[0]) == pytest.approx(values[0], abs=1e-5)
     assert policy(states[0]).shape == (6,)
     assert np.array_equal(policy(states, policy.seed(0).draw(count)), actions)
-    assert policy(states[:0]).shape == (0, 6)
-    assert policy.q(states[:0], actions[:0]).shape == (0,)
-    with pytest.raises(ConfigError, match="The states hold a NaN or infinite number"):
-        policy(np.where(states > 1, np.nan, states))
-    with pytest.raises(ConfigError, match="The states are no numbers: could not convert string to float: 'x'"):
-        policy("x")  # type: ignore[type-var]
+    assert (policy(states[:0]).shape, policy.q(states[:0], actions[:0]).shape) == ((0, 6), (0,))
+    shapes = r"the shape \(17, 1\): walker2d-medium-expert-v2 wants \(17,\) or \(B, 17\)"
+    for wrong, said in (
+        (np.where(states > 1, np.nan, states), "The states hold a NaN or infinite number"),
+        ("x", "The states are no numbers: could not convert string to float: 'x'"),
+        (states[0][:, None], shapes),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            policy(wrong)  # type: ignore[type-var]
     with pytest.raises(ConfigError, match="A policy's seed is an integer >= 0"):
         policy.seed(-1)
-    with pytest.raises(ConfigError, match=r"the shape \(17, 1\): walker2d-medium-expert-v2 wants \(17,\) or \(B, 17\)"):
-        policy(states[0][:, None])
 
 
 def test_actions_and_values_are_in_the_environments_units(tmp_path: Path) -> None:
     """Bounds (-2, 2), and 0.5 alone; the task that a gin file makes is gone at the end."""
     write_odd(tmp_path)
-    made = dqlab.train(tmp_path / "odd.gin", out=tmp_path / "run", quiet=True)
+    made = library.train(tmp_path / "odd.gin", out=tmp_path / "run", quiet=True)
     assert made.facts["task"] not in tasks
     policy = made.policy("last")
     states = RNG.normal(size=(50, 3))
@@ -176,72 +166,69 @@ def test_actions_and_values_are_in_the_environments_units(tmp_path: Path) -> Non
     critic = policy.pack.layouts["critic"].bind(policy.pack.state.targets["critic_target"][0])
     expected = critic(torch.from_numpy(states).float(), torch.from_numpy(unit).float()).amin(dim=0)
     np.testing.assert_allclose(policy.q(states, actions), expected.numpy(), atol=1e-5)
-    table = dqlab.evaluate(policy, env="Odd-v0", episodes=2)
-    assert table["length"].tolist() == [5, 5]
-    assert "score" not in table
+    table = library.evaluate(policy, env="Odd-v0", episodes=2)
+    assert (table["length"].tolist(), "score" in table) == ([5, 5], False)
     for again in (policy, made):
-        pd.testing.assert_frame_equal(dqlab.evaluate(again, env="Odd-v0", episodes=2), table)
-    for env, message in {
-        "Od-v0": "Cannot make the environment 'Od-v0'",
-        "Pendulum-v1": "of width 1; its task says 2",
-    }.items():
-        with pytest.raises(ConfigError, match=message):
-            dqlab.evaluate(policy, env=env)
+        pd.testing.assert_frame_equal(library.evaluate(again, env="Odd-v0", episodes=2), table)
+    for env, said in (
+        ("Od-v0", "Cannot make the environment 'Od-v0'"),
+        ("Pendulum-v1", "of width 1; its task says 2"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            library.evaluate(policy, env=env)
     with pytest.raises(RunError, match="has no seed 9"):
-        dqlab.evaluate(made, env="Odd-v0", seed=9)
+        library.evaluate(made, env="Odd-v0", seed=9)
 
 
-def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tmp_path: Path) -> None:
+def test_policies_by_file_by_replica_and_of_the_official_code(run: library.Run, tmp_path: Path) -> None:
     state = np.ones(17)
     expected = run.policy("last", seed=1).seed(0)(state)
     file = run.path / "seed-1" / "checkpoints" / "step-000000040.safetensors"
     with pytest.raises(RunError, match="has the weights of seed 1, not of seed 0"):
-        dqlab.load_policy(file, seed=0)
-    with pytest.raises(RunError, match="has 2 replicas: name a `seed`"):
-        dqlab.load_policy(run)
+        library.load_policy(file, seed=0)
+    for load in (lambda: library.load_policy(run), run.policy):
+        with pytest.raises(RunError, match="has 2 replicas: name a `seed`"):
+            load()
     for source in (file, run.path / "seed-1"):
-        assert np.array_equal(dqlab.load_policy(source, "last").seed(0)(state), expected)
-    with pytest.raises(RunError, match="has 2 replicas: name a `seed`"):
-        run.policy()
+        assert np.array_equal(library.load_policy(source, "last").seed(0)(state), expected)
     actor, critic = plain.Actor(17, 6, plain.Settings(hidden=16)), plain.Critic(17, 6, 16)
     torch.save(actor.state_dict(), tmp_path / "actor_5.pth")
     torch.save(critic.state_dict(), tmp_path / "critic_5.pth")
     told = {"DiffusionPolicy.n_timesteps": 5, "DiffusionPolicy.schedule": "vp"}
-    policy = dqlab.load_policy(tmp_path, task=TASK, set=told)
+    policy = library.load_policy(tmp_path, task=TASK, set=told)
     action = policy(state)
-    assert policy.q(state, action) == pytest.approx(
-        torch.minimum(*critic(torch.ones(1, 17), torch.from_numpy(action)[None])).item(), abs=1e-5
-    )
+    value = torch.minimum(*critic(torch.ones(1, 17), torch.from_numpy(action)[None])).item()
+    assert policy.q(state, action) == pytest.approx(value, abs=1e-5)
+
+
+def with_set(set: Any) -> Callable[[], object]:
+    return lambda: library.train("quickstart", set=set)
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "said"),
     [
-        (lambda: dqlab.train("quickstrat"), "There is no gin file 'quickstrat'. Did you mean"),
-        (lambda: dqlab.train("quickstart", set={"DiffusionQL.etta": 1.0}), "has no parameter 'etta'"),
-        (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": -1.0}), "DiffusionQL.eta must be"),
-        (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": print}), "DiffusionQL.eta is <built-in"),
-        (lambda: dqlab.train("quickstart", set=["a=1"]), "`set` is a dictionary"),  # type: ignore[arg-type]
-        (
-            lambda: dqlab.train("quickstart", set={"Experiment.action_chunk": 1001}),
-            "action_chunk must be at most 1,000",
-        ),
-        (lambda: dqlab.train("quickstart", set={"eta": 1}), "`set` eta has no effect"),
-        (lambda: dqlab.evaluate("pretrained:walker2d-mini", episodes="a"), "needs at least 1 episode, not 'a'"),  # type: ignore[arg-type]
-        (lambda: dqlab.list_runs("nowhere"), "There is no folder 'nowhere'"),
-        (lambda: dqlab.load_policy("nowhere"), "is not the folder of a dqlab run"),
-        (lambda: dqlab.compare(["nowhere"]), "There is no folder 'nowhere'"),
-        (lambda: dqlab.Ablation("nowhere"), "nowhere"),
+        (lambda: library.train("quickstrat"), "There is no gin file 'quickstrat'. Did you mean"),
+        (with_set({"DiffusionQL.eta": -1.0}), "`set` DiffusionQL.eta must be"),
+        (with_set({"DiffusionQL.eta": print}), "DiffusionQL.eta is <built-in"),
+        (with_set(["a=1"]), "`set` is a dictionary"),
+        (with_set({"Experiment.action_chunk": 1001}), "action_chunk must be at most 1,000"),
+        (with_set({"eta": 1}), "`set` eta has no effect"),
+        (lambda: library.evaluate("pretrained:walker2d-mini", episodes="a"), "needs at least 1 episode, not 'a'"),  # type: ignore[arg-type]
+        (lambda: library.list_runs("nowhere"), "There is no folder 'nowhere'"),
+        (lambda: library.load_policy("nowhere"), "is not the folder of a dqlab run"),
+        (lambda: library.compare(["nowhere"]), "There is no folder 'nowhere'"),
+        (lambda: library.Ablation("nowhere"), "nowhere"),
     ],
 )
-def test_mistakes_are_exceptions_of_one_line(call: Callable[[], object], says: str) -> None:
-    with pytest.raises(dqlab.errors.DqlabError) as caught:
+def test_mistakes_are_exceptions_of_one_line(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(DqlabError) as caught:
         call()
-    assert says in str(caught.value)
+    assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, run: dqlab.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(tmp_path: Path, run: library.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook's stop button, in the first evaluation."""
     reset, before = GymnasiumEnvironments.reset, signal.getsignal(signal.SIGINT)
 
@@ -253,39 +240,30 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, run: dqlab.Run, monkeypatch:
     monkeypatch.setattr(GymnasiumEnvironments, "reset", press_stop)
     with pytest.raises(KeyboardInterrupt, match=r"resume\(\) continues"):
         train(tmp_path / "stopped", seeds=[0, 1], set=STANDARDISED)
-    stopped = dqlab.Run(tmp_path / "stopped")
-    assert stopped.state == "interrupted"
-    assert signal.getsignal(signal.SIGINT) is before
+    stopped = library.Run(tmp_path / "stopped")
+    assert (stopped.state, signal.getsignal(signal.SIGINT)) == ("interrupted", before)
     assert weights(stopped.resume(quiet=True).path) == weights(run.path)
     with pytest.raises(RunError, match="there is nothing to resume"):
         stopped.resume()
 
 
-def test_a_grid_its_table_and_what_is_compared_and_listed(tmp_path: Path, run: dqlab.Run) -> None:
+def test_a_grid_its_table_and_what_is_compared_and_listed(tmp_path: Path, run: library.Run) -> None:
     (tmp_path / "two.gin").write_text("Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}\nGrid.base = 'eta=1.0'\n")
-    own = {**SECONDS, "Report.reps": 100}
-    grid = dqlab.ablate(
-        tmp_path / "two.gin", "quickstart", set=own, seeds=[0], steps=20, out=tmp_path / "g", quiet=True
-    )
+    own = {"set": {**SECONDS, "Report.reps": 100}, "seeds": [0], "steps": 20}
+    grid = library.ablate(tmp_path / "two.gin", "quickstart", out=tmp_path / "g", quiet=True, **own)  # type: ignore[arg-type]
     assert grid.report.read_text().startswith("<!DOCTYPE html>")
     assert set(grid.table()["label"]) == {"eta=0.5", "eta=1.0"}
     assert set(grid.scores()["state"]) == {"finished"}
     assert grid.plot("best").axes[0].get_xlabel().startswith("interquartile mean score")
     with pytest.warns(UserWarning, match="fewer than 5 seeds"):
-        compared = dqlab.compare([run, grid], rules=["last"])
+        compared = library.compare([run, grid], rules=["last"])
     row = compared[(compared["group"] == "A") & (compared["rule"] == "last")].iloc[0]
     assert row["mean"] == pytest.approx(run.summary[run.summary["rule"] == "last"]["score_mean"].mean())
     assert set(compared.attrs["different"]) == {"A", "B", "C"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        listed = dqlab.list_runs(tmp_path)
-    assert sorted(listed["cell"]) == ["eta=0.5", "eta=1.0"]
-    assert set(listed["state"]) == {"finished"}
-
-
-@pytest.fixture
-def dqlab_command(dqlab: Run) -> Run:
-    return dqlab
+        listed = library.list_runs(tmp_path)
+    assert (sorted(listed["cell"]), set(listed["state"])) == (["eta=0.5", "eta=1.0"], {"finished"})
 
 
 def test_a_compiled_policy_acts_as_it_does_otherwise(tmp_path: Path) -> None:
@@ -294,11 +272,9 @@ def test_a_compiled_policy_acts_as_it_does_otherwise(tmp_path: Path) -> None:
     So does another policy, which finds in the cache what was compiled for the first one.
     """
     small = {"MLPDenoiser.depth": 1, "MLPDenoiser.activation": "relu", "TwinCritic.depth": 1, **STANDARDISED}
-    odd = dqlab.train(write_odd(tmp_path), set=small, seeds=[0, 1], out=tmp_path / "run", quiet=True)
+    odd = library.train(write_odd(tmp_path), set=small, seeds=[0, 1], out=tmp_path / "run", quiet=True)
     for seed, counts in ((0, (1, 7)), (1, (7,))):
-        policy, compiled = (
-            dqlab.load_policy(odd.path, "last", seed=seed, compiled=compiles) for compiles in (False, True)
-        )
+        policy, compiled = (library.load_policy(odd.path, "last", seed=seed, compiled=way) for way in (False, True))
         for count in counts:
             states = RNG.normal(size=(count, 3)).astype(np.float32)
             noise = policy.draw(count)

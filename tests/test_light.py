@@ -8,11 +8,10 @@ from pathlib import Path
 
 from conftest import ROOT, bindings
 
-HEAVY = ("mlflow", "gymnasium", "mujoco", "matplotlib", "ray", "h5py", "safetensors", "rich", "pandas", "pydantic")
-HEAVY += ("stable_baselines3",)
-
 CORE = """
 import sys
+
+HEAVY = "mlflow gymnasium mujoco matplotlib ray h5py safetensors rich pandas pydantic stable_baselines3".split()
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -33,18 +32,12 @@ pack = build_pack(experiment)
 noise = make_noise(pack.algorithm.update_noise(pack.dims, 8))
 info = pack.update(make_batch(pack.dims, 8), noise)
 assert all(torch.isfinite(value).all() for value in info.values())
-print("trained", not set(HEAVY) & set(sys.modules))
+assert not set(HEAVY) & set(sys.modules)
 """
-
-
-def test_core_with_torch_numpy_and_gin_only() -> None:
-    code = f"HEAVY = {HEAVY!r}\n{CORE}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "trained True", done.stderr
-
-
 HELP = """
 import contextlib, os, sys
+import dqlab
+assert "train" in dir(dqlab) and not {"torch", "numpy", "gin"} & set(sys.modules)
 import dqlab.cli
 for given, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
     os.environ.pop("OMP_WAIT_POLICY", None)
@@ -55,26 +48,28 @@ for given, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
     assert os.environ["OMP_WAIT_POLICY"] == wanted
 assert "torch" not in sys.modules
 """
+EAGER = """
+import sys
+from dqlab.cli import main
+assert main(["train", "--gin", "gin/quickstart.gin", "--out", sys.argv[1], *sys.argv[2:]]) == 0
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def run(code: str, *args: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_core_with_torch_numpy_and_gin_only() -> None:
+    run(CORE)
 
 
 def test_help_imports_no_torch_and_idle_threads_will_sleep() -> None:
     """The command line says so before PyTorch, and OpenMP with it, is loaded, unless the environment says otherwise."""
-    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-EAGER = """
-import sys
-from dqlab.cli import main
-status = main(["train", "--gin", "gin/quickstart.gin", "--out", sys.argv[1], *sys.argv[2:]])
-print("imported" if "torch._dynamo" in sys.modules else "left alone")
-sys.exit(status)
-"""
+    run(HELP)
 
 
 def test_a_run_that_compiles_nothing_does_not_import_the_compiler(tmp_path: Path) -> None:
     """Up to its last update: a second or two of its start."""
-    args = [str(tmp_path / "run"), "--steps", "20", *bindings("Training.execution=eager")]
-    command = [sys.executable, "-c", EAGER, *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "left alone", done.stdout + done.stderr
+    run(EAGER, str(tmp_path / "run"), "--steps", "20", *bindings("Training.execution=eager"))

@@ -45,14 +45,9 @@ def shown(cell: Any) -> list[str]:
     return [*kinds, *(output["name"] for output in outputs if output["output_type"] == "stream")]
 
 
-def test_all_of_them_are_tried() -> None:
-    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(BUDGETS)
-
-
-@pytest.mark.parametrize("name", BUDGETS)
+@pytest.mark.parametrize("name", sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
 def test_a_notebook_runs_as_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    trial = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    stored, trial = (nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4) for _ in range(2))
     (parameters,) = (cell for cell in trial.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source = BUDGETS[name]
     fresh_store(tmp_path)
