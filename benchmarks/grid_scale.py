@@ -60,7 +60,7 @@ def register_engine() -> None:
 
 def write_pack(folder: Path) -> None:
     """The files of a finished pack, with made-up numbers."""
-    from dqlab.config.gin_syntax import parse_bindings
+    from dqlab.config.gin_files import parse_bindings
 
     replicas = parse_bindings((folder / "pack.gin").read_text())["Experiment.replicas"]
     for name, facts in replicas.items():

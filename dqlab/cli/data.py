@@ -9,20 +9,7 @@ import sys
 from pathlib import Path
 
 from dqlab.cli import parser
-from dqlab.cli.parser import (
-    GIN,
-    JSON,
-    PLUGIN,
-    SET,
-    Command,
-    bindings_of,
-    command,
-    complete_component,
-    one_of,
-    option,
-    setting,
-    switch,
-)
+from dqlab.cli.parser import GIN, JSON, PLUGIN, SET, Command, command, option, setting, switch
 from dqlab.errors import ConfigError, DqlabError, message_of, pip_install
 from dqlab.files import expanded
 
@@ -122,7 +109,7 @@ def collect(args: argparse.Namespace) -> None:
 
     if not args.gin:
         raise ConfigError("Name a gin file, for example --gin gin/collect/random.gin (dqlab collect --help).")
-    parser.load_configuration(args, bindings_of(args))
+    parser.load_configuration(args, parser.bindings_of(args))
     for place in Collection().run(args.out, typed=args.set):
         print(place)
 
@@ -183,8 +170,8 @@ DATA = Command("data", "List, fetch, check, describe and convert datasets.", com
 @command(
     "list",
     "dqlab list noise_schedule",
-    option("kind", "e.g. noise_schedule; the kinds by default", nargs="?", completer=complete_component),
-    one_of(JSON, switch("--markdown", "tables of dqlab's own components: docs/components.md")),
+    option("kind", "e.g. noise_schedule; the kinds by default", nargs="?", completer=parser.complete_component),
+    parser.one_of(JSON, switch("--markdown", "tables of dqlab's own components: docs/components.md")),
     PLUGIN,
 )
 def list_components(args: argparse.Namespace) -> None:
@@ -200,8 +187,8 @@ def list_components(args: argparse.Namespace) -> None:
 @command(
     "describe",
     "dqlab describe noise_schedule vp",
-    option("kind", "e.g. noise_schedule", completer=complete_component),
-    option("name", "e.g. vp", nargs="?", default="", completer=complete_component),
+    option("kind", "e.g. noise_schedule", completer=parser.complete_component),
+    option("name", "e.g. vp", nargs="?", default="", completer=parser.complete_component),
     PLUGIN,
 )
 def describe(args: argparse.Namespace) -> None:

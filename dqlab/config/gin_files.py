@@ -18,15 +18,8 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from dqlab.config import fields
-from dqlab.config.gin_state import (
-    complete_name,
-    configurables,
-    matching_selectors,
-    plain_value,
-    shortest_name,
-    without_effect,
-)
+from dqlab.config import fields, gin_state
+from dqlab.config.gin_state import complete_name, configurables, matching_selectors, plain_value, shortest_name
 from dqlab.config.identity import RETIRED
 from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest, odd_character
@@ -133,13 +126,13 @@ def operative_text(loaded: LoadedConfig) -> str:
 def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> None:
     """A ConfigError where the command line binds what is none of the `known`: the results would be other ones."""
     for name in (name for binding in bindings for name in bound_names(binding)):
-        if said := without_effect(name, known, READ_HERE):
+        if said := gin_state.without_effect(name, known, READ_HERE):
             raise ConfigError(f"--set {said}")
 
 
 def unread_warnings(loaded: LoadedConfig, known: Collection[str]) -> list[str]:
     """Warnings of what the user's own gin files bind and nothing reads; of grids and recipes, which others read."""
-    said = {name: without_effect(name, known, ("ablation.", "collection.", READ_HERE)) for name in loaded.own}
+    said = {name: gin_state.without_effect(name, known, ("ablation.", "collection.", READ_HERE)) for name in loaded.own}
     return [f"{place}: {said[name]}" for name, place in loaded.own.items() if said[name]]
 
 
