@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, Run, isolated, refused
 
-from dqlab.errors import lacks_memory
+from dqlab.errors import lacks_memory, pip_install
 
 QUICK = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "-q", "--steps", "20"]
 MINI = ROOT / "dqlab" / "data" / "embedded" / "walker2d-medium-expert-mini.hdf5"
@@ -84,6 +84,12 @@ def test_devices_that_dqlab_does_not_compute_on(in_process: Run, tmp_path: Path,
     done = in_process(*QUICK, "--out", "run", "--device", device, "--set", *TINY)
     refused(done, f"--device {device}: dqlab computes on cpu and cuda, or cuda:N")
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_an_extra_is_installed_from_where_dqlab_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert pip_install("ray") == f"pip install -e '{ROOT}[ray]'"
+    monkeypatch.setattr("dqlab.errors.PACKAGE", tmp_path / "dqlab")
+    assert (pip_install("ray"), pip_install()) == ("pip install 'dqlab[ray]'", "pip install 'dqlab'")
 
 
 NO_MEMORY = [

@@ -18,8 +18,7 @@ from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
 from dqlab.tracking.run_folder import RunFolder
 
-A_RUN = "folder of a run, or of a grid"
-RUN = option("run", A_RUN, type=expanded, metavar="RUN")
+RUN = option("run", "folder of a run, or of a grid", type=expanded, metavar="RUN")
 
 
 @command("list", "dqlab runs list", option("folder", "runs by default", nargs="?", type=expanded, default=Path("runs")))
@@ -67,9 +66,9 @@ def _state(path: Path) -> str:
     from dqlab.tracking.folders import read_facts
 
     state = str(read_facts(path).get("state", "running"))
-    with suppress(OSError):  # somebody else's, whose lock cannot be opened
-        in_use = any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
-        return "killed" if state == "running" and not in_use else state
+    if state == "running":
+        with suppress(OSError):  # somebody else's, whose lock cannot be opened
+            return state if any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*"))) else "killed"
     return state
 
 
@@ -110,14 +109,14 @@ def _show(args: argparse.Namespace) -> None:
     console.print(f"{path}", soft_wrap=True)
     console.print(table)
     if not is_grid(path):
-        console.print(_scores(path, facts))
+        console.print((_curves if about["state"] == "running" else _scores)(RunFolder(path), facts))
 
 
-def _scores(path: Path, facts: Mapping[str, Any]) -> Any:
+def _scores(folder: RunFolder, facts: Mapping[str, Any]) -> Any:
     """The table that the run ended with, of the replicas that have finished; curves where none has."""
     from dqlab.tracking.display import summary_table
 
-    folder, failed, summaries = RunFolder(path), {}, {}
+    failed, summaries = {}, {}
     for replica in folder.replicas():
         if known := folder.failure(replica):
             failed[replica.title] = known.get("step") or 0

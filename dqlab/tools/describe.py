@@ -99,16 +99,20 @@ def print_components(kind: str | None) -> None:
     registry = registry_of(kind)
     console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
     for entry, *others in registry.families():
+        name, text = entry.name, entry.summary
+        if others:
+            name, text = entry.family, f"{len(others) + 1} names, such as {entry.name}: {entry.summary}"
+        if len(name) > 24:  # a line of its own
+            console.print(f"  {name}", soft_wrap=True)
+            name = ""
         lines = Table.grid(padding=(0, 1))
         lines.add_column(width=26, no_wrap=True)
         lines.add_column(overflow="fold")
-        name, text = (f"{len(others) + 1} names", entry.family) if others else (entry.name, entry.summary)
         lines.add_row(f"  {name}", text)
         details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
         given = gin_parameters(registry, entry).items()
         details += [f"{key}={getattr(value, '__name__', repr(value))}" for key, value in given]
-        such = f"such as {entry.name}: {entry.summary}" if others else ""
-        for line in filter(None, (such, ", ".join(details), entry.source)):
+        for line in filter(None, (", ".join(details), entry.source)):
             lines.add_row("", Text(line, style="dim"))
         console.print(lines)
 

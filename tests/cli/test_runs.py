@@ -70,7 +70,6 @@ def add_score(run: Path, step: int, score: float) -> None:
 def test_curves_of_a_run_under_way(tmp_path: Path, in_process: Run) -> None:
     """At most 32 of the values, the last one among them."""
     run = write_run(tmp_path / "mine", state="running")
-    (run / "seed-0" / "summary.json").unlink()
     for number in range(101):
         add_score(run, 6000 + 10 * number, 12.5 + number)
     with claim_folder(run):

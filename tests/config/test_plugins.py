@@ -101,33 +101,28 @@ def test_a_docstring_is_a_components_own() -> None:
     assert (entry.docstring, entry.summary, entry.module) == ("", "", __name__)
 
 
-def test_a_run_with_an_installed_plugin_can_be_evaluated(dqlab: Run, tmp_path: Path) -> None:
-    """No import line in its config.gin: the entry point alone must do, for training and for eval."""
-    env = install(tmp_path, "good_plugin", schedule("flat"))
-    trained = dqlab(*QUICK, "--out", "run", *bindings("DiffusionPolicy.schedule=flat", "flat.beta=0.2"), env=env)
-    assert trained.returncode == 0, trained.stderr
-    assert "import good_plugin" not in (tmp_path / "run" / "config.gin").read_text()
-    evaluated = dqlab("eval", "run", env=env)
-    assert evaluated.returncode == 0, evaluated.stderr
-
-
-def test_a_ten_line_plugin(dqlab: Run, in_process: Run, here: Path) -> None:
-    """By --plugin and by an import line; its parameters are strict too; the stored config knows it."""
-    (here / "my_plugin.py").write_text(schedule("flat"))
-    env = {"PYTHONPATH": f"{here}:{ROOT}"}
-    args = [*QUICK, *bindings("DiffusionPolicy.schedule=flat", "flat.beta=0.2")]
-    done = dqlab(*args, "--plugin", "my_plugin", "--out", "run", env=env)
-    assert done.returncode == 0, done.stderr
-    stored = (here / "run" / "config.gin").read_text()
-    assert stored.startswith("import my_plugin")
+@pytest.mark.parametrize("named", [["--plugin", "my_plugin"], []], ids=["named", "installed"])
+def test_a_ten_line_plugin(dqlab: Run, tmp_path: Path, named: list[str]) -> None:
+    """By --plugin, which the stored config knows, or by its entry point alone; for training, eval and a resume."""
+    (tmp_path / "my_plugin.py").write_text(schedule("flat"))
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"} if named else install(tmp_path, "my_plugin", schedule("flat"))
+    args = [*QUICK, *named, "--out", "run", *bindings("DiffusionPolicy.schedule=flat", "flat.beta=0.2")]
+    trained, evaluated = dqlab(*args, env=env), dqlab("eval", "run", env=env)
+    assert (trained.returncode, evaluated.returncode) == (0, 0), trained.stderr + evaluated.stderr
+    stored = (tmp_path / "run" / "config.gin").read_text()
+    assert stored.startswith("import my_plugin") == bool(named)
     assert "flat.beta = 0.2" in stored
-    assert dqlab("eval", "run", env=env).returncode == 0
-    facts = here / "run" / "run.json"
+    facts = tmp_path / "run" / "run.json"
     facts.write_text(facts.read_text().replace('"finished"', '"interrupted"'))
-    (here / "my_plugin.py").write_text(schedule("flat").replace("(n_timesteps,), beta", "(n_timesteps,), beta / 2"))
-    again = dqlab(*args, "--plugin", "my_plugin", "--out", "run", "--resume", env=env)
+    (tmp_path / "my_plugin.py").write_text(schedule("flat").replace("(n_timesteps,), beta", "(n_timesteps,), beta / 2"))
+    again = dqlab(*args, "--resume", env=env)
     assert (again.returncode, "my_plugin has changed since the run began" in again.stderr) == (0, True), again.stderr
-    refused(in_process(*args, "--out", "other"), "flat", "If a plugin has it: --plugin MODULE")
+
+
+def test_an_import_line_in_a_gin_file(in_process: Run, here: Path) -> None:
+    """Without it, or --plugin, the name is unknown; its parameters are strict, too."""
+    (here / "my_plugin.py").write_text(schedule("flat"))
+    refused(in_process(*QUICK, *bindings("DiffusionPolicy.schedule=flat")), "'flat'", "has it: --plugin MODULE")
     (here / "mine.gin").write_text(f"import my_plugin\ninclude '{QUICK[2]}'\nflat.betta = 0.1\n")
     refused(in_process("train", "--gin", "mine.gin"), "mine.gin:3: 'flat' has no parameter 'betta'")
 

@@ -67,8 +67,11 @@ def test_a_gin_example_has_defaults_and_examples_but_nothing_that_the_caller_giv
 
 
 def test_a_family_is_a_line_in_lists_and_all_its_names_in_json(in_process: Run) -> None:
-    listed = " ".join(in_process("list", "task").stdout.split())
-    assert "48 names cube-(single|double|triple|quadruple)-(play|noisy)" in listed
+    shown = in_process("list", "task", env={"COLUMNS": "80"}).stdout
+    listed = " ".join(shown.split())
+    assert "\n  cube-(single|double|triple|quadruple)-(play|noisy)" in shown
+    assert "48 names, such as cube-" in listed
+    assert "\n  mujoco-inverteddoublependulum-expert-v0\n" in shown, "no name is cut"
     assert listed.count("cube-") < 6
     names = [part["name"] for part in json.loads(in_process("list", "task", "--json").stdout)]
     assert len([name for name in names if name.startswith("cube-single-play-singletask")]) == 6
