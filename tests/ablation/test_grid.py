@@ -78,7 +78,7 @@ def test_a_cell_is_trained_by_its_label(in_process: Run, tmp_path: Path) -> None
         ("", ("--reuse", "nowhere"), "nowhere is not the folder of a grid"),
         ("", ("--tasks", "walker2d"), "Unknown task 'walker2d'."),
         ("Grid.axes = {'a': {'Experiment.seeds': ((0,), (1,))}}", (), "Use Grid.seeds."),
-        ("DiffusionPolicy.denoiser = 'mpl'", (), f"Cell 'eta=0.5' on {WALKER}: Unknown denoiser 'mpl'"),
+        ("DiffusionPolicy.denoiser = 'mpl'", (), f"Cell 'eta=0.5' on {WALKER}: made.gin:4: Unknown denoiser 'mpl'"),
     ],
 )
 def test_the_command_line_tells_it_in_one_line(
