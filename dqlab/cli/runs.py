@@ -1,11 +1,13 @@
-"""`dqlab runs`: what there is, how it goes, tags and notes; and MLflow: `dqlab sync`, `dqlab ui`."""
+"""`dqlab runs`: what there is, how it goes, tags, notes, what to delete; and MLflow: `dqlab sync`, `dqlab ui`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,9 +18,11 @@ from typing import Any
 from dqlab.cli.parser import Command, command, option, switch
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
-from dqlab.tracking.run_folder import RunFolder
+from dqlab.machine import in_words
+from dqlab.tracking.run_folder import RunFolder, claim_folder
 
-RUN = option("run", "folder of a run, or of a grid", type=expanded, metavar="RUN")
+A_RUN = "folder of a run, or of a grid"
+RUN = option("run", A_RUN, type=expanded, metavar="RUN")
 
 
 @command("list", "dqlab runs list", option("folder", "runs by default", nargs="?", type=expanded, default=Path("runs")))
@@ -66,15 +70,19 @@ def _state(path: Path) -> str:
     from dqlab.tracking.folders import read_facts
 
     state = str(read_facts(path).get("state", "running"))
-    if state == "running":
-        with suppress(OSError):  # somebody else's, whose lock cannot be opened
-            return state if any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*"))) else "killed"
+    with suppress(OSError):  # somebody else's, whose lock cannot be opened
+        return "killed" if state == "running" and not _in_use(path) else state
     return state
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a process has a run, a grid, or one of a grid's packs."""
+    return any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
 
 
 @command("show", "dqlab runs show runs/mine", RUN)
 def _show(args: argparse.Namespace) -> None:
-    """Show a run's facts, and its scores, or its curves so far."""
+    """Show a run's facts and scores."""
     from rich.table import Table
 
     from dqlab.printing import Console
@@ -109,35 +117,62 @@ def _show(args: argparse.Namespace) -> None:
     console.print(f"{path}", soft_wrap=True)
     console.print(table)
     if not is_grid(path):
-        console.print((_curves if about["state"] == "running" else _scores)(RunFolder(path), facts))
+        console.print(_scores(path, facts))
 
 
-def _scores(folder: RunFolder, facts: Mapping[str, Any]) -> Any:
-    """The table that the run ended with, of the replicas that have finished; curves where none has."""
+def _scores(path: Path, facts: Mapping[str, Any]) -> Any:
+    """The table that the run ended with, of the replicas that have finished."""
     from dqlab.tracking.display import summary_table
 
-    failed, summaries = {}, {}
+    folder, failed, summaries = RunFolder(path), {}, {}
     for replica in folder.replicas():
         if known := folder.failure(replica):
             failed[replica.title] = known.get("step") or 0
         elif (folder.replica(replica.name) / "summary.json").exists():
             summaries[replica.title] = folder.summary(replica)
     if not (summaries or failed):
-        return _curves(folder, facts)
+        return f"No scores yet: dqlab runs tail {path}"
     data = {"score_mean": math.nan, "return_mean": math.nan, **facts["data"]}  # not in records of earlier versions
     return summary_table(summaries, data, facts["caveat"], failed, facts.get("scored", True))
 
 
-def _curves(run: RunFolder, facts: Mapping[str, Any]) -> Any:
+@command(
+    "tail",
+    "dqlab runs tail runs/mine",
+    option("run", "folder of a run, or of a grid's pack", type=expanded, metavar="RUN"),
+    option("--every", "between two looks; 2 by default", type=float, default=2.0, metavar="SECONDS"),
+)
+def _tail(args: argparse.Namespace) -> None:
+    """Show a run's curves until it ends."""
+    from rich.live import Live
+
+    from dqlab.printing import Console
+
+    if not 0.1 <= args.every <= 3600:
+        raise ConfigError(f"--every is {args.every:g}: between 0.1 and 3600 seconds.")
+    run, over, console = RunFolder(args.run), False, Console()
+    run.facts()
+    with Live(console=console, auto_refresh=False) as live:
+        while not over:
+            over = _state(args.run) != "running"
+            live.update(_curves(run), refresh=True)
+            time.sleep(0.0 if over else args.every)
+    if not console.is_terminal:
+        console.line()
+
+
+def _curves(run: RunFolder) -> Any:
     """Scores and losses so far, a line a replica and metric."""
     from rich.table import Table
 
     from dqlab.tracking.folders import logged_metrics
 
+    facts: Mapping[str, Any] = run.facts()
     known = logged_metrics(run)
     steps = facts.get("parameters", {}).get("Training.steps")
     done = f"{int(known['step'].max()) if len(known) else 0:,}{f' of {steps:,}' if steps else ''}"
-    table = Table(box=None, title=f"step {done}", title_justify="left")
+    options: Any = {"title_justify": "left", "caption": facts["caveat"], "caption_justify": "left"}
+    table = Table(box=None, title=f"{run.path}: {_state(run.path)}, step {done}", **options)
     for column in ("replica", "metric", "so far", "now"):
         table.add_column(column, justify="right" if column == "now" else "left", overflow="fold")
     score = "score/mean" if facts.get("scored", True) else "eval/return_mean"
@@ -215,8 +250,47 @@ def _write_notes(path: Path, **changed: Any) -> None:
         print(f"For MLflow to have it: dqlab sync {path}")
 
 
-OF_RUNS = (_list, _show, _tag, _note)
-RUNS = Command("runs", "List runs and grids, show, tag and annotate them.", commands=OF_RUNS)
+@command(
+    "rm",
+    "dqlab runs rm runs/a runs/b --yes",
+    option("runs", A_RUN, nargs="+", type=expanded, metavar="RUN"),
+    switch("--yes", "do not ask"),
+)
+def _rm(args: argparse.Namespace) -> None:
+    """Delete runs, or grids as a whole."""
+    from dqlab.tracking.mlflow.mirror import is_tracked
+
+    for path in args.runs:
+        _check_own(path)
+        _check_unused(path)
+    for path in args.runs:
+        if not (args.yes or _agreed(path)):
+            print(f"{path} is kept.")
+            continue
+        _check_unused(path)  # the question may have stood for hours
+        tracked = is_tracked(path)
+        with claim_folder(path):
+            shutil.rmtree(path)
+        print(f"{path} is deleted.{' What MLflow has of it stays there.' if tracked else ''}")
+
+
+def _check_unused(path: Path) -> None:
+    if _in_use(path):
+        raise RunError(f"{path} is in use: a process trains in it. Stop that one first.")
+
+
+def _agreed(path: Path) -> bool:
+    files = [file for file in path.rglob("*") if file.is_file()]
+    size = in_words(sum(file.lstat().st_size for file in files))
+    try:
+        answer = input(f"Delete {path} ({_state(path)}; {len(files)} files, {size})? [y/N] ")
+    except EOFError as error:
+        raise RunError(f"Nobody has answered: {path} is kept. --yes deletes without asking.") from error
+    return answer.strip().lower() in ("y", "yes")
+
+
+OF_RUNS = (_list, _show, _tail, _tag, _note, _rm)
+RUNS = Command("runs", "List runs and grids, follow, tag, annotate and delete them.", commands=OF_RUNS)
 
 
 @command(

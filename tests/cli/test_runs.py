@@ -1,18 +1,21 @@
-"""`dqlab runs`: a list in 80 columns, curves of a run under way, tags and notes to MLflow."""
+"""`dqlab runs`: a list in 80 columns, curves of a run under way, tags and notes to MLflow, what is not deleted."""
 
 from __future__ import annotations
 
 import json
-import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from conftest import Run, refused
+from conftest import Run, isolated, refused
 from made_folders import write_grid, write_run
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
-from dqlab.tracking.run_folder import claim_folder
+from dqlab.cli.runs import BARS, WIDTH, sparkline
+from dqlab.tracking.run_folder import RunFolder, claim_folder
 
 GRID = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)
 NARROW = {"COLUMNS": "80"}
@@ -44,22 +47,30 @@ def test_the_list_has_runs_and_grids_and_fits(runs: Path, in_process: Run) -> No
     assert "* not D4RL" in done.stdout
 
 
-def test_folders_without_runs_and_with_one(tmp_path: Path, in_process: Run) -> None:
+def test_a_folder_without_runs(tmp_path: Path, in_process: Run) -> None:
     assert in_process("runs", "list", ".").stdout == "There are no runs in '.'.\n"
     assert "There is no folder 'runs'." in in_process("runs", "list").stderr
+
+
+def test_a_folder_with_one_run(tmp_path: Path, in_process: Run) -> None:
     write_run(tmp_path / "only")
     assert in_process("runs", "list", ".").stdout.splitlines()[1].split() == ["only", "finished", "50.0*"]
 
 
 def test_what_a_run_and_a_grid_are(runs: Path, in_process: Run) -> None:
-    in_process("runs", "note", f"runs/{LONG}", "as it was")
-    shown = in_process("runs", "show", f"runs/{LONG}").stdout
+    name = f"runs/{LONG}"
+    in_process("runs", "note", name, "as it was")
+    shown = in_process("runs", "show", name).stdout
     for text in ("finished", "diffusion_ql", "digest of wa", "torch 2.13.0", "as it was", "best-online", "not D4RL"):
         assert text in shown
+    assert "No scores yet" not in shown
     assert "N: 2, 5" in in_process("runs", "show", "runs/steps").stdout
-    (runs / "killed" / "seed-0" / "summary.json").unlink()
+    assert "its runs lie in packs/" in in_process("runs", "tail", "runs/steps").stderr
+
+
+def test_a_damaged_journal_has_no_curves(runs: Path, in_process: Run) -> None:
     (runs / "killed" / "seed-0" / "metrics.jsonl").write_text("{]\n")
-    refused(in_process("runs", "show", "runs/killed"), "runs/killed/seed-0/metrics.jsonl is damaged")
+    refused(in_process("runs", "tail", "runs/killed"), "runs/killed/seed-0/metrics.jsonl is damaged")
 
 
 def add_score(run: Path, step: int, score: float) -> None:
@@ -67,16 +78,35 @@ def add_score(run: Path, step: int, score: float) -> None:
         journal.write(json.dumps({"step": step, "time": 1e9, "metrics": {"score/mean": score}}) + "\n")
 
 
-def test_curves_of_a_run_under_way(tmp_path: Path, in_process: Run) -> None:
-    """At most 32 of the values, the last one among them."""
+def test_curves_of_a_run_under_way(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine", state="running")
-    for number in range(101):
-        add_score(run, 6000 + 10 * number, 12.5 + number)
-    with claim_folder(run):
-        shown = in_process("runs", "show", "mine").stdout
-    assert re.search(r"state +running", shown)
-    assert "step 7,000" in shown
-    assert re.search("[^▁-█]▁[▁-█]{30}█ +112.5", shown)
+    add_score(run, 6000, 12.25)
+    with claim_folder(run), (tmp_path / "said").open("w") as said:
+        command = [sys.executable, "-m", "dqlab", "runs", "tail", "mine", "--every", "0.1"]
+        env = isolated(tmp_path) | {"FORCE_COLOR": "1", "TERM": "xterm"}
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said)
+        wait_for(tmp_path / "said", "mine: running, step 6,000", "12.25")
+        add_score(run, 7000, 23.5)
+        wait_for(tmp_path / "said", "step 7,000", "▁█", "23.5")
+        assert process.poll() is None
+        RunFolder(run).write_facts(state="finished")
+    assert process.wait(60) == 0
+    assert "mine: finished" in (tmp_path / "said").read_text()
+
+
+def wait_for(path: Path, *texts: str) -> None:
+    deadline = time.monotonic() + 120
+    while not all(text in path.read_text() for text in texts):
+        assert time.monotonic() < deadline, path.read_text()
+        time.sleep(0.1)
+
+
+def test_curves_of_a_line() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([3.0, float("nan")]) == BARS[0]
+    rising = sparkline(range(1000))
+    assert (len(rising), rising[0], rising[-1]) == (WIDTH, BARS[0], BARS[-1])
+    assert list(rising) == sorted(rising)
 
 
 def test_tags_and_the_note_go_to_mlflow_and_away(runs: Path, in_process: Run) -> None:
@@ -102,12 +132,45 @@ def test_tags_and_the_note_go_to_mlflow_and_away(runs: Path, in_process: Run) ->
     assert stored() == [{"tag.baseline": "", "mlflow.note.content": ""}] * 3
 
 
-def test_what_is_refused(runs: Path, in_process: Run) -> None:
-    for args, said in (
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
         (["tag", "runs/steps", "a/b"], "a tag's name has letters, digits"),
         (["tag", "runs/steps", "gone", "--remove"], "has no tag 'gone'. It has none."),
         (["tag", "runs/steps/packs/00000000", "x"], "is a part of a grid. Name the grid:"),
         (["note", "runs", "x"], "runs is not the folder of a dqlab run or grid"),
-    ):
-        refused(in_process("runs", *args), said)
+        (["rm", "runs/killed", "runs/steps/packs/00000000", "--yes"], "is a part of a grid"),
+        (["rm", "runs/killed", "runs/nowhere", "--yes"], "runs/nowhere is not the folder of a dqlab run or grid"),
+        (["tail", "runs/killed", "--every", "0"], "--every is 0: between 0.1 and 3600 seconds."),
+    ],
+)
+def test_what_is_refused(runs: Path, in_process: Run, args: list[str], says: str) -> None:
+    refused(in_process("runs", *args), says)
+    assert (runs / "killed").exists()
     assert not (runs / "steps" / "notes.json").exists()
+
+
+def test_what_is_deleted(runs: Path, in_process: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim_folder(runs / "steps" / "packs" / "00000000"):
+        assert "runs/steps is in use" in in_process("runs", "rm", "runs/killed", "runs/steps", "--yes").stderr
+    asked: list[str] = []
+
+    def answer(text: str) -> None:
+        monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or text)  # type: ignore[func-returns-value]
+
+    answer("")
+    assert in_process("runs", "rm", "runs/steps").stdout == "runs/steps is kept.\n"
+    answer("y")
+    assert in_process("runs", "rm", "runs/steps").stdout == "runs/steps is deleted.\n"
+    assert "Delete runs/steps (finished; " in asked[-1]
+    assert sorted(path.name for path in runs.iterdir()) == ["killed", LONG]
+
+
+def test_nobody_answers(runs: Path) -> None:
+    command = [sys.executable, "-m", "dqlab", "runs", "rm"]
+    options = {"cwd": runs.parent, "env": isolated(runs.parent), "capture_output": True, "text": True}
+    done = subprocess.run([*command, "runs/killed", "--yes"], **options)  # type: ignore[call-overload]
+    assert (done.returncode, done.stdout) == (0, "runs/killed is deleted.\n")
+    kept = subprocess.run([*command, "runs/steps"], stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+    assert (kept.returncode, "--yes deletes without asking" in kept.stderr) == (2, True)
+    assert (runs / "steps").exists()
