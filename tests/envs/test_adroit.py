@@ -76,7 +76,7 @@ def test_a_state_that_was_read_can_be_set(name: str) -> None:
 @pytest.mark.parametrize("name", ["door", "relocate"])
 def test_fingers_in_a_table_need_the_correction(name: str) -> None:
     """The test above can fail: with the installed MuJoCo's own contacts the same steps differ."""
-    from dqlab.envs.deep_contacts import Stepper
+    from dqlab.envs.robots import Stepper
 
     recorded, base = golden(name), make_env(tasks.get(f"{name}-human-v1")).unwrapped
     base._stepper = Stepper(base.model, base.data, np.zeros(base.model.ngeom))

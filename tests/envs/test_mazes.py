@@ -20,9 +20,8 @@ from golden_steps import golden, replay
 from dqlab.config import gin_files
 from dqlab.config.gin_state import operative_parameters
 from dqlab.envs import make_env, tasks
-from dqlab.envs.antmaze.maze import GOAL, MAZES, WALL
 from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.envs.maze2d import LAYOUTS
+from dqlab.envs.mazes import GOAL, LAYOUTS, MAZES, WALL
 
 TASKS = {maze: tasks.get(f"antmaze-{maze}{kind}-v0") for maze, kind in zip(MAZES, ("", "-play", "-play"), strict=True)}
 

@@ -31,8 +31,8 @@ from dqlab.envs.custom import describe_environment
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
 from dqlab.runs import evaluate_run, video
+from dqlab.runs.evaluate import GIF_FPS, VideoRecorder, choose_gl, drawn_env, picture_of, write_video
 from dqlab.runs.load_policy import load_policies
-from dqlab.runs.video import GIF_FPS, VideoRecorder, choose_gl, drawn_env, picture_of, write_video
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 from dqlab.training import Evaluator, Pack

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.envs import make_env
-from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, SCALE, START, GoalLaw, Maze, draw_goal
 from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
+from dqlab.envs.mazes import FREE, GOAL, MAZES, SCALE, START, GoalLaw, Maze, draw_goal
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.tools.conformance.made import UncheckedError, check_same, check_shape, unchecked

@@ -1,4 +1,4 @@
-"""D4RL's three mazes, as its tasks evaluate in them, where goals are drawn, and the models of an ant in them."""
+"""D4RL's mazes, as its tasks evaluate in them, where goals are drawn, and the model of an ant in one."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class Maze:
 DRAWINGS: Mapping[str, Mapping[str, list[str]]] = json.loads((files("dqlab.envs") / "mazes.json").read_text())
 MAZES = {name: Maze(tuple(rows)) for name, rows in DRAWINGS["antmaze"].items()}
 """The mazes of antmaze-{umaze,medium,large}-*-v0, by the name that the task's name has."""
+LAYOUTS = {**MAZES, **{name: Maze(tuple(rows)) for name, rows in DRAWINGS["maze2d"].items()}}
+"""Those of maze2d-*; episodes start in any free cell. A cell has 1 m there; x grows with rows, y with columns."""
 
 
 RandomSource = Generator | RandomState
@@ -117,7 +119,7 @@ def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
     for cell in maze.cells(WALL):
         place = {"name": "wall_{}_{}".format(*cell), "pos": _numbers(*maze.centre(cell), HEIGHT / 2)}
         SubElement(world, "geom", {**box, **place, "contype": "1", "conaffinity": "1"})
-    SubElement(root, "size", nuser_geom="1")  # how deep contacts with a geom can be (`deep_contacts.py`)
+    SubElement(root, "size", nuser_geom="1")  # how deep contacts with a geom can be (`robots.py`)
     root.find("asset/texture[@name='texplane']").attrib.update(rgb1="0.55 0.55 0.55", rgb2="0.5 0.5 0.5")
     root.find("asset/material[@name='MatPlane']").set("reflectance", "0")
     last = len(maze.rows) - 1, len(maze.rows[0]) - 1
