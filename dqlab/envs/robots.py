@@ -70,7 +70,7 @@ class Stepper:
 
     def _correct(self, model: Any, data: Any) -> None:
         # MuJoCo calls back with another Python object for the same model: its private `_address` in C tells which one
-        # it is; if it went, tests/envs/test_mazes.py's ants in walls would fail
+        # it is; if it went, tests/envs/test_recordings.py's ants in walls would fail
         if model._address != self._model._address or not data.ncon:
             return
         pairs = data.contact.geom
