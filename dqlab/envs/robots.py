@@ -16,7 +16,7 @@ from gymnasium.envs.mujoco.ant_v4 import AntEnv
 from gymnasium.envs.mujoco.ant_v5 import AntEnv as NewerAntEnv
 
 from dqlab.envs import mazes
-from dqlab.envs.mazes import CAMERA, GOAL_RADIUS, GOAL_SITE, LAYOUTS, MAZES, TORQUE, ant_maze_xml, draw_goal, goal_laws
+from dqlab.envs.mazes import CAMERA, GOAL_LAWS, GOAL_RADIUS, GOAL_SITE, LAYOUTS, MAZES, TORQUE, ant_maze_xml, draw_goal
 from dqlab.envs.physics import Array, CompiledModelEnv
 
 SUSPECT = 0.5  # share of the smallest radius: where no substep begins or ends with a deeper contact, none is capped
@@ -119,7 +119,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
 
     Args:
         maze: `umaze`, `medium` or `large`.
-        goal_law: when a goal is drawn, a name from its registry.
+        goal_law: when a goal is drawn, a name of `GOAL_LAWS`.
         rendering: of `MujocoEnv`, such as `render_mode`; by default the camera is above the maze.
 
     Attributes:
@@ -129,7 +129,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     metadata: ClassVar[dict[str, Any]] = {**NewerAntEnv.metadata, "render_fps": 10}  # with its release's list of modes
 
     def __init__(self, maze: str = "umaze", goal_law: str = "per_environment", **rendering: Any) -> None:
-        self.maze, self._draws = MAZES[maze], goal_laws.get(goal_law)
+        self.maze, self._per_episode = MAZES[maze], GOAL_LAWS[goal_law]
         self.goal: Array | None = None
         self._group: int | None = None
         states = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
@@ -152,10 +152,12 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         qpos = self.init_qpos + self.np_random.uniform(-START_NOISE, START_NOISE, self.model.nq)
         qvel = self.init_qvel + START_NOISE * self.np_random.standard_normal(self.model.nv)
         mujoco.mj_normalizeQuat(self.model, qpos)  # MuJoCo 2.1.0 did whenever it computed positions
-        rng = self._draws(self.np_random, self._group, self.goal is not None)
-        if rng is not None:
-            self.goal = draw_goal(self.maze, rng)
-            self.model.site(GOAL_SITE).pos[:2] = self.goal
+        if self._group is not None and not self._per_episode:
+            # what D4RL draws from, where a program seeds NumPy with that number
+            self.goal = draw_goal(self.maze, np.random.RandomState(self._group))
+        elif self.goal is None or self._per_episode:
+            self.goal = draw_goal(self.maze, self.np_random)
+        self.model.site(GOAL_SITE).pos[:2] = self.goal
         self.set_state(qpos, qvel)
         return np.asarray(self.state_vector())
 

@@ -15,7 +15,8 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import operative_parameters
 from dqlab.envs import make_env, tasks
 from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.envs.mazes import GOAL, LAYOUTS, MAZES, WALL
+from dqlab.envs.mazes import FREE, GOAL, LAYOUTS, MAZES, SCALE, START, WALL, draw_goal
+from dqlab.errors import ConfigError
 
 TASKS = {maze: tasks.get(f"antmaze-{maze}{kind}-v0") for maze, kind in zip(MAZES, ("", "-play", "-play"), strict=True)}
 
@@ -80,6 +81,16 @@ def test_without_a_group_an_environment_keeps_its_goal_unless_gin_chooses_the_ot
     assert len(set(goals_of(env, 1, 2, 3))) == 3
     assert goals_of(env, 1, group=5) == goals_of(env, 1, group=6)
     assert operative_parameters()["envs.AntMaze.goal_law"] == "per_episode"
+    gin_files.load_gin([], ["AntMaze.goal_law=per_day"])
+    with pytest.raises(ConfigError, match="goal_law must be 'per_environment' or 'per_episode', not 'per_day'"):
+        make_env(TASKS["umaze"])
+
+
+@pytest.mark.parametrize("maze", MAZES)
+def test_goals_lie_where_one_can_walk(maze: str) -> None:
+    free = np.array([MAZES[maze].centre(cell) for cell in MAZES[maze].cells(FREE + START + GOAL)])
+    goals = np.array([draw_goal(MAZES[maze], np.random.default_rng(seed)) for seed in range(50)])
+    assert np.abs(goals[:, None] - free).max(axis=-1).min(axis=-1).max() <= SCALE / 2
 
 
 @pytest.mark.parametrize(("share", "reward"), [(1 - 1e-9, 1.0), (1 + 1e-9, 0.0)])

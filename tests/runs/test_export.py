@@ -89,6 +89,7 @@ def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, *args], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("[[")
     card = (out / "README.md").read_text()
+    assert "**Its data and its scores: not D4RL.**" in card
     assert all(rule in card for rule in ("last", "offline", "best-online", "mean-last-10", odd.facts["data"]["digest"]))
     assert json.loads((out / "policy.json").read_text())["noise"]["chain_start"] == [3, "B", 2]
     assert out / "policy.onnx" in files
@@ -134,6 +135,8 @@ def test_the_command_the_hub_and_what_is_refused(
     ):
         refused(in_process("export", *args), says)
     assert not (tmp_path / "new").exists()
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors is no checkpoint: name a run's folder, or a file in"):
+        library.load_policy(odd.path / "checkpoint.safetensors")
     assert (tmp_path / "again" / "policy.pt2").exists()
 
 
