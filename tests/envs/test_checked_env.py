@@ -13,6 +13,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from dqlab.envs import make_env, tasks
+from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.errors import ConfigError, EnvError, NotFiniteError
@@ -65,6 +66,10 @@ def test_actions_are_the_spaces_own(space: Box, wanted: Any) -> None:
     assert all(space.contains(action) for action in got), got
     np.testing.assert_allclose(got[:2], wanted, rtol=1e-6)
     np.testing.assert_allclose(got[4:6], wanted, rtol=1e-6)
+    bare = checked_env(gymnasium.make("guarded/Made-v0", action=space), 2)  # in its own units
+    bare.reset(seed=0)
+    bare.step(space.high.astype(np.float64) + 0.4)
+    assert space.contains(bare.unwrapped.got[0]), bare.unwrapped.got
 
 
 def test_unit_actions_there_and_back() -> None:

@@ -49,6 +49,7 @@ def test_files_of_d4rl() -> None:
     assert sum(bool(hugging_face_address(task.file)) for task in known) == 24
     assert sum(task.counted for task in known) == 9
     for task in known:
+        assert (task.score(task.min_score), task.score(task.max_score)) == (0.0, pytest.approx(100.0))
         if task.robot in ("walker2d", "hopper", "halfcheetah", "ant"):
             quality = task.name.removeprefix(f"{task.robot}-").removesuffix("-v2").replace("-", "_")
             assert task.file == f"gym_mujoco_v2/{task.robot}_{quality}-v2.hdf5"

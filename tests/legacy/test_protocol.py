@@ -1,4 +1,4 @@
-"""The real worker: exact numbers, seeds that reach D4RL's environments, mistakes answered, deaths told."""
+"""The real worker: exact numbers, mistakes answered, deaths told; seeds, goals and ends: test_side_by_side.py."""
 
 from __future__ import annotations
 
@@ -39,33 +39,6 @@ def test_numbers_arrive_as_they_are(worker: Worker) -> None:
     state = {"qpos": numbers[:6], "qvel": numbers[6:]}
     worker.ask("set_state", which=[0], states=[state])
     assert worker.ask("get_state", which=[0])["states"] == [state]
-
-
-@pytest.mark.parametrize("task", ["walker2d-medium-v2", "antmaze-umaze-v0", "pen-human-v1", "kitchen-complete-v0"])
-def test_seeds_reach_the_environment(worker: Worker, task: str) -> None:
-    """D4RL's wrapper keeps `seed` from walker2d and its kin; the worker seeds what is inside."""
-    worker.ask("make", task=task, count=3)
-    first, again, other = worker.ask("reset", seeds=[5, 5, 6], groups=[0, 0, 0])["observations"]
-    assert first == again != other
-    assert worker.ask("reset", seeds=[6], groups=[0])["observations"] == [other]
-
-
-def test_a_group_shares_antmazes_goal(worker: Worker) -> None:
-    goals = []
-    worker.ask("make", task="antmaze-large-play-v0", count=3)
-    for seeds, groups in (([1, 2, 3], [7, 7, 8]), ([4, 5, 6], [8, 7, 8])):
-        worker.ask("reset", seeds=seeds, groups=groups)
-        goals += [state["goal"] for state in worker.ask("get_state", which=[0, 1, 2])["states"]]
-    assert goals[0] == goals[1] != goals[2]
-    assert goals[3:] == [goals[2], goals[0], goals[2]]
-
-
-def test_an_episode_ends_by_its_limit(worker: Worker) -> None:
-    worker.ask("make", task="antmaze-umaze-v0", count=1)
-    worker.ask("reset", seeds=[0], groups=[0])
-    over = [worker.ask("step", which=[0], actions=[[0.0] * 8]) for _ in range(700)]
-    assert [answer["over"][0] for answer in over] == [False] * 699 + [True]
-    assert not over[-1]["terminated"][0]
 
 
 MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
