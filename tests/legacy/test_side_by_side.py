@@ -6,6 +6,8 @@ And the backend `d4rl` in evaluations: what the other one gives, from the comman
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from both_stacks import D4RLStack, EnvironmentStack, GymnasiumStack, State, physical, state_of
-from conftest import Run, bindings
+from conftest import ROOT, Run, bindings, isolated
 from fidelity import linear_policy, many_steps, one_step, returns_in_both, shared_environments
 from scipy.stats import ks_2samp
 
@@ -213,3 +215,24 @@ def test_a_run_is_trained_and_evaluated_with_it(dqlab: Run, tmp_path: Path) -> N
     assert "physics mujoco210" in tables[1]
     figures = [[line for line in table.splitlines() if "seed" in line] for table in tables]
     assert figures[0] == figures[1] != []
+
+
+def make_page(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "fidelity.py"), *args]
+    return subprocess.run(command, cwd=folder, env=isolated(folder), capture_output=True, text=True, timeout=500)
+
+
+def test_the_page_of_one_environment(tmp_path: Path) -> None:
+    """`make fidelity`: it says what was measured, of both stacks."""
+    done = make_page(tmp_path, "--robot", "hopper", "--episodes", "2", "--out", "page.md")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "page.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| hopper")]
+    lines = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    errors, earned = ({cells[1]: cells for cells in some} for some in (lines[:3], lines[3:]))
+    assert float(errors["gymnasium, mujoco210"][3]) < 1e-12
+    assert float(errors["gymnasium, modern"][3]) > 1e-3
+    assert float(earned["gymnasium, mujoco210"][-1]) < 1e-9
+    assert "mujoco 2.1.0" in text
+    unknown = make_page(tmp_path, "--robot", "hoper", "--out", "other.md")
+    assert (unknown.returncode, "Did you mean 'hopper'" in unknown.stderr) == (2, True)
