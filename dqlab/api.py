@@ -26,8 +26,7 @@ from dqlab.analysis.results import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.plugins import load_plugins
-from dqlab.envs.caveats import score_or_return
-from dqlab.errors import ConfigError, RunError, StoppedError, in_python, nearest
+from dqlab.errors import ConfigError, RunError, StoppedError, in_python, nearest, score_or_return
 from dqlab.files import expanded
 from dqlab.machine import interrupts_as_event
 from dqlab.printing import Console

@@ -50,7 +50,7 @@ gymnasium.register("Odd-v0", Odd, max_episode_steps=5)
 '''
 
 
-def write_odd(folder: Path) -> Path:
+def write_odd(folder: Path, *more: str) -> Path:
     """The module odd.py, odd.npz, and odd.gin, which trains 40 updates on it with evaluations after 20 and 40."""
     rng, rows = np.random.default_rng(0), 60
     (folder / "odd.py").write_text(ODD)
@@ -75,6 +75,7 @@ def write_odd(folder: Path) -> Path:
         "Training.steps = 40",
         "Training.execution = 'eager'",
         "DiffusionPolicy.n_timesteps = 2",
+        *more,
     ]
     (folder / "odd.gin").write_text("\n".join(lines))
     return folder / "odd.gin"

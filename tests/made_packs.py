@@ -13,7 +13,7 @@ from ray_cluster import until
 import dqlab
 from dqlab.config import gin_files
 from dqlab.runs import train
-from dqlab.runs.records import TrainingResult
+from dqlab.runs.run import TrainingResult
 from dqlab.training import checkpoint
 
 BREAKING = {"DiffusionQL.learning_rate": 1e30, "DiffusionQL.grad_norm": 0.0}

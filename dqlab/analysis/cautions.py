@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from dqlab.analysis.results import GridResults, Report
-from dqlab.envs.caveats import UNSCORED, score_or_return
-from dqlab.errors import MANY
+from dqlab.errors import MANY, UNSCORED, score_or_return
 from dqlab.printing import counted
 from dqlab.tracking.selection_rules import SELECTION_RULES
 

@@ -21,8 +21,7 @@ from dqlab.analysis.report.tables import ReportTable, latex_table, rich_table, t
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.results import Report
 from dqlab.analysis.statistics import BOUNDS, aggregates_of, tidy_rows
-from dqlab.envs.caveats import score_or_return
-from dqlab.errors import ConfigError, nearest
+from dqlab.errors import ConfigError, nearest, score_or_return
 from dqlab.printing import Console, counted
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.selection_rules import SELECTION_RULES

@@ -13,8 +13,8 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
-from dqlab.envs.deep_contacts import Stepper
 from dqlab.envs.physics import Array, CompiledModelEnv, round_radii
+from dqlab.envs.robots import Stepper
 
 with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other environments
     from gymnasium_robotics.envs.adroit_hand.adroit_door import AdroitHandDoorEnv

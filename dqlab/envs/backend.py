@@ -23,7 +23,7 @@ from dqlab.machine import cores
 
 
 def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
-    """The task's Gymnasium environment, with an episode limit and the chosen physics, checked (`envs/checked_env.py`).
+    """The task's Gymnasium environment, with an episode limit and the chosen physics, checked (`envs/boxed.py`).
 
     Args:
         task: a benchmark's, or the user's.
@@ -36,7 +36,7 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
     """
     import gymnasium
 
-    from dqlab.envs.checked_env import CheckedEnv, check_vectors, describe_error
+    from dqlab.envs.boxed import CheckedEnv, check_vectors, describe_error
 
     law = physics_laws.get(physics)
     given, name = {**task.arguments(), **arguments}, task.environment

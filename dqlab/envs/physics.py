@@ -107,7 +107,7 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
         model.body_mass *= scale
         model.body_inertia *= scale
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE  # its boxes stay in the inertial frames as compiled
-    if model.nuser_geom:  # room to note how deep MuJoCo 2.1.0 lets contacts with boxes be (`deep_contacts.py`)
+    if model.nuser_geom:  # room to note how deep MuJoCo 2.1.0 lets contacts with boxes be (`robots.py`)
         model.geom_user[:, 0] = round_radii(model)
     mujoco.mj_setConst(model, mujoco.MjData(model))
 

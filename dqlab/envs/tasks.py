@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from dqlab.config.registry import Registry
-from dqlab.envs.antmaze.maze import AntMaze
-from dqlab.envs.caveats import SUCCESS, UNSCORED
+from dqlab.envs.mazes import AntMaze
 from dqlab.envs.physics import Array, Body
+from dqlab.errors import SUCCESS, UNSCORED
 
 
 @dataclass(frozen=True)

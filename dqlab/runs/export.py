@@ -50,8 +50,6 @@ def export_policy(
     Raises:
         RunError: there is no such policy, or the folder is something else. ConfigError: it cannot be exported: why.
     """
-    if form not in FORMATS:
-        raise ConfigError(f"There is no format '{form}'. Known: {', '.join(FORMATS)}.")
     if push and not push.startswith(HUB):
         raise ConfigError(f"--push wants {HUB}USER/REPO, not '{push}'.")
     check_replaceable(out, *OLDER)
@@ -168,7 +166,7 @@ def model_card(policy: LoadedPolicy, facts: dict[str, Any], suffix: str) -> str:
     facts, chunk = {"physics": "", **facts}, policy.experiment.action_chunk
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     played = f"\nActions are {chunk} in a row, to be played before it is asked again." if chunk > 1 else ""
-    caveat = f"\n**{facts['caveat']}**\n" if facts["caveat"] else ""
+    caveat = f"\n**Its data and its scores: {facts['caveat']}.**\n" if facts["caveat"] else ""
     summary, scores = policy.source.folder.replica(policy.replica.name) / "summary.json", "The run has not finished."
     if summary.exists():
         rows, selection = [], read_record(summary, dict[str, Any])["selection"]

@@ -162,8 +162,8 @@ def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, lis
     if (path / EXPORTED).exists():
         path = path / read_record(path / EXPORTED, ExportRecord)["weights"]
     if path.is_file():  # RUN/replica/checkpoints/step-N.safetensors
-        if path.suffix != ".safetensors":
-            raise RunError(f"{path} is no checkpoint: name a run's folder, or a .safetensors file in it.")
+        if path.suffix != ".safetensors" or path.absolute().parent.name != "checkpoints":
+            raise RunError(f"{path} is no checkpoint: name a run's folder, or a file in its REPLICA/checkpoints.")
         return RunFolder(path.absolute().parents[2]), [path]
     own = not (path / "run.json").exists() and (path.absolute().parent / "run.json").exists()  # RUN/replica
     folder = RunFolder(path.absolute().parent if own else path)

@@ -31,8 +31,6 @@ ACTOR: Rules = [
     (re.compile(r"^(?:model\.)?(mid_layer\.\d+|final_layer)\."), r"\1."),
 ]
 CRITIC: Rules = [(re.compile(r"^q1_model\."), "members.0.layers."), (re.compile(r"^q2_model\."), "members.1.layers.")]
-WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
-"""What DataParallel and torch.compile put before the names of what they wrap."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def _tensors(path: Path) -> Weights:
         raise RunError(f"{path} {said}. Copy it anew; nothing in a file is run.") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise RunError(f"{path} holds no state dict (names of weights, each with its tensor).")
-    found = {WRAPPERS.sub("", str(name)): value.detach() for name, value in held.items()}
+    found = {str(name): value.detach() for name, value in held.items()}
     for name, value in found.items():
         if value.layout != torch.strided or not value.is_floating_point() or not bool(value.isfinite().all()):
             raise RunError(f"{path}: {printable_name(name)} is no array of finite floating-point numbers.")

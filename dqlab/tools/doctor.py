@@ -29,7 +29,7 @@ from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked, pip_install
 from dqlab.machine import attempt_command, package_version, run_isolated
 from dqlab.printing import Console
-from dqlab.runs.video import GL_BACKENDS, VARIABLE, gl_trouble
+from dqlab.runs.evaluate import GL_BACKENDS, VARIABLE, gl_trouble
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 from dqlab.training.execution.program import cpp_compiler, missing_for_triton
 

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.envs.caveats import SUCCESS
+from dqlab.errors import SUCCESS
 from dqlab.files import atomic_path
 from dqlab.printing import Console
 from dqlab.tracking.selection_rules import rule_name

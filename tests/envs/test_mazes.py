@@ -1,28 +1,22 @@
-"""AntMaze and Maze2D against D4RL 1.1 on genuine MuJoCo 2.1.0: dynamics, walls, starts, goals, rewards, real D4RL rows.
-
-`golden/maze2d-medium*.npz`: 40 steps into a wall, and what D4RL's environments give after a reset with seed 5.
-"""
+"""AntMaze and Maze2D: walls, starts, goals, rewards, as D4RL 1.1 has them; their dynamics: test_recordings.py."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
-import mujoco
 import numpy as np
 import pytest
-from golden_steps import golden, replay
+from golden_steps import golden
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import operative_parameters
 from dqlab.envs import make_env, tasks
-from dqlab.envs.antmaze.maze import GOAL, MAZES, WALL
 from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.envs.maze2d import LAYOUTS
+from dqlab.envs.mazes import FREE, GOAL, LAYOUTS, MAZES, SCALE, START, WALL, draw_goal
+from dqlab.errors import ConfigError
 
 TASKS = {maze: tasks.get(f"antmaze-{maze}{kind}-v0") for maze, kind in zip(MAZES, ("", "-play", "-play"), strict=True)}
 
@@ -33,55 +27,12 @@ def made(maze: str = "umaze", **arguments: Any) -> Any:
     return env.unwrapped
 
 
-def error(env: Any, name: str, run: str, steps: int) -> float:
-    """Largest error of the state over the first steps of a recorded run."""
-    recorded = {key.removeprefix(f"{run}_"): value for key, value in golden(name).items() if key.startswith(f"{run}_")}
-    env.set_state(recorded["qpos0"], recorded["qvel0"])
-    return replay(env, recorded, steps)
-
-
-# dynamics
-
-
-@pytest.mark.parametrize("maze", MAZES)
-def test_dynamics_of_mujoco_210(maze: str) -> None:
-    """Masses; runs on the floor; runs that begin with legs in a wall, axes and all; no callback is left behind."""
-    recorded, env = golden("antmaze"), made(maze)
-    assert np.abs(env.model.body_mass - recorded["body_mass"]).max() < 1e-12
-    assert np.abs(np.sort(env.model.body_inertia) - np.sort(recorded["body_inertia"])).max() < 1e-12
-    assert max(error(env, "antmaze", f"floor_{run}", 20) for run in (0, 1)) < 1e-9
-    assert error(made(maze), "antmaze_walls", maze, 10) < 1e-9
-    assert mujoco.get_mjcb_passive() is None
-
-
-def test_the_corrections_are_what_makes_it_so() -> None:
-    env = made()
-    assert error(made(physics="modern"), "antmaze", "floor_0", 20) > 1e-3
-    env.model.geom_user[:] = 0
-    env.reset(seed=0)
-    assert error(env, "antmaze_walls", "umaze", 10) > 1e-1
-
-
-@pytest.mark.parametrize("run", [0, 1])
-def test_a_run_of_mujoco_210(shared: Path, run: int) -> None:
-    """300 steps; errors grow with time, as they do between two builds of MuJoCo."""
-    recorded, env = np.load(shared / "mujoco210" / f"antmaze-umaze_{run}.npz"), made()
-    for steps, near in ((100, 1e-9), (300, 1e-4)):
-        env.set_state(recorded["qpos0"], recorded["qvel0"])
-        assert replay(env, recorded, steps) < near
-
-
-@pytest.mark.parametrize(("name", "maze"), [("umaze", "umaze"), ("medium-diverse", "medium")])
-def test_every_row_of_real_d4rl(shared: Path, name: str, maze: str) -> None:
-    """In AntMaze's files `infos/qpos` and `infos/qvel` are the state that follows a row's observation and action."""
-    with h5py.File(shared / "d4rl-excerpts" / f"antmaze-{name}-v0.hdf5") as file:
-        states, actions = file["observations"][()].astype(float), file["actions"][()]
-        after = np.concatenate([file["infos/qpos"][()], file["infos/qvel"][()]], axis=1)
-    env, worst = made(maze), 0.0
-    for state, action, following in zip(states, actions, after, strict=True):
-        env.set_state(state[:15], state[15:])
-        worst = max(worst, float(np.abs(env.step(action)[0] - following).max()))
-    assert worst < 1e-5  # the files are float32
+@pytest.mark.parametrize(("maze", "goal"), [("umaze", [0.0, 8.0]), ("medium", [20.0, 20.0]), ("large", [32.0, 24.0])])
+def test_walls_and_goals_are_where_the_maze_has_them(maze: str, goal: list[float]) -> None:
+    model, drawn = made(maze).model, MAZES[maze]
+    assert drawn.centre(drawn.goal).tolist() == goal, "four metres a cell, from the start's"
+    walls = [geom for geom in map(model.geom, range(model.ngeom)) if geom.name.startswith("wall")]
+    assert {tuple(wall.pos[:2]) for wall in walls} == {tuple(drawn.centre(cell)) for cell in drawn.cells(WALL)}
 
 
 def test_a_real_rows_rewards_fit_the_goals_law(shared: Path) -> None:
@@ -95,22 +46,6 @@ def test_a_real_rows_rewards_fit_the_goals_law(shared: Path) -> None:
     assert (near == (rewards > 0)[:, None]).all(axis=0).any()
 
 
-# mazes
-
-
-@pytest.mark.parametrize("maze", MAZES)
-def test_walls_are_where_the_maze_has_them(maze: str) -> None:
-    """And the goal: four metres a cell, from the start's."""
-    goals = {"umaze": [0.0, 8.0], "medium": [20.0, 20.0], "large": [32.0, 24.0]}
-    assert MAZES[maze].centre(MAZES[maze].goal).tolist() == goals[maze]
-    model = made(maze).model
-    boxes = {tuple(model.geom_pos[g][:2]) for g in range(model.ngeom) if model.geom(g).name.startswith("wall")}
-    assert boxes == {tuple(MAZES[maze].centre(cell)) for cell in MAZES[maze].cells(WALL)}
-
-
-# starts, goals, rewards
-
-
 def test_the_start_and_the_goal_that_d4rl_draws() -> None:
     """Seed 7 of the environment's own generator; goals of NumPy's global one, seeded with 123456789."""
     recorded, env = golden("antmaze"), made("large")
@@ -118,6 +53,7 @@ def test_the_start_and_the_goal_that_d4rl_draws() -> None:
     assert np.abs(observation - recorded["start_7"]).max() < 1e-12
     assert (info["goal"] == recorded["goal_123456789"]).all()
     assert (env.goal == info["goal"]).all()
+    assert (env.model.site("goal").pos[:2] == env.goal).all(), "pictures show it"
 
 
 def test_a_group_shares_its_goal() -> None:
@@ -131,24 +67,30 @@ def test_a_group_shares_its_goal() -> None:
     assert (again[0] == states[2]).all()
 
 
-def goals_of(env: Any, seeds: Any) -> list[tuple[float, ...]]:
-    return [tuple(env.reset(seed=seed)[1]["goal"]) for seed in seeds]
+def goals_of(env: Any, *seeds: Any, group: int | None = None) -> list[tuple[float, ...]]:
+    return [tuple(env.reset(seed=seed, options={"group": group})[1]["goal"]) for seed in seeds]
 
 
-def test_without_a_group_an_environment_keeps_its_goal() -> None:
-    first = goals_of(make_env(TASKS["umaze"]), (1, 2, None))
+def test_without_a_group_an_environment_keeps_its_goal_unless_gin_chooses_the_other_law() -> None:
+    first = goals_of(make_env(TASKS["umaze"]), 1, 2, None)
     assert len(set(first)) == 1
-    assert goals_of(make_env(TASKS["umaze"]), (1, 5)) == first[:2]
-    assert goals_of(make_env(TASKS["umaze"]), (2,)) != first[:1]
-
-
-def test_gin_chooses_the_law() -> None:
+    assert goals_of(make_env(TASKS["umaze"]), 1, 5) == first[:2]
+    assert goals_of(make_env(TASKS["umaze"]), 2) != first[:1]
     gin_files.load_gin([], ["AntMaze.goal_law=per_episode"])
     env = make_env(TASKS["umaze"])
-    assert len(set(goals_of(env, (1, 2, 3)))) == 3
-    shared_goal = [tuple(env.reset(seed=1, options={"group": group})[1]["goal"]) for group in (5, 6)]
-    assert shared_goal[0] == shared_goal[1]
+    assert len(set(goals_of(env, 1, 2, 3))) == 3
+    assert goals_of(env, 1, group=5) == goals_of(env, 1, group=6)
     assert operative_parameters()["envs.AntMaze.goal_law"] == "per_episode"
+    gin_files.load_gin([], ["AntMaze.goal_law=per_day"])
+    with pytest.raises(ConfigError, match="goal_law must be 'per_environment' or 'per_episode', not 'per_day'"):
+        make_env(TASKS["umaze"])
+
+
+@pytest.mark.parametrize("maze", MAZES)
+def test_goals_lie_where_one_can_walk(maze: str) -> None:
+    free = np.array([MAZES[maze].centre(cell) for cell in MAZES[maze].cells(FREE + START + GOAL)])
+    goals = np.array([draw_goal(MAZES[maze], np.random.default_rng(seed)) for seed in range(50)])
+    assert np.abs(goals[:, None] - free).max(axis=-1).min(axis=-1).max() <= SCALE / 2
 
 
 @pytest.mark.parametrize(("share", "reward"), [(1 - 1e-9, 1.0), (1 + 1e-9, 0.0)])
@@ -183,48 +125,12 @@ def test_actions_are_shares_of_30_newton_metres() -> None:
     assert (env.model.actuator_gear[:, 0] == 1.0).all()
 
 
-# seen
-
-
-def test_the_picture_shows_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: MuJoCo chooses how to draw when it is imported."""
-    code = """
-import sys
-from dqlab.envs import make_env, tasks
-env = make_env(tasks.get("antmaze-umaze-v0"), render_mode="rgb_array", width=160, height=120)
-env.reset(seed=0)
-picture = env.render().astype(int)
-red = (picture[..., 0] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 2] + 60)
-rows, columns = red.nonzero()
-print(picture.shape, 20 < red.sum() < 400, rows.max() < 60, columns.max() < 80)
-env.close()
-"""
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    if "EGL" in done.stderr or "OpenGL" in done.stderr:
-        pytest.skip("there is no EGL here")
-    assert done.stdout.strip() == "(120, 160, 3) True True True", done.stderr
-
-
-def task_name(maze: str, dense: str = "") -> str:
-    return f"maze2d-{maze}{dense}-v{int(maze != 'open')}"
-
-
-@pytest.mark.parametrize("dense", ["", "-dense"])
-def test_maze2d_as_in_mujoco_210(dense: str) -> None:
-    """That contacts are as soft as there is what makes it so."""
-    recorded, env = golden(f"maze2d-medium{dense}"), make_env(tasks.get(task_name("medium", dense))).unwrapped
-    assert np.abs(env.reset(seed=5)[0] - recorded["seeded_observation"]).max() < 1e-12
-    assert (env.goal == recorded["goal"]).all()
-    env.set_state(recorded["qpos0"], recorded["qvel0"])
-    assert replay(env, recorded) < 1e-12
-    env.model.body_invweight0[1, 0] = env.model.dof_invweight0[0]
-    env.set_state(recorded["qpos0"], recorded["qvel0"])
-    assert replay(env, recorded) > 1e-4
+def ball(maze: str, dense: str = "", **changes: Any) -> Any:
+    return make_env(replace(tasks.get(f"maze2d-{maze}{dense}-v{int(maze != 'open')}"), **changes))
 
 
 @pytest.mark.parametrize("maze", LAYOUTS)
-def test_maze2ds_mazes_are_closed_and_all_of_it_can_be_walked(maze: str) -> None:
+def test_mazes_are_closed_and_all_of_them_can_be_walked(maze: str) -> None:
     """From the goal one gets to every free cell; outside is wall."""
     rows = LAYOUTS[maze].rows
     assert {len(row) for row in rows} == {len(rows[0])}
@@ -239,7 +145,7 @@ def test_maze2ds_mazes_are_closed_and_all_of_it_can_be_walked(maze: str) -> None
 
 
 def test_maze2ds_starts_are_everywhere() -> None:
-    env = make_env(tasks.get(task_name("umaze")))
+    env = ball("umaze")
     starts = np.array([env.reset(seed=seed)[0] for seed in range(60)])
     cells = {tuple(cell) for cell in np.rint(starts[:, :2]).astype(int)}
     assert cells == {(1, 1), (1, 2), (1, 3), (2, 3), (3, 1), (3, 2), (3, 3)}
@@ -249,9 +155,9 @@ def test_maze2ds_starts_are_everywhere() -> None:
 @pytest.mark.parametrize("dense", ["", "-dense"])
 def test_maze2ds_rewards_by_hand(dense: str) -> None:
     """Of the place after the step: within half a metre, or exp(-distance); nothing ends but the limit."""
-    env = make_env(replace(tasks.get(task_name("large", dense)), episode_limit=4))
+    env, ends = ball("large", dense, episode_limit=4), []
     env.reset(seed=0)
-    base, ends = env.unwrapped, []
+    base = env.unwrapped
     for offset in (0.0, 0.3, -0.45, 0.55):
         base.set_state(base.goal + np.array([offset, 0.0]), np.zeros(2))
         observation, reward, terminated, truncated, _ = env.step(np.zeros(2))
@@ -263,8 +169,7 @@ def test_maze2ds_rewards_by_hand(dense: str) -> None:
 
 
 def test_maze2ds_speed_and_actions_are_clipped() -> None:
-    env = make_env(tasks.get(task_name("open"))).unwrapped
-    finals = []
+    env, finals = ball("open").unwrapped, []
     for speed, push in ((5.0, 1.0), (9.0, 7.0)):
         env.reset(seed=0)
         env.set_state(np.array([2.0, 1.0]), np.array([0.0, speed]))

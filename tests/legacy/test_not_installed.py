@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, isolated
 
 from dqlab.envs import env_backends, tasks
 from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.errors import ConfigError, StackError
-
-HOPPER = tasks.get("hopper-medium-v2")
 
 
 def stand_in(folder: Path, script: str) -> Path:
@@ -24,19 +24,17 @@ def stand_in(folder: Path, script: str) -> Path:
 
 
 def test_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of `make fidelity`, which writes no page."""
     monkeypatch.setenv("DQLAB_LEGACY", str(tmp_path))
     with pytest.raises(ConfigError, match=rf"DQLAB_LEGACY names {tmp_path}, .* `make legacy`"):
-        env_backends.get("d4rl")(HOPPER, "mujoco210")
-
-
-def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DQLAB_LEGACY", str(tmp_path))
-    assert stand_in(tmp_path, "") == legacy_python()
-
-
-def test_tasks_that_d4rl_does_not_have() -> None:
+        env_backends.get("d4rl")(tasks.get("hopper-medium-v2"), "mujoco210")
     with pytest.raises(ConfigError, match="D4RL has no bandit-2d"):
         env_backends.get("d4rl")(tasks.get("bandit-2d"), "mujoco210")
+    command = [sys.executable, str(ROOT / "scripts" / "fidelity.py"), "--out", "table.md"]
+    done = subprocess.run(command, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=500)
+    assert (done.returncode, done.stderr.count("\n"), "make legacy" in done.stderr) == (2, 1, True)
+    assert not (tmp_path / "table.md").exists()
+    assert stand_in(tmp_path, "") == legacy_python(), "one of one's own"
 
 
 def test_a_python_without_the_stack() -> None:
@@ -44,29 +42,18 @@ def test_a_python_without_the_stack() -> None:
         Worker(Path(sys.executable))
 
 
-def test_a_process_that_dies_at_once(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"ended at 'start' \(exit code 7\)\. Its last words: no such library"):
-        Worker(stand_in(tmp_path, "echo first >&2; echo 'no such library' >&2; exit 7"))
+LAST_WORDS = r"ended at 'start' \(exit code 7\)\. Its last words: no such library"
+BROKEN = [
+    ("echo first >&2; echo 'no such library' >&2; exit 7", LAST_WORDS),
+    ("exec sleep 60", r"has not answered 'start' within 0\.5 seconds"),
+    ("printf '{'; exec sleep 60", r"has not answered 'start' within 0\.5 seconds"),
+    ("printf '{'; exit 7", "has ended"),
+    ("echo hello; cat", "what is no JSON: b'hello'"),
+    ("""echo '{"ok": true, "protocol": 99, "versions": {}}'; cat""", "speaks protocol 99, not 1"),
+]
 
 
-def test_a_process_that_hangs_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"has not answered 'start' within 0\.3 seconds"):
-        Worker(stand_in(tmp_path, "exec sleep 60"), start_seconds=0.3)
-
-
-@pytest.mark.parametrize(
-    ("then", "said"), [("exec sleep 60", "has not answered 'start' within"), ("exit 7", "has ended")]
-)
-def test_a_process_that_hangs_or_dies_in_the_middle_of_a_line(tmp_path: Path, then: str, said: str) -> None:
+@pytest.mark.parametrize(("script", "said"), BROKEN)
+def test_a_process_that_dies_hangs_or_says_something_else(tmp_path: Path, script: str, said: str) -> None:
     with pytest.raises(StackError, match=said):
-        Worker(stand_in(tmp_path, f"printf '{{'; {then}"), start_seconds=1.0)
-
-
-def test_a_process_that_says_something_else(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match="what is no JSON: b'hello'"):
-        Worker(stand_in(tmp_path, "echo hello; cat"))
-
-
-def test_a_process_of_another_version(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match="speaks protocol 99, not 1"):
-        Worker(stand_in(tmp_path, """echo '{"ok": true, "protocol": 99, "versions": {}}'; cat"""))
+        Worker(stand_in(tmp_path, script), start_seconds=0.5 if "sleep" in script else 60.0)

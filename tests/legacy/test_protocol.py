@@ -1,4 +1,4 @@
-"""The real worker: exact numbers, seeds that reach D4RL's environments, mistakes answered, deaths told."""
+"""The real worker: exact numbers, mistakes answered, deaths told; seeds, goals and ends: test_side_by_side.py."""
 
 from __future__ import annotations
 
@@ -35,42 +35,10 @@ def test_it_is_the_original_stack(worker: Worker) -> None:
 def test_numbers_arrive_as_they_are(worker: Worker) -> None:
     facts = worker.ask("make", task="hopper-medium-v2", count=1)
     assert {"state_dim": 11, "action_dim": 3, "episode_limit": 1000}.items() <= facts.items()
-    state = {
-        "qpos": [0.1, 1 / 3, np.pi, 5e-324, -0.0, 1e-17],
-        "qvel": [1.0, 2**-40, -1 / 7, 0.3, 9.999999999999998, 2.0],
-    }
+    numbers = [0.1, 1 / 3, np.pi, 5e-324, -0.0, 1e-17, 1.0, 2**-40, -1 / 7, 0.3, 9.999999999999998, 2.0]
+    state = {"qpos": numbers[:6], "qvel": numbers[6:]}
     worker.ask("set_state", which=[0], states=[state])
     assert worker.ask("get_state", which=[0])["states"] == [state]
-
-
-@pytest.mark.parametrize("task", ["walker2d-medium-v2", "antmaze-umaze-v0", "pen-human-v1", "kitchen-complete-v0"])
-def test_seeds_reach_the_environment(worker: Worker, task: str) -> None:
-    """D4RL's wrapper keeps `seed` from walker2d and its kin; the worker seeds what is inside."""
-    worker.ask("make", task=task, count=3)
-    first, again, other = worker.ask("reset", seeds=[5, 5, 6], groups=[0, 0, 0])["observations"]
-    assert first == again != other
-    assert worker.ask("reset", seeds=[6], groups=[0])["observations"] == [other]
-
-
-def goals(worker: Worker, count: int) -> list[Any]:
-    return [state["goal"] for state in worker.ask("get_state", which=list(range(count)))["states"]]
-
-
-def test_a_group_shares_antmazes_goal(worker: Worker) -> None:
-    worker.ask("make", task="antmaze-large-play-v0", count=3)
-    worker.ask("reset", seeds=[1, 2, 3], groups=[7, 7, 8])
-    first, second, third = goals(worker, 3)
-    assert first == second != third
-    worker.ask("reset", seeds=[4, 5, 6], groups=[8, 7, 8])
-    assert goals(worker, 3) == [third, first, third]
-
-
-def test_an_episode_ends_by_its_limit(worker: Worker) -> None:
-    worker.ask("make", task="antmaze-umaze-v0", count=1)
-    worker.ask("reset", seeds=[0], groups=[0])
-    over = [worker.ask("step", which=[0], actions=[[0.0] * 8]) for _ in range(700)]
-    assert [answer["over"][0] for answer in over] == [False] * 699 + [True]
-    assert not over[-1]["terminated"][0]
 
 
 MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -126,8 +94,7 @@ def test_a_worker_that_hangs_is_ended() -> None:
 
 ORPHAN = """
 import time
-from dqlab.envs.legacy.backend import legacy_python
-from dqlab.envs.legacy.backend import Worker
+from dqlab.envs.legacy.backend import Worker, legacy_python
 worker = Worker(legacy_python())
 print(worker.pid, flush=True)
 time.sleep(60)

@@ -1,18 +1,34 @@
-"""Both stacks on every task that D4RL has and today's packages can build: same states, rewards, ends, returns."""
+"""Both stacks on every task that D4RL has and today's packages can build: same states, rewards, ends, returns.
+
+And the backend `d4rl` in evaluations: what the other one gives, from the command line too.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from both_stacks import D4RLStack, EnvironmentStack, GymnasiumStack, State, physical, state_of
+from conftest import ROOT, Run, bindings, isolated
 from fidelity import linear_policy, many_steps, one_step, returns_in_both, shared_environments
 from scipy.stats import ks_2samp
 
+from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.envs import make_env, tasks
 from dqlab.envs.legacy.backend import Worker, legacy_python
+from dqlab.networks.denoiser import MLPDenoiser
+from dqlab.policies.base import Dims
+from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.selection import SoftmaxQ
+from dqlab.training import Evaluator, Pack
 
 pytestmark = pytest.mark.legacy
 
@@ -172,8 +188,51 @@ def test_it_runs_away_from_itself_no_slower(name: str) -> None:
         assert median_error(original, today, 0.0) < median_error(original, again, 1e-13)
 
 
-def test_modern_physics_is_something_else() -> None:
-    """The tests above can fail."""
-    task = ENVIRONMENTS["halfcheetah"]
-    with closing(D4RLStack(task, 4)) as original, closing(GymnasiumStack(task, 4, physics="modern")) as today:
-        assert np.median(one_step(original, today, task.action_dim, 10).state) > 1e-3
+@pytest.mark.parametrize("name", ["hopper-medium-v2", "pen-human-v1"])
+def test_an_evaluation_gives_the_same_in_both(name: str) -> None:
+    """Same seeds, hence same initial states, in both; two replicas together."""
+    task = tasks.get(name)
+    policy = partial(DiffusionPolicy, n_timesteps=2, denoiser=partial(MLPDenoiser, hidden_dim=16))
+    algorithm = DiffusionQL(policy=policy, selection=partial(SoftmaxQ, n_candidates=4))
+    pack = Pack([algorithm] * 2, Dims(task.state_dim, task.action_dim), [5, 6], dtype=torch.float64)
+    today = Evaluator(task, "mujoco210", 3).run(pack, 1000)
+    evaluator = Evaluator(task, "mujoco210", 3, "d4rl")
+    original = evaluator.run(pack, 1000)
+    evaluator.environments.close()
+    for ours, theirs in zip(today, original, strict=True):
+        assert ours.lengths.tolist() == theirs.lengths.tolist()
+        assert np.allclose(ours.returns, theirs.returns, rtol=1e-6)
+
+
+def test_a_run_is_trained_and_evaluated_with_it(dqlab: Run, tmp_path: Path) -> None:
+    chosen = bindings("Experiment.env_backend='d4rl'")
+    trained = dqlab("train", "--gin", "gin/quickstart.gin", "--steps", "20", "--out", "run", "-q", *chosen)
+    assert trained.returncode == 0, trained.stderr
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["env_backend"], facts["physics"]) == ("d4rl", "MuJoCo 2.1.0")
+    tables = [dqlab("eval", "run", "--env-backend", name).stdout for name in ("d4rl", "gymnasium")]
+    assert "physics MuJoCo 2.1.0" in tables[0]
+    assert "physics mujoco210" in tables[1]
+    figures = [[line for line in table.splitlines() if "seed" in line] for table in tables]
+    assert figures[0] == figures[1] != []
+
+
+def make_page(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "fidelity.py"), *args]
+    return subprocess.run(command, cwd=folder, env=isolated(folder), capture_output=True, text=True, timeout=500)
+
+
+def test_the_page_of_one_environment(tmp_path: Path) -> None:
+    """`make fidelity`: it says what was measured, of both stacks."""
+    done = make_page(tmp_path, "--robot", "hopper", "--episodes", "2", "--out", "page.md")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "page.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| hopper")]
+    lines = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    errors, earned = ({cells[1]: cells for cells in some} for some in (lines[:3], lines[3:]))
+    assert float(errors["gymnasium, mujoco210"][3]) < 1e-12
+    assert float(errors["gymnasium, modern"][3]) > 1e-3
+    assert float(earned["gymnasium, mujoco210"][-1]) < 1e-9
+    assert "mujoco 2.1.0" in text
+    unknown = make_page(tmp_path, "--robot", "hoper", "--out", "other.md")
+    assert (unknown.returncode, "Did you mean 'hopper'" in unknown.stderr) == (2, True)

@@ -20,14 +20,13 @@ from dqlab.errors import ConfigError, EnvError
 from dqlab.runs.export import export_policy, run_onnx
 
 CHUNK, LIMIT = 3, 5
-OWN = ["Experiment.action_chunk = 3", *SMALL]
 
 
 def train(folder: Path, algorithm: str, *more: str, seeds: tuple[int, ...] = (0, 1), name: str = "run") -> library.Run:
     """Forty updates on the made environment, whose actions are two numbers and whose episodes have five steps."""
-    text = write_odd(folder).read_text()
-    (folder / "odd.gin").write_text("\n".join([text, *OWN, f"Experiment.algorithm = '{algorithm}'", *more]))
-    return library.train(folder / "odd.gin", seeds=list(seeds), out=folder / name, quiet=True)
+    own = [f"Experiment.action_chunk = {CHUNK}", *SMALL, f"Experiment.algorithm = '{algorithm}'"]
+    gin = write_odd(folder, *own, *more)
+    return library.train(gin, seeds=list(seeds), out=folder / name, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +47,9 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return state, info
 
     def step(self, action: Any) -> Any:
-        states, actions = self.episodes[-1]
         stepped = super().step(action)
-        states.append(stepped[0])
-        actions.append(np.array(action))
+        self.episodes[-1][0].append(stepped[0])
+        self.episodes[-1][1].append(np.array(action))
         return stepped
 
 
@@ -66,27 +64,26 @@ def test_a_chunk_is_played_whole_and_cut_where_the_episode_ends(run: library.Run
         np.testing.assert_allclose(actions, [*first, *second[: LIMIT - CHUNK]], atol=1e-5)
         assert len({float(action[0]) for action in actions}) == LIMIT, "they are all different"
     played = [sum(float(action[0]) for action in actions) for _, actions in recorder.episodes]
-    np.testing.assert_allclose(theirs.returns, played, rtol=1e-5)
     ours = policy.evaluate()
-    np.testing.assert_allclose(ours.returns, played, rtol=1e-5)
+    np.testing.assert_allclose([theirs.returns, ours.returns], [played, played], rtol=1e-5)
     assert ours.lengths.tolist() == [LIMIT, LIMIT]
 
 
 def test_a_policy_gives_all_actions_of_a_chunk(run: library.Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    policy = run.policy("last", seed=1)
+    policy, states = run.policy("last", seed=1), np.ones((4, 3))
     assert policy(np.ones(3)).shape == (CHUNK * 2,)
-    actions = policy(np.ones((4, 3)))
+    actions = policy(states)
     assert actions.shape == (4, CHUNK * 2)
     assert np.abs(actions[:, 1::2]).max() == 0.5, "the environment's bounds, in every step of a chunk"
-    assert policy.q(np.ones((4, 3)), actions).shape == (4,)
+    assert policy.q(states, actions).shape == (4,)
     with pytest.raises(ConfigError, match="actions"):
-        policy.q(np.ones((4, 3)), actions[:, :2])
+        policy.q(states, actions[:, :2])
     export_policy(run.path, tmp_path / "out", checkpoint="last", seed=1)
     found = run_onnx(str(tmp_path / "out" / "policy.onnx"), torch.ones(4, 3), {})
-    np.testing.assert_allclose(found, actions, atol=1e-5)
-    np.testing.assert_allclose(library.load_policy(tmp_path / "out")(np.ones((4, 3))), actions, atol=1e-5)
+    for other in (found, library.load_policy(tmp_path / "out")(states)):
+        np.testing.assert_allclose(other, actions, atol=1e-5)
     assert "Actions are 3 in a row" in (tmp_path / "out" / "README.md").read_text()
     seen = run.inspect()["seed 1"]
     assert np.shape(seen["policy_actions"])[1] == np.shape(seen["data_actions"])[1] == CHUNK * 2
@@ -109,21 +106,16 @@ def test_a_run_of_chunks_is_what_it_is_alone_and_whole(tmp_path: Path, monkeypat
 
 def test_by_the_commands(run: library.Run, tmp_path: Path, in_process: Run) -> None:
     """Evaluate, and collect with a run of chunks as behaviour: it plays its chunks there, too."""
-    done = in_process("eval", str(run.path), "--checkpoint", "last", "--episodes", "2")
-    assert done.returncode == 0, done.stderr
     sets = ["Collection.task=''", "Collection.env_id='odd:Odd-v0'", "Collection.episodes=2", "Collection.transitions=0"]
-    sets += [
-        f"Collection.mixture={{'run:{run.path}': 1.0}}",
-        "Collection.reference_scores=(0.0, 1.0)",
-        "DqlabRun.seed=1",
-    ]
-    args = ("collect", "--gin", str(ROOT / "gin" / "collect" / "random.gin"), "--out", "collected", "--set", *sets)
-    done = in_process(*args)
-    assert done.returncode == 0, done.stderr
+    sets += [f"Collection.mixture={{'run:{run.path}': 1.0}}", "Collection.reference_scores=(0.0, 1.0)"]
+    sets += ["DqlabRun.seed=1"]
+    collect = ("collect", "--gin", str(ROOT / "gin" / "collect" / "random.gin"), "--out", "collected", "--set", *sets)
+    for command in (("eval", str(run.path), "--checkpoint", "last", "--episodes", "2"), collect):
+        done = in_process(*command)
+        assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "collected").rglob("*.hdf5")
-    rows = arrays(path)
+    rows, policy = arrays(path), run.policy("last", seed=1)
     states, actions = (rows[name].reshape(2, LIMIT, -1) for name in ("observations", "actions"))
-    policy = run.policy("last", seed=1)
     for step in range(LIMIT):
         chosen = np.split(policy(states[:, step - step % CHUNK]), CHUNK, axis=1)[step % CHUNK]
         np.testing.assert_allclose(actions[:, step, 0], chosen[:, 0] / 2, atol=1e-5)  # in shares of [-2, 2]

@@ -2,84 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Run, refused
-from hub_server import COMMIT, HubHandler, serving
+from hub_server import Hub, running
 from made_environments import write_odd
 from made_packs import small_run
 
 import dqlab as library
 from dqlab.algorithms import algorithms
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import RunError
 from dqlab.runs.export import export_policy, run_onnx, without_folders
 from dqlab.runs.load_policy import pretrained_policies
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.policy_module import LAWS, PolicyModule
-
-
-@contextlib.contextmanager
-def model_hub(files: dict[str, bytes]) -> Iterator[str]:
-    """The address of one that keeps `files` as its only repository's, while it runs."""
-
-    class Handler(HubHandler, http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(body=False)
-
-        def do_GET(self) -> None:
-            self.answer()
-
-        def do_POST(self) -> None:
-            self.answer()
-
-        def answer(self, body: bool = True) -> None:
-            given = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            path = self.path.split("?")[0]
-            if "/resolve/" in path:
-                name = path.split("/resolve/")[1].split("/", 1)[1]
-                return self.send(files.get(name, b""), body, 200 if name in files else 404)
-            if path.endswith("/api/repos/create"):
-                reply: object = {"url": f"http://{self.headers['Host']}/me/walker", "id": "me/walker"}
-            elif "/preupload/" in path:
-                wanted = json.loads(given)["files"]
-                reply = {
-                    "files": [
-                        {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                        for file in wanted
-                    ]
-                }
-            elif "/commit/" in path:
-                for line in map(json.loads, given.splitlines()):
-                    if line["key"] == "file":
-                        files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                url = f"http://{self.headers['Host']}/me/walker/commit/{COMMIT}"
-                reply = {"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""}
-            elif path.endswith("validate-yaml"):
-                reply = {"errors": [], "warnings": []}
-            elif "/tree/" in path:
-                reply = [
-                    {"type": "file", "path": name, "size": len(text), "oid": COMMIT} for name, text in files.items()
-                ]
-            else:
-                siblings = [{"rfilename": name} for name in files]
-                reply = {"_id": "1", "id": "me/walker", "sha": COMMIT, "siblings": siblings}
-            self.send(json.dumps(reply).encode(), body, 200)
-            return None
-
-    with serving(Handler) as address:
-        yield address
 
 
 def given_noise(policy: LoadedPolicy, states: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
@@ -139,13 +83,13 @@ def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
     actions = run_onnx(str(out / "policy_given_noise.onnx"), states, noise)
     np.testing.assert_allclose(actions, expected, atol=1e-5)
     assert np.abs(actions[:, 0]).max() > 1
-    example = subprocess.run([sys.executable, str(out / "example.py")], capture_output=True, text=True, check=True)
-    assert example.stdout.startswith("[[")
     page = (ROOT / "docs" / "howto" / "export.md").read_text()
     code = page.split("```python\n")[1].split("```")[0].replace("walker/", f"{out}/")
-    own = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert own.stdout.startswith("[[")
+    for args in ((str(out / "example.py"),), ("-c", code)):
+        done = subprocess.run([sys.executable, *args], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("[[")
     card = (out / "README.md").read_text()
+    assert "**Its data and its scores: not D4RL.**" in card
     assert all(rule in card for rule in ("last", "offline", "best-online", "mean-last-10", odd.facts["data"]["digest"]))
     assert json.loads((out / "policy.json").read_text())["noise"]["chain_start"] == [3, "B", 2]
     assert out / "policy.onnx" in files
@@ -160,14 +104,15 @@ def test_the_command_the_hub_and_what_is_refused(
     odd: library.Run, tmp_path: Path, dqlab: Run, in_process: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Hub takes a policy and gives it back; no file names a folder of this machine."""
-    files: dict[str, bytes] = {}
+    hub = Hub(tmp_path / "served")
     run, more = str(odd.path / "seed-0"), ("--format", "torch", "--plugin", "odd")
     env = {"PYTHONPATH": str(odd.path.parent), "HF_TOKEN": "hf_none", "HF_HOME": str(tmp_path / "hub")}
-    with model_hub(files) as address:
+    with running(hub) as address:
         env |= {"HF_ENDPOINT": address}
         done = dqlab("export", run, "--out", "walker", *more, "--push", "hf:me/odd", env=env)
         assert (done.returncode, "walker/policy.pt2" in done.stdout) == (0, True), done.stderr
-        assert {"README.md", "policy.pt2", "policy.json", "run.json", "config.gin"} <= files.keys()
+        sent = {entry["path"] for entry in hub.tree("odd")}
+        assert {"README.md", "policy.pt2", "policy.json", "run.json", "config.gin"} <= sent
         code = "import dqlab, odd; print(dqlab.load_policy('hf:me/odd').seed(0)([1.0, 1.0, 1.0]).tolist())"
         (tmp_path / "page.py").write_text(code)
         command, env = [sys.executable, "-m", "page"], {**os.environ, **env}
@@ -189,9 +134,9 @@ def test_the_command_the_hub_and_what_is_refused(
         ((run, "--out", "again", "--push", "hf:me/odd", *more), "hf:me/odd was not uploaded"),
     ):
         refused(in_process("export", *args), says)
-    with pytest.raises(ConfigError, match="There is no format 'tflite'"):
-        export_policy(odd.path, tmp_path / "new", "tflite")
     assert not (tmp_path / "new").exists()
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors is no checkpoint: name a run's folder, or a file in"):
+        library.load_policy(odd.path / "checkpoint.safetensors")
     assert (tmp_path / "again" / "policy.pt2").exists()
 
 
@@ -216,7 +161,7 @@ def test_laws_that_programs_draw_from(law: str, mean: float, std: float) -> None
 POLICIES = pretrained_policies()
 
 
-def test_policies_ship_with_dqlab_and_are_small() -> None:
+def test_policies_that_ship_are_small() -> None:
     assert {"walker2d-mini", "walker2d-like"} <= POLICIES.keys()
     files = [path for folder in POLICIES.values() for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 3_000_000
@@ -230,7 +175,6 @@ def test_it_scores_about_what_its_card_says(name: str) -> None:
     told, spread = map(float, re.findall(r"it scores ([\d.]+) \+- ([\d.]+) in 100 new episodes", card)[0])
     policy = library.load_policy(f"pretrained:{name}")
     assert library.evaluate(policy, episodes=2).score.mean() > told - 1.5 * spread
-    assert "SHA-256" in card
-    assert policy.source.facts["data"]["digest"] in card
+    assert f"SHA-256 `{policy.source.facts['data']['digest']}`" in card
     with pytest.raises(RunError, match=r"No pretrained policy is called 'walker'\. .*Known: .*walker2d-mini"):
         library.load_policy("pretrained:walker")

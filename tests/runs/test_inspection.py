@@ -17,14 +17,13 @@ from dqlab.data.rewards import reward_transforms
 from dqlab.envs import tasks
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.inspection import discounted_returns, inspect_replica, reward_line, spaced
+from dqlab.runs.inspection import discounted_returns, reward_line, spaced
 
 TASK = "walker2d-medium-expert-v2"
 
 
 def test_discounted_returns_and_spaced_numbers_by_hand() -> None:
     assert discounted_returns(np.array([1.0, 2.0, 3.0]), 0.5).tolist() == [2.75, 3.5, 3.0]
-    assert spaced(21, 11).tolist() == list(range(0, 21, 2)), "both ends"
     assert [spaced(count, 11).tolist() for count in (3, 0)] == [[0, 1, 2], []]
 
 
@@ -54,11 +53,10 @@ SEEN = {looks_like(name): name for name in (*sorted(algorithms.names()), *DRAWN)
 @pytest.mark.parametrize("name", SEEN.values())
 def test_every_algorithm_shows_what_it_has(tmp_path: Path, name: str) -> None:
     """Of those that look alike one."""
-    run = small_run(tmp_path, f"Experiment.algorithm = '{name}'")
+    run, algorithm = small_run(tmp_path, f"Experiment.algorithm = '{name}'"), algorithms.get(name)()
     seen = run.inspect()["seed 0"]
     assert np.shape(seen["policy_actions"]) == np.shape(seen["data_actions"]) == (256, 6)
     assert np.abs(seen["policy_actions"]).max() <= 1.0
-    algorithm = algorithms.get(name)()
     assert bool(seen["values"]) == isinstance(algorithm, ActorCritic)
     assert len(seen["values"]) == len(seen["returns"])
     has_chain = isinstance(getattr(algorithm, "resolved_policy", None), DiffusionPolicy)
@@ -79,8 +77,7 @@ def test_a_chain_begins_with_noise_and_ends_with_actions(tmp_path: Path) -> None
     chain = np.array(seen["chain"])
     assert seen["chain_steps"] == list(range(0, 21, 2))
     assert chain.shape == (11, 200, 6)
-    assert chain[0].mean() == pytest.approx(0.0, abs=0.1)
-    assert chain[0].std() == pytest.approx(1.0, abs=0.1)
+    assert (chain[0].mean(), chain[0].std()) == pytest.approx((0.0, 1.0), abs=0.1)
     assert np.abs(chain[-1]).max() <= 1.0 < np.abs(chain[0]).max()
     policy, states = run.policy("last"), np.zeros((5, 17))
     one = policy.seed(3).denoising_chain(states)
@@ -95,24 +92,8 @@ def test_a_chain_begins_with_noise_and_ends_with_actions(tmp_path: Path) -> None
 
 
 def test_what_was_seen_is_kept_while_the_weights_are_the_last(tmp_path: Path) -> None:
-    run = small_run(tmp_path)
-    first = run.inspect()
-    kept = run.path / "seed-0" / "inspection.json"
-    written = kept.stat().st_mtime_ns
-    assert run.inspect() == first
-    assert kept.stat().st_mtime_ns == written
-    assert run.inspect("best")["seed 0"]["step"] == 4
-    (run.path / "seed-0" / "checkpoints" / "step-000000004.safetensors").rename(
-        run.path / "seed-0" / "checkpoints" / "step-000000008.safetensors"
-    )
-    run.inspect()
-    assert kept.stat().st_mtime_ns > written
-    kept.write_text("{}")
-    with pytest.raises(RunError, match=r"inspection.json is damaged .* Delete it: it is made anew"):
-        run.inspect()
+    """Rewards that lie on no line have no values to compare."""
 
-
-def test_rewards_that_lie_on_no_line_are_not_compared(tmp_path: Path) -> None:
     @reward_transforms.register("squared")
     def squared(reward: np.ndarray, returns: np.ndarray) -> np.ndarray:
         """r * r."""
@@ -120,8 +101,19 @@ def test_rewards_that_lie_on_no_line_are_not_compared(tmp_path: Path) -> None:
 
     try:
         run = small_run(tmp_path, "load_dataset.reward_transform = 'squared'")
-        seen = inspect_replica(run.path / "seed-0")
-        assert (seen["values"], seen["returns"]) == ([], [])
+        first, kept = run.inspect(), run.path / "seed-0" / "inspection.json"
+        assert (first["seed 0"]["values"], first["seed 0"]["returns"]) == ([], [])
+        written = kept.stat().st_mtime_ns
+        assert run.inspect() == first
+        assert kept.stat().st_mtime_ns == written
+        assert run.inspect("best")["seed 0"]["step"] == 4
+        weights = run.path / "seed-0" / "checkpoints" / "step-000000004.safetensors"
+        weights.rename(weights.with_name("step-000000008.safetensors"))
+        run.inspect()
+        assert kept.stat().st_mtime_ns > written
+        kept.write_text("{}")
+        with pytest.raises(RunError, match=r"inspection.json is damaged .* Delete it: it is made anew"):
+            run.inspect()
         policy = run.policy("last")
         with policy.ready():
             assert reward_line(load_dataset(policy.task, reward_transform="standardise"), policy) is not None

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import gymnasium
 import numpy as np
 import pytest
 from conftest import isolated
@@ -30,9 +29,9 @@ from dqlab.envs.bandit import BANDIT
 from dqlab.envs.custom import describe_environment
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
-from dqlab.runs import evaluate_run, video
+from dqlab.runs import evaluate_run
+from dqlab.runs.evaluate import GIF_FPS, VideoRecorder, choose_gl, drawn_env, picture_of, write_video
 from dqlab.runs.load_policy import load_policies
-from dqlab.runs.video import GIF_FPS, VideoRecorder, choose_gl, drawn_env, picture_of, write_video
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 from dqlab.training import Evaluator, Pack
@@ -42,7 +41,7 @@ FPS = 125.0
 """Of gym's hopper."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def opengl() -> Iterator[str]:
     """What draws here, tried once: each try is a process that imports MuJoCo."""
     with pytest.MonkeyPatch.context() as patch:
@@ -55,12 +54,8 @@ def opengl() -> Iterator[str]:
             found = "glfw"
         if found == "glfw":
             pytest.skip("neither EGL nor OSMesa draws anything here")
+        patch.setattr("dqlab.runs.evaluate.choose_gl", lambda: found)
         yield found
-
-
-@pytest.fixture(autouse=True)
-def chosen(opengl: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "choose_gl", lambda: opengl)
 
 
 def evaluated(path: Path | None) -> Any:
@@ -101,76 +96,55 @@ def test_it_shows_the_evaluation(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.GIF", "a.mp4"]
 
 
-def robot(model: Any) -> list[int]:
-    """Geoms of what the actuators move: bodies of their joints, and all that hangs on them."""
-    moved = {int(model.jnt_bodyid[joint]) for joint in model.actuator_trnid[:, 0]}
-    for body in range(model.nbody):  # parents have lower numbers
-        moved |= {body} if int(model.body_parentid[body]) in moved else set()
-    return [geom for geom in range(model.ngeom) if int(model.geom_bodyid[geom]) in moved]
-
-
 def pixels_of_the_robot(env: Any) -> int:
-    """Pixels of the film's picture that are others without the robot; the model, which several share, is put back."""
+    """Pixels of the film's picture that are others without the robot, of which the first actuator moves a part."""
     model, shown = env.unwrapped.model, picture_of(env, "the robot").astype(int)
-    colours, materials = model.geom_rgba.copy(), model.geom_matid.copy()
-    model.geom_rgba[robot(model), 3], model.geom_matid[robot(model)] = 0.0, -1
+    groups, root = model.geom_group.copy(), model.body_rootid[model.jnt_bodyid[model.actuator_trnid[0, 0]]]
+    model.geom_group[model.body_rootid[model.geom_bodyid] == root] = 5  # which is not drawn
     hidden = picture_of(env, "the robot").astype(int)
-    model.geom_rgba[:], model.geom_matid[:] = colours, materials
+    model.geom_group[:] = groups  # several environments may share the model
     return int((np.abs(shown - hidden).max(axis=-1) > 30).sum())
 
 
-def go_on(env: Any, share: float) -> None:
-    """To where an episode's robot is after that share of its time: runners run 50 m, an ant reaches its goal."""
-    import mujoco
-
-    env.reset(seed=1, options={"group": 1})
-    inner = env.unwrapped
-    if getattr(inner, "goal", None) is not None and hasattr(inner, "maze"):
-        inner.data.qpos[:2] = inner.goal if share else inner.data.qpos[:2]
-    elif inner.model.joint(0).name == "rootx":
-        inner.data.qpos[0] += 50 * share
-    else:
-        for _ in range(int(8 * share)):
-            env.step(np.full(env.action_space.shape, 0.5, np.float32))
-    mujoco.mj_forward(inner.model, inner.data)
+SCENES = {(task.item.env_id, task.item.env_kwargs.get("maze")): task.name for task in tasks if task.item.file}
+"""A task of each that dqlab ships and draws."""
 
 
-def drawable() -> list[str]:
-    """A task of each scene that dqlab ships and draws."""
-    shipped = [task.item for task in tasks if task.item.file]
-    return sorted({(task.env_id, task.env_kwargs.get("maze")): task.name for task in shipped}.values())
-
-
-@pytest.mark.parametrize("name", [*drawable(), "Hopper-v5", "Ant-v5"])
+@pytest.mark.parametrize("name", [*SCENES.values(), "Hopper-v5", "Ant-v5"])
 def test_the_robot_is_seen_from_start_to_end(name: str) -> None:
-    """A camera that stands still sees an empty floor after a tenth of an episode; so for environments of the user's."""
+    """Where it has run 50 m, or reached its goal: a camera that stood still would see an empty floor."""
     task = tasks.get(name) if name in tasks else describe_environment(name)
     if task.extra == "robotics":
         pytest.importorskip("gymnasium_robotics")
+    import mujoco
+
     with closing(drawn_env(task, "mujoco210")) as env:
-        for share in (0.0, 1.0):
-            go_on(env, share)
-            assert pixels_of_the_robot(env) > 12, f"after {share:.0%} of the episode"
+        env.reset(seed=1, options={"group": 1})
+        base = env.unwrapped
+        assert pixels_of_the_robot(env) > 12
+        if hasattr(base, "maze"):
+            base.data.qpos[:2] = base.goal
+        elif base.model.joint(0).name.startswith("root"):
+            base.data.qpos[0] += 50
+        mujoco.mj_forward(base.model, base.data)
+        assert pixels_of_the_robot(env) > 12, "at the end"
 
 
-def write(path: Path, pictures: Iterator[np.ndarray]) -> None:
+def write(path: Path, pictures: int, error: type[BaseException] | None = None) -> None:
+    noise = np.random.default_rng(0)
     with write_video(path, 30.0) as add_frame:
-        for picture in pictures:
-            add_frame(picture)
-
-
-def interrupted() -> Iterator[np.ndarray]:
-    yield np.zeros((48, 64, 3), np.uint8)
-    raise KeyboardInterrupt
+        for _ in range(pictures):
+            add_frame(noise.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+        if error:
+            raise error
 
 
 def write_on_a_full_disk(path: Path) -> None:
     """In a process of its own, which may write 4 KB."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-    noise = np.random.default_rng(0)
     with pytest.raises(RunError, match=r"The video .* Free some space"):
-        write(path, (noise.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(60)))
+        write(path, 60)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
@@ -182,44 +156,32 @@ def test_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
     process.join()
     assert process.exitcode == 0
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / name, interrupted())
+        write(tmp_path / name, 1, KeyboardInterrupt)
     assert (tmp_path / name).read_text() == "an earlier one"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hopper = Evaluator(HOPPER, "mujoco210", 1)
-    with pytest.raises(ConfigError, match=r"ends with \.mp4 or \.gif"):
-        VideoRecorder(hopper, tmp_path / "a.avi")
-    with pytest.raises(ConfigError, match="bandit-2d has nothing to draw"):
-        VideoRecorder(Evaluator(BANDIT, "mujoco210", 1), tmp_path / "a.gif")
-    hopper.environments = Mock(spec=Environments)
-    with pytest.raises(ConfigError, match="Gymnasium's environments only"):
-        VideoRecorder(hopper, tmp_path / "a.gif")
+    """An `.mp4` without ffmpeg; an environment that draws nothing, or fails in it."""
+    hopper, elsewhere = Evaluator(HOPPER, "mujoco210", 1), Evaluator(HOPPER, "mujoco210", 1)
+    elsewhere.environments = Mock(spec=Environments)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(ConfigError, match=r"pip install .*\[video\]'"):
-        VideoRecorder(hopper, tmp_path / "a.mp4")
+    for evaluator, name, said in (
+        (hopper, "a.avi", r"ends with \.mp4 or \.gif"),
+        (Evaluator(BANDIT, "mujoco210", 1), "a.gif", "bandit-2d has nothing to draw"),
+        (elsewhere, "a.gif", "Gymnasium's environments only"),
+        (hopper, "a.mp4", r"pip install .*\[video\]'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            VideoRecorder(evaluator, tmp_path / name)
     assert not list(tmp_path.iterdir())
-
-
-class Blank(gymnasium.Env[Any, Any]):
-    """An environment that draws nothing, or fails in it."""
-
-    def __init__(self, fails: bool) -> None:
-        self._fails = fails
-
-    def render(self) -> Any:
-        if self._fails:
-            raise ValueError("no lens\nat all")
-
-
-@pytest.mark.parametrize(
-    ("fails", "message"), [(True, r"raised ValueError: no lens \(.*test_videos"), (False, "gives no picture: uint8 of")]
-)
-def test_an_environment_that_draws_nothing_is_one_line(fails: bool, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        picture_of(Blank(fails), "mine")
-    assert "\n" not in str(caught.value)
+    for render, said in (
+        (Mock(side_effect=ValueError("no lens\nat all")), r"raised ValueError: no lens \("),
+        (Mock(return_value=None), "gives no picture: uint8 of"),
+    ):
+        with pytest.raises(ConfigError, match=said) as caught:
+            picture_of(Mock(render=render), "mine")
+        assert "\n" not in str(caught.value)
 
 
 def test_no_opengl_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,34 +199,25 @@ def test_no_opengl_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         choose_gl()
 
 
-def artifacts(uri: str, run: Path) -> dict[str, list[str]]:
-    client, sent = mlflow_client(uri), json.loads((run / "mlflow.json").read_text())
-    return {
-        name: [file.path for file in client.list_artifacts(known["run"], "videos")]
-        for name, known in sent["runs"].items()
-        if name != "run"
-    }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two cells, as recorded in a store beside it."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    few = ("Training.steps=10", "Training.eval_every=10", "Training.evaluate_untrained=False")
-    run_pack(run, {name: CELLS[name] for name in ("cell-a", "cell-b")}, *few, "Training.execution='eager'")
-    fresh_store(run.parent)
-    sync_to_mlflow(run)
-    return run
+def artifacts(run: Path) -> dict[str, list[str]]:
+    """Videos of a run's two cells in the store beside it."""
+    client, sent = mlflow_client(f"sqlite:///{run.parent}/mlflow.db"), json.loads((run / "mlflow.json").read_text())
+    known = {name: client.list_artifacts(sent["runs"][name]["run"], "videos") for name in ("cell-a", "cell-b")}
+    return {name: [file.path for file in files] for name, files in known.items()}
 
 
 def test_a_runs_videos_are_its_artifacts(
-    trained: Path, opengl: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    opengl: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file for each replica; MLflow gets it at the next sync where the server is dead, and at once where it is not.
 
     The command line draws with the user's own OpenGL, without a display.
     """
-    store = f"sqlite:///{trained.parent}/mlflow.db"
+    trained = tmp_path_factory.mktemp("runs") / "run"
+    few = ("Training.steps=10", "Training.eval_every=10", "Training.evaluate_untrained=False")
+    run_pack(trained, {name: CELLS[name] for name in ("cell-a", "cell-b")}, *few, "Training.execution='eager'")
+    fresh_store(trained.parent)
+    sync_to_mlflow(trained)
     command = [sys.executable, "-m", "dqlab", "eval", str(trained), "--render", "a.mp4"]
     env = {name: value for name, value in isolated(tmp_path).items() if name != "DISPLAY"}
     own = "OSMesa" if opengl == "osmesa" else "EGL"  # as MuJoCo takes it and Gymnasium does not
@@ -276,13 +229,12 @@ def test_a_runs_videos_are_its_artifacts(
     assert "Video: a-cell-a.mp4\nVideo: a-cell-b.mp4\n" in done.stdout
     assert len(frames(tmp_path / "a-cell-b.mp4")) > 5
     name = "videos/step-000000010"
-    assert artifacts(store, trained) == {"cell-a": [], "cell-b": []}
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert artifacts(trained) == {"cell-a": [], "cell-b": []}
     sync_to_mlflow(trained)
-    assert artifacts(store, trained) == {cell: [f"{name}.mp4"] for cell in ("cell-a", "cell-b")}
+    assert artifacts(trained) == {cell: [f"{name}.mp4"] for cell in ("cell-a", "cell-b")}
     file = next((trained / "cell-b" / "checkpoints").glob("*.safetensors"))
     evaluate_run(load_policies(trained, str(file)), None, video=tmp_path / "b.gif")
     printed, summary = capsys.readouterr().out, json.loads((trained / "cell-b" / "summary.json").read_text())
     assert f"{summary['selection']['last']['return_mean']:.1f}" in printed, "the evaluation is the recorded one"
-    assert artifacts(store, trained) == {"cell-a": [f"{name}.mp4"], "cell-b": [f"{name}.gif", f"{name}.mp4"]}
+    assert artifacts(trained) == {"cell-a": [f"{name}.mp4"], "cell-b": [f"{name}.gif", f"{name}.mp4"]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cell-a.mp4", "a-cell-b.mp4", "b.gif"]

@@ -173,8 +173,6 @@ CASES = [
     ("physics", scaled(0.0, "body_mass"), "a mass is not positive"),
     ("physics", scaled(0.1, "geom_friction"), "it changes geom_friction"),
     ("physics", scaled(2.0, "body_mass", "body_inertia"), "a mass of 14.0 kg becomes 28.00"),
-    ("goal_law", lambda episode, group, has_goal: default_rng(), "the same seeds and groups give other goals"),
-    ("goal_law", lambda episode, group, has_goal: None, "first episode has no goal"),
     ("env_backend", spoilt(GymnasiumEnvironments, "reset", unseeded), "begun again, goes otherwise"),
     (
         "env_backend",

@@ -30,7 +30,7 @@ from ray_cluster import until
 from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.errors import RunError
-from dqlab.runs.video import keep_video
+from dqlab.runs.evaluate import keep_video
 from dqlab.tracking.folders import LeftOutError
 from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client

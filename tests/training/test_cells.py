@@ -16,7 +16,7 @@ from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.runs import Experiment, evaluate_run, train
 from dqlab.runs.build import check_experiment
 from dqlab.runs.load_policy import load_policies
-from dqlab.runs.records import TrainingResult
+from dqlab.runs.run import TrainingResult
 
 ONE = "Training.eval_episodes=1"
 

@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter
 from dqlab.analysis.choosing import EVERY, MOST_SIZES, SEEDS
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import ALL_TASKS, Analysis, one_figure
-from dqlab.envs.caveats import score_or_return
+from dqlab.errors import score_or_return
 from dqlab.printing import counted
 from dqlab.tracking.selection_rules import rule_name
 

@@ -20,7 +20,7 @@ from dqlab.analysis.choosing import COMMON, choice_name
 from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import COMPARED, TEST, Analysis, one_figure
-from dqlab.envs.caveats import score_or_return
+from dqlab.errors import score_or_return
 from dqlab.printing import MINUS, NOTHING, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import rule_name
 

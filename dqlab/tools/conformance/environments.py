@@ -1,8 +1,8 @@
-"""What environments and all that belongs to them must do: tasks, backends, physics laws, AntMaze's goal laws."""
+"""What environments and all that belongs to them must do: tasks, backends, physics laws."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.envs import make_env
-from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, SCALE, START, GoalLaw, Maze, draw_goal
 from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import Task, tasks
@@ -167,25 +166,3 @@ def check_physics(entry: RegistryEntry[Any]) -> None:
         data = mujoco.MjData(model)
         mujoco.mj_step(model, data, 100)
         assert np.isfinite(data.qpos).all(), "the robot flies apart"
-
-
-def check_goal_law(entry: RegistryEntry[GoalLaw]) -> None:
-    """A first episode has a goal; goals lie where one can walk, and repeat from seeds and groups alone."""
-
-    def goals(maze: Maze, groups: Sequence[int | None]) -> list[tuple[float, float]]:
-        """Of an environment's episodes, one after the other, as AntMaze draws them."""
-        found: list[tuple[float, float]] = []
-        for number, group in enumerate(groups):
-            draws = entry.make()(np.random.default_rng(number), group, bool(found))
-            assert draws is not None or found, "an environment's first episode has no goal"
-            x, y = found[-1] if draws is None else draw_goal(maze, draws)
-            found.append((float(x), float(y)))
-        return found
-
-    for maze in MAZES.values():
-        for groups in ((None,) * 4, (0, 0, 1, 1)):
-            drawn = goals(maze, groups)
-            assert drawn == goals(maze, groups), "the same seeds and groups give other goals"
-            for x, y in drawn:
-                away = [np.abs(maze.centre(cell) - (x, y)).max() for cell in maze.cells(FREE + START + GOAL)]
-                assert min(away) <= SCALE / 2, f"a goal at ({x:.1f}, {y:.1f}) is in a wall"

@@ -1,9 +1,9 @@
-"""D4RL's three mazes, as its tasks evaluate in them, where goals are drawn, and the models of an ant in them."""
+"""D4RL's mazes, as its tasks evaluate in them, where goals are drawn, and the model of an ant in one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,8 +13,8 @@ from xml.etree.ElementTree import SubElement, parse, tostring
 import numpy as np
 from numpy.random import Generator, RandomState
 
-from dqlab.config.fields import check_fields
-from dqlab.config.registry import Registry, configurable
+from dqlab.config.fields import check_field, check_fields
+from dqlab.config.registry import configurable
 from dqlab.envs.physics import Array
 
 Cell = tuple[int, int]
@@ -44,40 +44,18 @@ class Maze:
 DRAWINGS: Mapping[str, Mapping[str, list[str]]] = json.loads((files("dqlab.envs") / "mazes.json").read_text())
 MAZES = {name: Maze(tuple(rows)) for name, rows in DRAWINGS["antmaze"].items()}
 """The mazes of antmaze-{umaze,medium,large}-*-v0, by the name that the task's name has."""
+LAYOUTS = {**MAZES, **{name: Maze(tuple(rows)) for name, rows in DRAWINGS["maze2d"].items()}}
+"""Those of maze2d-*; episodes start in any free cell. A cell has 1 m there; x grows with rows, y with columns."""
 
 
-RandomSource = Generator | RandomState
-GoalLaw = Callable[[Generator, int | None, bool], RandomSource | None]
-goal_laws: Registry[GoalLaw] = Registry(
-    "goal_law",
-    "When AntMaze draws a goal: `(episode's generator, group or None, has a goal) -> what draws the next, or None`.",
-    "AntMaze.goal_law",
-    arguments=3,
-)
-
-
-@goal_laws.register(
-    "per_environment",
-    source="D4RL 1.1, antmaze-*-v0 and -v1; the Diffusion-QL code's evaluation",
-    cites=("wang2023diffusion",),
-)
-def per_environment(episode: Generator, group: int | None, has_goal: bool) -> RandomSource | None:
-    """One goal for all of an environment's episodes; or, in evaluations, one for all episodes of a group."""
-    if group is not None:
-        return RandomState(group)  # what D4RL draws from, where a program seeds NumPy with that number
-    return None if has_goal else episode
-
-
-@goal_laws.register("per_episode", source="D4RL 1.1, antmaze-*-v2")
-def per_episode(episode: Generator, group: int | None, has_goal: bool) -> RandomSource | None:
-    """A new goal in every episode."""
-    return episode
-
-
-def draw_goal(maze: Maze, rng: RandomSource) -> Array:
+def draw_goal(maze: Maze, rng: Generator | RandomState) -> Array:
     """A goal's x and y (m): the goal cell's centre and, in each direction, U(0, 1) + U(0, 1/2); at least 0."""
     near, more = rng.uniform(0.0, SCALE / 4, 2), rng.uniform(0.0, SCALE / 8, 2)
     return np.maximum(maze.centre(maze.goal) + near + more, 0.0)
+
+
+GOAL_LAWS = {"per_environment": False, "per_episode": True}
+"""Whether each episode has a goal of its own. D4RL 1.1: antmaze-*-v0 and -v1, as in the official evaluation; -v2."""
 
 
 @configurable("envs")
@@ -86,14 +64,15 @@ class AntMaze:
     """What gin files may choose about AntMaze.
 
     Attributes:
-        goal_law: when a goal is drawn, a name from its registry.
+        goal_law: when a goal is drawn: `per_environment`, once for all of an environment's episodes, or of a group's in
+            evaluations; or `per_episode`.
     """
 
     goal_law: str = "per_environment"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        goal_laws.get(self.goal_law)
+        check_field(self.goal_law in GOAL_LAWS, self, "goal_law", "'per_environment' or 'per_episode'")
 
 
 TORQUE = 30.0  # N m at an action of 1
@@ -117,7 +96,7 @@ def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
     for cell in maze.cells(WALL):
         place = {"name": "wall_{}_{}".format(*cell), "pos": _numbers(*maze.centre(cell), HEIGHT / 2)}
         SubElement(world, "geom", {**box, **place, "contype": "1", "conaffinity": "1"})
-    SubElement(root, "size", nuser_geom="1")  # how deep contacts with a geom can be (`deep_contacts.py`)
+    SubElement(root, "size", nuser_geom="1")  # how deep contacts with a geom can be (`robots.py`)
     root.find("asset/texture[@name='texplane']").attrib.update(rgb1="0.55 0.55 0.55", rgb2="0.5 0.5 0.5")
     root.find("asset/material[@name='MatPlane']").set("reflectance", "0")
     last = len(maze.rows) - 1, len(maze.rows[0]) - 1

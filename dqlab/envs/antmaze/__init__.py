@@ -1,1 +1,0 @@
-"""D4RL's AntMaze: its mazes, its ant, its goals, and the environment."""
