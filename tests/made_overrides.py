@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import SMALL, TINY
+from conftest import ROOT, SMALL, TINY
 
 from dqlab.ablation.grid import Grid
 from dqlab.algorithms import algorithms
@@ -22,10 +21,6 @@ from dqlab.runs.build import check_experiment
 from dqlab.runs.experiment import Tracking
 from dqlab.tools.collect.recipe import Collection
 
-ROOT = Path(__file__).parent.parent
-FILES = [
-    path for folder in ("gin", "ablations") for path in sorted((ROOT / folder).rglob("*.gin")) if path.stat().st_size
-]
 BASE = ["Experiment.task='walker2d-medium-v2'", *TINY, *SMALL]
 READ = ("Experiment", "Training", "Tracking", "Grid", "Collection", "DiffusionQL", "DiffusionPolicy", "MLPDenoiser")
 """What is built from every text; half of the overrides are of these."""
@@ -40,45 +35,26 @@ VALUES = (*PLAIN.split(), *ODD, *LONG)
 CHARACTERS = "abzAZ019_./@%=()[]{}'\"\\#,:;- \t\n\r\0\x0c\u00a0\u201c\u2028\ufeff\u0430\ud800\U0001f600"
 
 
-def overrides(seed: int) -> Iterator[tuple[str, bool]]:
-    """Endless: a text, and whether it is a gin file's rather than one `--set`."""
-    dice = random.Random(seed)
-    known, texts = _names(), [path.read_text() for path in FILES]
+def made_text(dice: random.Random, known: list[str], files: list[str]) -> tuple[str, bool]:
+    """A text, and whether it is a gin file's rather than one `--set`."""
     read = [name for name in known if name.split(".")[0] in READ]
-    while True:
-        kind, names = dice.random(), dice.choice((known, read))
-        if kind < 0.1:
-            algorithm = f"Experiment.algorithm='{dice.choice(algorithms.names())}'"
-            yield f"{algorithm}\n{dice.choice(known)}={dice.choice(VALUES)}", False
-        elif kind < 0.5:
-            sign = dice.choice(("=", "=", "=", " = ", " ", ":", "=="))
-            yield f"{dice.choice(names)}{sign}{dice.choice(VALUES)}", False
-        elif kind < 0.7:
-            yield _mutated(dice, f"{dice.choice(names)}={dice.choice(VALUES)}"), False
-        elif kind < 0.75:
-            yield "".join(dice.choices(CHARACTERS, k=dice.randrange(30))), False
-        else:
-            text = dice.choice(texts)
-            start = dice.randrange(len(text))
-            yield _mutated(dice, text[start : start + dice.randrange(1, 600)]), True
-
-
-def _names() -> list[str]:
-    gin_files.load_gin([])
-    found = []
-    for selector, item in configurables().items():
-        with contextlib.suppress(ValueError, TypeError):
-            found += [f"{shortest_name(selector)}.{name}" for name in inspect.signature(item).parameters]
-    return [*sorted(found), "x", "a/x", "a/Training.steps", "Experiment", "Experiment.", ".seeds", "gin.macro.value"]
-
-
-def _mutated(dice: random.Random, text: str) -> str:
+    name, value = dice.choice(dice.choice((known, read))), dice.choice(VALUES)
+    kind = dice.random()
+    if kind < 0.1:
+        return f"Experiment.algorithm='{dice.choice(algorithms.names())}'\n{name}={value}", False
+    if kind < 0.5:
+        return f"{name}{dice.choice(('=', '=', '=', ' = ', ' ', ':', '=='))}{value}", False
+    text, is_file = f"{name}={value}", kind >= 0.75
+    if is_file:
+        text = dice.choice(files)
+        start = dice.randrange(len(text))
+        text = text[start : start + dice.randrange(1, 600)]
     for _ in range(dice.randrange(1, 5)):
         place = dice.randrange(len(text) + 1)
         end = min(len(text), place + dice.choice((0, 1, 1, 5, 40)))
         piece = dice.choice((dice.choice(CHARACTERS), dice.choice(VALUES), text[place:end] * 2, ""))
         text = text[:place] + piece + text[end:]
-    return text
+    return text, is_file
 
 
 def load(text: str, is_file: bool, folder: Path) -> None:
@@ -94,8 +70,7 @@ def load(text: str, is_file: bool, folder: Path) -> None:
     for build in (Experiment, Tracking, Grid, Collection):
         with contextlib.suppress(DqlabError):
             build()
-    experiment = Experiment()
-    check_experiment(experiment)
+    check_experiment(Experiment())
     written = gin_files.operative_text(loaded)
     changed_results(parse_bindings(written), parse_bindings(written))
     gin_files.unread_warnings(loaded, parameters_read())
@@ -105,8 +80,15 @@ def load(text: str, is_file: bool, folder: Path) -> None:
 
 def faults(count: int, seed: int, folder: Path) -> list[tuple[str, BaseException]]:
     """What of so many was more than a message: the text, and what it raised."""
-    found: list[tuple[str, BaseException]] = []
-    for _, (text, is_file) in zip(range(count), overrides(seed), strict=False):
+    dice, found = random.Random(seed), list[tuple[str, BaseException]]()
+    files = [path.read_text() for part in ("gin", "ablations") for path in sorted((ROOT / part).rglob("*.gin"))]
+    gin_files.load_gin([])
+    known = ["x", "a/x", "a/Training.steps", "Experiment", "Experiment.", ".seeds", "gin.macro.value"]
+    for selector, item in sorted(configurables().items()):
+        with contextlib.suppress(ValueError, TypeError):
+            known += [f"{shortest_name(selector)}.{name}" for name in inspect.signature(item).parameters]
+    for _ in range(count):
+        text, is_file = made_text(dice, known, [text for text in files if text])
         try:
             load(text, is_file, folder)
         except DqlabError:
