@@ -34,7 +34,7 @@ numpy pydantic rich.progress rliable.library rliable.metrics safetensors.torch
 """
 SHARED = _SHARED.split()
 """Not MuJoCo: it chooses how it draws while it is imported, as the command wants it."""
-MODULES = ("dqlab.", "gpu", "page", "pytest")
+MODULES = ("dqlab", "gpu", "page", "pytest")
 """That are run in forks: dqlab's, and tests, benchmarks and scripts that use it."""
 READ_EARLY = ("CUDA_HOME", "KMP_AFF", "LANG", "LC_", "LD_", "MKL", "MPL", "OMP_NUM", "OPENBLAS", "PYTHON")
 READ_EARLY += ("PYTORCH", "TORCH")
