@@ -66,16 +66,15 @@ class Template:
         early = [name for name in {*env, *self.born} if name.startswith(READ_EARLY) and name not in NOT_EARLY]
         return self.owner == os.getpid() and all(env.get(name) == self.born.get(name) for name in early)
 
-    def fork(self, command: list[Any], streams: dict[int, int], **more: Any) -> int:
-        """A new child of this process, with descriptors of ours by their numbers there; returns its number."""
-        asked = {"command": [*map(str, command)], "cwd": os.getcwd(), "born": self.born, **more}
-        request = json.dumps({**asked, "numbers": [*streams]}).encode()
+    def fork(self, command: list[Any], streams: list[int], **more: Any) -> int:
+        """A new child of this process, with three descriptors of ours as its streams; returns its number."""
+        request = json.dumps({"command": [*map(str, command)], "born": self.born, **more}).encode()
         with self.lock:
             if self.channel is None:
                 self.channel = self._start()
             prctl = ctypes.CDLL(None).prctl
             prctl(SUBREAPER, 1, 0, 0, 0)
-            socket.send_fds(self.channel, [request], [*streams.values()])
+            socket.send_fds(self.channel, [request], streams)
             pid = int(self.channel.recv(100))
             prctl(SUBREAPER, 0, 0, 0, 0)
         return pid
@@ -106,9 +105,8 @@ class Popen(_Popen):  # type: ignore[type-arg]
             given = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             super()._execute_child(*given, *rest)  # type: ignore[misc]
             return
-        streams = {own: pipe if pipe != -1 else own for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))}
-        place = os.path.abspath(cwd or ".")
-        self.pid = template.fork(args, streams, cwd=place, env=environment, session=session)
+        streams = [pipe if pipe != -1 else own for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
+        self.pid = template.fork(args, streams, cwd=os.path.abspath(cwd or "."), env=environment, session=session)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -158,7 +156,7 @@ def become(asked: dict[str, Any]) -> None:
     channel = socket.socket(fileno=fcntl.fcntl(asked["channel"].detach(), fcntl.F_DUPFD_CLOEXEC, HIGH))
     high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH) for descriptor in asked["streams"]]
     os.closerange(3, HIGH)
-    for number, descriptor in zip(asked["numbers"], high, strict=True):
+    for number, descriptor in enumerate(high):
         os.dup2(descriptor, number)
         os.close(descriptor)
     for number, name in enumerate(("stdin", "stdout", "stderr")):

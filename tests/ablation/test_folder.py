@@ -52,9 +52,9 @@ def begin(folder: GridFolder, pack: PlannedPack, state: str = "running") -> None
 
 def end(folder: GridFolder, pack: PlannedPack, cell: int, file: str) -> str:
     """One of its cells ends."""
-    known = {"kind": "diverged", "reason": "NaN"} if file.startswith("failure") else made_result(pack.cells[cell], 50.0)
-    record = known if isinstance(known, dict) else known.summary
-    (folder.packs / pack.id / pack.cells[cell].replica / file).write_text(json.dumps(record))
+    records = {"failure.json": {"kind": "diverged", "reason": "NaN"}}
+    records["summary.json"] = dict(made_result(pack.cells[cell], 50.0).summary)
+    (folder.packs / pack.id / pack.cells[cell].replica / file).write_text(json.dumps(records[file]))
     return pack.cells[cell].id
 
 
