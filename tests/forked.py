@@ -1,16 +1,14 @@
 """Commands of dqlab, forked from a process that has imported third-party packages: `import torch` costs seconds.
 
 Once `install` has been called, `subprocess` starts `python -m dqlab...` as a fork of a template, a process of its own
-that has imported PyTorch and the like (`SHARED`), no module of dqlab, and computed nothing. All else is as ever: dqlab
-is imported anew, in a child of whoever starts it, with the command's own arguments, environment, folder, streams,
-session and exit code; what that command starts is forked likewise, from a copy of the template as it was.
+that has imported `SHARED`, no module of dqlab, and computed nothing. All else is as ever: dqlab is imported anew, in a
+child of whoever starts it, with the command's own arguments, environment, folder, streams, session and exit code; what
+that command starts is forked likewise, from a copy of the template as it was.
 
-So a test sees all that dqlab does. It does not see what depends on when third-party packages are imported: variables
-that begin as in `READ_EARLY` are read then, and where one differs from the template's, or a `sitecustomize` is there,
-Python starts as usual. Nor does it see the order of sets of strings, which Python draws when it starts (forks of one
-template share it), or how Python takes down modules at its end. These have tests of their own, which are marked
-`fresh_start` or run in other locales, and so do doors (test_light.py, test_doors.py). With DQLAB_TESTS_FORK=0 in the
-environment, or where there is a GPU, nothing is forked.
+What a fork does not show: variables that begin as in `READ_EARLY` (where one differs, or a `sitecustomize` is there,
+Python starts as usual), the order of sets of strings, and how Python takes down modules at its end. Tests of these are
+marked `fresh_start`, or run in other locales; doors (test_light.py, test_doors.py) start as usual, too. With
+DQLAB_TESTS_FORK=0 in the environment, or where there is a GPU, nothing is forked.
 """
 
 from __future__ import annotations
@@ -30,37 +28,16 @@ import sys
 import threading
 from typing import Any
 
-SHARED = (
-    "torch._inductor.compile_fx",
-    "gin",
-    "gymnasium",
-    "h5py",
-    "matplotlib.backends.backend_agg",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "numpy",
-    "pydantic",
-    "rich.progress",
-    "rliable.library",
-    "rliable.metrics",
-    "safetensors.torch",
-)
+_SHARED = """
+torch._inductor.compile_fx gin gymnasium h5py matplotlib.backends.backend_agg mlflow.store.tracking.sqlalchemy_store
+numpy pydantic rich.progress rliable.library rliable.metrics safetensors.torch
+"""
+SHARED = _SHARED.split()
 """Not MuJoCo: it chooses how it draws while it is imported, as the command wants it."""
-MODULES = ("dqlab.", "gpu", "page", "pytest")
+MODULES = ("dqlab", "gpu", "page", "pytest")
 """That are run in forks: dqlab's, and tests, benchmarks and scripts that use it."""
-READ_EARLY = (
-    "CUDA_HOME",
-    "KMP_AFF",
-    "LANG",
-    "LC_",
-    "LD_",
-    "MKL",
-    "MPL",
-    "OMP_NUM",
-    "OPENBLAS",
-    "PYTHON",
-    "PYTORCH",
-    "TORCH",
-)
+READ_EARLY = ("CUDA_HOME", "KMP_AFF", "LANG", "LC_", "LD_", "MKL", "MPL", "OMP_NUM", "OPENBLAS", "PYTHON")
+READ_EARLY += ("PYTORCH", "TORCH")
 NOT_EARLY = ("PYTHONBREAKPOINT", "PYTHONPATH", "PYTHONSAFEPATH", "TORCHINDUCTOR_CACHE_DIR")
 """A fork follows these; the first, which Ray sets, is read at breakpoints, the last when something is compiled."""
 SUBREAPER = 36
@@ -89,16 +66,15 @@ class Template:
         early = [name for name in {*env, *self.born} if name.startswith(READ_EARLY) and name not in NOT_EARLY]
         return self.owner == os.getpid() and all(env.get(name) == self.born.get(name) for name in early)
 
-    def fork(self, command: list[Any], streams: dict[int, int], **more: Any) -> int:
-        """A new child of this process, with descriptors of ours by their numbers there; returns its number."""
-        asked = {"command": [*map(str, command)], "cwd": os.getcwd(), "born": self.born, **more}
-        request = json.dumps({**asked, "numbers": [*streams]}).encode()
+    def fork(self, command: list[Any], streams: list[int], **more: Any) -> int:
+        """A new child of this process, with three descriptors of ours as its streams; returns its number."""
+        request = json.dumps({"command": [*map(str, command)], "born": self.born, **more}).encode()
         with self.lock:
             if self.channel is None:
                 self.channel = self._start()
             prctl = ctypes.CDLL(None).prctl
             prctl(SUBREAPER, 1, 0, 0, 0)
-            socket.send_fds(self.channel, [request], [*streams.values()])
+            socket.send_fds(self.channel, [request], streams)
             pid = int(self.channel.recv(100))
             prctl(SUBREAPER, 0, 0, 0, 0)
         return pid
@@ -129,9 +105,8 @@ class Popen(_Popen):  # type: ignore[type-arg]
             given = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             super()._execute_child(*given, *rest)  # type: ignore[misc]
             return
-        streams = {own: pipe if pipe != -1 else own for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))}
-        place = os.path.abspath(cwd or ".")
-        self.pid = template.fork(args, streams, cwd=place, env=environment, session=session)
+        streams = [pipe if pipe != -1 else own for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
+        self.pid = template.fork(args, streams, cwd=os.path.abspath(cwd or "."), env=environment, session=session)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -181,7 +156,7 @@ def become(asked: dict[str, Any]) -> None:
     channel = socket.socket(fileno=fcntl.fcntl(asked["channel"].detach(), fcntl.F_DUPFD_CLOEXEC, HIGH))
     high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH) for descriptor in asked["streams"]]
     os.closerange(3, HIGH)
-    for number, descriptor in zip(asked["numbers"], high, strict=True):
+    for number, descriptor in enumerate(high):
         os.dup2(descriptor, number)
         os.close(descriptor)
     for number, name in enumerate(("stdin", "stdout", "stderr")):

@@ -14,38 +14,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-OPTIONS = ("--block", "--num-cpus=1", "--memory=4000000000", "--object-store-memory=200000000", "--disable-usage-stats")
-"""No node has more than another: by default it has what is free when it starts, and what asks for that waits forever
-once the node is lost that had most."""
-SECONDS = 180
-"""That a node may take to start: five on an idle machine."""
+OPTIONS = ("--block", "--num-cpus=1", "--object-store-memory=200000000", "--disable-usage-stats")
+HIDING = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
+"""Put before a folder and a command: it and its children see an empty folder, as on another machine."""
+SECONDS = 180  # that a node may take to start: five on an idle machine
 
 
 class Node:
-    """The processes of one node, in a session of their own.
+    """The processes of one node, in a session of their own: `command` is `ray start` and its arguments."""
 
-    Args:
-        arguments: of `ray start`.
-        ip: its address, where it is not the machine's own.
-        hides: a folder that this node does not see: in its place there is an empty disk of its own.
-    """
-
-    def __init__(self, *arguments: str, ip: str = "", hides: Path | None = None) -> None:
-        program = shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        assert program, "there is no program ray"
+    def __init__(self, *command: str, ip: str = "") -> None:
         self.ip = ip
-        named = [f"--node-ip-address={ip}"] if ip else []
+        env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+        null = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            [*(hiding(hides) if hides else ()), program, "start", *named, *arguments, *OPTIONS],
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            [*command, *OPTIONS], env=env, stdout=null, stderr=null, start_new_session=True
         )
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
         return self._process.poll() is None
 
     def has(self, pid: int) -> bool:
@@ -63,32 +50,42 @@ class Node:
 
 
 class Cluster:
-    """A head, which claims to have a GPU, and nodes that join it under addresses 127.0.0.2, 127.0.0.3, ..."""
+    """A head, which claims to have a GPU, and nodes that join it under addresses 127.0.0.2, 127.0.0.3, ...
 
-    def __init__(self) -> None:
+    These have twice its memory, and, where root starts them, do not see the folder `hidden`.
+    """
+
+    def __init__(self, hidden: Path) -> None:
+        self.hidden, self.nodes = hidden, list[Node]()
+        program = shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        self._start = (program or "ray", "start")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
         self._folder = tempfile.mkdtemp(prefix="dq-")  # short: a socket's path has 107 characters
-        self._head = Node(
-            "--head", f"--port={port}", f"--temp-dir={self._folder}", "--include-dashboard=false", "--num-gpus=1"
-        )
-        self.nodes: list[Node] = []
+        place = ("--head", f"--port={port}", f"--temp-dir={self._folder}", "--include-dashboard=false")
+        self._head = Node(*self._start, *place, "--num-gpus=1", "--memory=2000000000")
         try:
-            until(lambda: listens(port), SECONDS)
+            until(self._listens, SECONDS)
             until(self._alive, SECONDS)
         except BaseException:
             self.close()
             raise
 
-    def join(self, hides: Path | None = None) -> Node:
+    def join(self) -> None:
         """A further node."""
-        before = self._alive()
-        node = Node(f"--address={self.address}", ip=f"127.0.0.{len(self.nodes) + 2}", hides=hides)
-        self.nodes.append(node)
+        before, ip = self._alive(), f"127.0.0.{len(self.nodes) + 2}"
+        hiding = (*HIDING, str(self.hidden)) if os.geteuid() == 0 else ()
+        options = (f"--node-ip-address={ip}", f"--address={self.address}", "--memory=4000000000")
+        self.nodes.append(Node(*hiding, *self._start, *options, ip=ip))
         until(lambda: self._alive() > before, SECONDS)
-        return node
+
+    def _listens(self) -> bool:
+        host, _, port = self.address.partition(":")
+        with suppress(OSError), socket.create_connection((host, int(port)), 1):
+            return True
+        return False
 
     def _alive(self) -> int:
         """How many nodes the head knows of."""
@@ -98,22 +95,9 @@ class Cluster:
         return sum(node.state == 0 for node in found.values())
 
     def close(self) -> None:
-        """End all nodes."""
         for node in (*self.nodes, self._head):
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def hiding(folder: Path) -> list[str]:
-    """What is put before a command so that it and its children see an empty folder, as on another machine."""
-    return ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
-
-
-def listens(port: int) -> bool:
-    """Whether somebody takes connections."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 def until(condition: Callable[[], object], seconds: float = 180) -> None:

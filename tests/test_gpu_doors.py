@@ -18,8 +18,7 @@ from conftest import ROOT, TINY, bindings, isolated
 from made_packs import CELLS, pack_text, run_pack
 from mocked_machine import Machine
 
-from dqlab.ablation.engines.base import Engine, Job
-from dqlab.ablation.engines.local import LocalEngine
+from dqlab.ablation.engines.base import Engine, Job, LocalEngine
 from dqlab.ablation.engines.slurm import SlurmEngine
 
 FULL = "not enough memory (CUDA out of memory: this card has none.)"

@@ -85,17 +85,15 @@ def show_plan(session: GridSession, console: Console) -> None:
         table.add_row(f"... and {len(rows) - SHOWN:,} more rows")
     console.print(table)
     lines = ["Nothing is left to train: the same command without --dry-run writes the report."]
-    if costs := [session.costs[pack.id] for pack in session.packs]:
-        slots, work, longest = slots_of(session.engine), sum(c.seconds for c in costs), max(c.seconds for c in costs)
+    if jobs := session.jobs:
+        slots, seconds = slots_of(session.engine), [job.seconds for job in jobs]
         lines = [
-            f"About {readable_duration(max(work / slots, longest))} at most with "
-            f"{counted(min(slots, len(costs)), 'pack')} at a time ({readable_duration(work)} of computing; "
-            "episodes are counted at full length, which a bad policy's are not).",
-            f"About {sum(sorted((c.memory for c in costs), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
+            f"About {readable_duration(max(sum(seconds) / slots, max(seconds)))} with "
+            f"{counted(min(slots, len(jobs)), 'pack')} at a time ({readable_duration(sum(seconds))} of computing; "
+            "timed uncompiled, episodes at full length, which a bad policy's are not, without their environments).",
+            f"About {sum(sorted((job.memory for job in jobs), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
         ]
-        if on_gpu := max(cost.gpu_memory for cost in costs):
-            lines.append(f"About {on_gpu / 2**30:.1f} GiB on a GPU, for the largest pack.")
-        if on_gpu and not torch.cuda.is_available():
+        if any(job.gpu_memory for job in jobs) and not torch.cuda.is_available():
             lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     lines += [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
     say(console, lines)

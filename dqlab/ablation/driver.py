@@ -8,22 +8,21 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import TIMEOUT_MAX, Event, Timer
+from threading import Event
 
-from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.display import GridDisplay, announce_grid, say_what_is_missing, show_plan
 from dqlab.ablation.engines.base import Engine, Job, engines, slots_of
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.planning import SHORT, Cost, Plan, PlannedPack, costs_of_packs, make_plan, pack_cells, pack_sizes
+from dqlab.ablation.planning import ConfigResolver, Plan, PlannedPack, make_plan, pack_cells, pack_sizes, plan_jobs
 from dqlab.ablation.report import report_apart
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, CellStatus, Report
 from dqlab.config.gin_state import parameters_read
 from dqlab.data.download import no_downloads
-from dqlab.errors import PACKAGE, masked
+from dqlab.errors import masked
 from dqlab.files import write_text
 from dqlab.machine import handled_signals
 from dqlab.printing import Console
@@ -33,7 +32,6 @@ from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
 
 EVERY = 5.0  # seconds between two records of how far a grid is
 EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}  # every cell has a result; some have failed; stopped
-EMBEDDED = PACKAGE / "data" / "embedded"
 
 
 @dataclass(frozen=True)
@@ -66,22 +64,19 @@ class GridSession:
     tracking: Tracking
     cells: dict[str, CellStatus] = field(default_factory=dict)  # how far every cell is, by its id
     packs: Sequence[PlannedPack] = ()  # what is to be run
-    costs: Mapping[str, Cost] = field(default_factory=dict)  # what it takes, by the packs' ids
+    jobs: Sequence[Job] = ()  # the same, measured
     state: str = RUNNING  # or `finished`, `incomplete` (some have failed), `interrupted`
     recorded: float = 0.0  # when that was written
 
     def in_state(self, state: str) -> list[CellStatus]:
-        """The cells that are in that state."""
         return [status for status in self.cells.values() if status.state == state]
 
     @property
     def pending(self) -> list[CellStatus]:
-        """The cells that have neither a result nor a failure."""
         return [status for status in self.cells.values() if status.state not in (FINISHED, FAILED)]
 
     @property
     def experiment(self) -> str:
-        """The MLflow experiment that the grid is recorded in."""
         return self.tracking.experiment or self.request.name
 
     def record_plan(self) -> None:
@@ -177,7 +172,7 @@ def ablate(request: GridRequest, console: Console) -> int:
         session = open_session(request)
         announce_grid(session, console)
         with console.status("calibrating"):
-            session.costs = costs_of_packs(session.packs, SHORT)
+            session.jobs = plan_jobs(session.packs, session.folder.packs)
         session.record_plan()
         mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
         try:
@@ -199,7 +194,7 @@ def dry_run(request: GridRequest, console: Console) -> None:
     session = open_session(request, planning_only=True)
     announce_grid(session, console)
     console.print("calibrating", style="dim")
-    session.costs = costs_of_packs(session.packs)
+    session.jobs = plan_jobs(session.packs, session.folder.packs)
     show_plan(session, console)
 
 
@@ -208,13 +203,8 @@ def run_packs(session: GridSession, console: Console) -> bool:
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
     title = f"{session.request.name} in {session.folder.path}"
     display = GridDisplay(session.cells, session.packs, console, title, caveat)
-    jobs = []
-    for pack in session.packs:
-        path = pack.kind.data.path
-        inputs = () if path is None or EMBEDDED in path.resolve().parents else (path,)
-        jobs.append(Job(pack.id, session.folder.packs / pack.id, inputs, **session.costs[pack.id]._asdict()))
-    with display, stop_on_signal(session.engine.stop, display.say, session.resolver.grid.hours) as stopped:
-        for ended in session.engine.run(jobs, display.on_event):
+    with display, stop_on_signal(session.engine.stop, display.say) as stopped:
+        for ended in session.engine.run(session.jobs, display.on_event):
             display.on_end(ended)
             if time.monotonic() - session.recorded > EVERY:
                 session.record_state(RUNNING)
@@ -222,12 +212,12 @@ def run_packs(session: GridSession, console: Console) -> bool:
 
 
 @contextmanager
-def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None], hours: float = 0.0) -> Iterator[Event]:
-    """Within this, a signal, or so many hours (0: none), call `stop`, and `say` with what happens, and set an event."""
+def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[Event]:
+    """Within this, a signal calls `stop`, and `say` with what happens, and sets an event."""
     stopped = Event()
 
-    def heed(reason: str) -> None:
-        told = f"{reason}: packs write their checkpoints and end. Ctrl-C ends them at once."
+    def heed(*_: object) -> None:
+        told = "Stopping: packs write their checkpoints and end. Ctrl-C ends them at once."
         if stopped.is_set():
             told = "Ending at once; the same command continues from the last checkpoints."
         stopped.set()
@@ -235,12 +225,5 @@ def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None], hours: 
         with suppress(RuntimeError):  # the signal may have come while something else was printed
             say(told)
 
-    timer = Timer(min(3600 * hours, TIMEOUT_MAX), heed, [f"The grid's {hours:g} hours are over"])
-    timer.daemon = True
-    with handled_signals(lambda *_: heed("Stopping"), signal.SIGINT, signal.SIGTERM):
-        try:
-            if hours:
-                timer.start()
-            yield stopped
-        finally:
-            timer.cancel()
+    with handled_signals(heed, signal.SIGINT, signal.SIGTERM):
+        yield stopped

@@ -37,13 +37,10 @@ class GridFolder:
 
     def check(self, name: str = "") -> None:
         """See that a grid of that name can be run here, or raise a RunError that says why not; touches nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file, not a folder. Choose another --out.")
-        if (self.path / "run.json").exists():
-            raise RunError(f"{self.path} holds a single run, not a grid. Choose another --out.")
         begun, names = (self.path / "grid.json").exists(), {item.name for item in self.path.glob("[!.]*")} - {LOCK}
-        if names and not begun and "plan.json" not in names:
-            raise RunError(f"{self.path} is not empty and holds no grid. Choose another --out.")
+        strange = names and not begun and "plan.json" not in names
+        if strange or (self.path.exists() and not self.path.is_dir()):
+            raise RunError(f"{self.path} is there already, and no grid's folder. Choose another --out.")
         if self.packs.is_symlink() and not self.packs.exists():
             raise RunError(f"{self.packs} is a link to {self.packs.readlink()}, which is not here. Mount it again.")
         known = self.facts()["name"] if begun else name  # a damaged one may be deleted: it is written anew
@@ -113,15 +110,11 @@ class GridFolder:
         begun = {name: cells for name, cells in self.listed().items() if (self.packs / name / "run.json").exists()}
         ends = (*self.ended("summary.json"), *self.ended("failure.json"))
         ended = {(path.parent.parent.name, cell) for cell, path in ends}
-
-        def recorded(pack: str) -> int:
-            return max((path.stat().st_size for path in (self.packs / pack).glob("cell-*/metrics.jsonl")), default=0)
-
-        for name in sorted(begun, key=recorded, reverse=True):
-            left = pending.intersection(begun[name])
-            others = {(name, cell) for cell in begun[name] if cell not in left}
+        for name, cells in begun.items():
+            left = pending.intersection(cells)
+            others = {(name, cell) for cell in cells if cell not in left}
             if left and not taken & left and not self.is_over(name) and others <= ended:
-                found[name] = begun[name]
+                found[name] = cells
                 taken |= left
         return found
 

@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from dqlab.analysis.results import Report
-from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, check_field, check_fields
+from dqlab.config.fields import NonNegativeInt, check_field, check_fields
 from dqlab.config.gin_files import bindings_in_file, check_binding
 from dqlab.config.gin_state import complete_name
 from dqlab.config.identity import is_seed
@@ -78,7 +78,6 @@ class Grid:
         engine: a name from the `engine` registry.
         storage: a folder that all machines of a cluster see, for packs; the grid's own folder if empty.
         pack: cells that one process trains together, at most; 0 chooses by the device.
-        hours: after so many all packs write their checkpoints and end, as by Ctrl-C; 0 sets no limit.
     """
 
     axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -91,7 +90,6 @@ class Grid:
     engine: str = "local"
     storage: str = ""
     pack: NonNegativeInt = 0
-    hours: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -40,7 +40,7 @@ def report_grid(request: GridRequest, console: Console) -> None:
     bound = format_bindings(abbreviate_names(bound_parameters()))
     now, before = parse_bindings(bound), parse_bindings(results.gin)
     names = [name for name in {**before, **now} if now.get(name) != before.get(name)]
-    apart = ("Report.", "Tracking.", "Grid.engine", "Grid.storage", "Grid.hours", "Grid.pack")
+    apart = ("Report.", "Tracking.", "Grid.engine", "Grid.storage", "Grid.pack")
     if changed := [name for name in names if not name.startswith(apart) and "Engine." not in name]:
         text = f"The report is of the grid as it was planned last; changed since, and left out: {', '.join(changed)}."
         console.print(Text(text), soft_wrap=True)

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone
         return 1
     except (DqlabError, MemoryError, RuntimeError, OSError, TypeError) as error:  # torch's allocators: RuntimeErrors
-        if not (said := _as_a_line(error)):
+        if not (said := in_a_line(error)):
             raise
         if os.environ.get("DQLAB_DEBUG"):  # for whoever looks for a mistake in a component of her own
             traceback.print_exc()
@@ -85,10 +85,12 @@ def _terminate(*_: object) -> None:
     raise _TerminatedError
 
 
-def _as_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException) -> str:
     """What is said of what a user can mend; nothing of a mistake in the program."""
     if isinstance(error, DqlabError):
         return printable(masked(message_of(error)))
+    if isinstance(error, RecursionError):
+        return "Something is made of itself: bindings in gin lead back to where they begin."
     if "No values supplied by Gin" in str(error):
         return f"{first_line(error)}. Bind it in gin, or leave off the () behind an @name."
     if lacks_memory(error):

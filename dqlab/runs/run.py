@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dqlab.config import gin_files
-from dqlab.config.gin_state import bound_value, parameters_read
 from dqlab.config.gin_files import parse_bindings, rebind_text
+from dqlab.config.gin_state import bound_value, parameters_read
 from dqlab.config.identity import SOURCES, Replica, changed_results
 from dqlab.config.plugins import changed_sources, plugin_sources
 from dqlab.data.sources import absolute_source

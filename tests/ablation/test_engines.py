@@ -10,29 +10,26 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
-from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_packs import CELLS, check_same, pack_text, summary
+from made_packs import CELLS, check_same, pack_text
 from ray_cluster import Cluster, lives, until
 
 from dqlab.ablation.engines import base
-from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED, Engine, Job
-from dqlab.ablation.engines.local import LocalEngine
-from dqlab.ablation.engines.ray import RayEngine, modules_of
+from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED, Engine, Job, LocalEngine
+from dqlab.ablation.engines.ray import RayEngine
 from dqlab.ablation.engines.ray_tasks import fingerprint, storage_fault
 from dqlab.ablation.engines.slurm import SlurmEngine
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.training import made_job
 from dqlab.tracking.run_folder import claim_folder
 
-NEEDED = {"local": "json", "slurm": "submitit", "ray": "ray"}
-Events = dict[str, list[dict[str, Any]]]
-OnEvent = Callable[[Job, dict[str, Any]], None]
+Events = dict[str, list[Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -42,47 +39,37 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the cluster's second node does not see."""
-    return tmp_path_factory.mktemp("hidden")
-
-
-@pytest.fixture(scope="module")
-def whole_cluster(hidden: Path) -> Iterator[Cluster]:
-    pytest.importorskip("ray", reason="ray is not installed")
-    with closing(Cluster()) as cluster:
+def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    pytest.importorskip("ray")
+    with closing(Cluster(tmp_path_factory.mktemp("hidden"))) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def cluster(whole_cluster: Cluster, hidden: Path) -> Cluster:
+def cluster(whole_cluster: Cluster) -> Cluster:
     """Two nodes, which are never idle: they end with these tests."""
     if not any(node.is_alive for node in whole_cluster.nodes):
-        whole_cluster.join(hides=hidden if os.geteuid() == 0 else None)
+        whole_cluster.join()
     return whole_cluster
 
 
-@pytest.fixture(params=list(NEEDED))
+@pytest.fixture(params=["local", "slurm", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    if find_spec(NEEDED[request.param]) is None:
-        pytest.skip(f"{NEEDED[request.param]} is not installed")
-    made: dict[str, Callable[[], Engine]] = {
-        "local": lambda: LocalEngine(workers=2),
-        "slurm": lambda: SlurmEngine(cluster="local"),
-        "ray": lambda: RayEngine(request.getfixturevalue("cluster").address),
-    }
-    return made[request.param]()
+    if request.param == "slurm":
+        pytest.importorskip("submitit")
+        return SlurmEngine(cluster="local")
+    return LocalEngine(2) if request.param == "local" else RayEngine(request.getfixturevalue("cluster").address)
 
 
-def run(engine: Engine, jobs: list[Job], then: OnEvent | None = None, ended: dict[str, Any] | None = None) -> Any:
-    """Run jobs; how each ended, and what it told, by id."""
+def run(engine: Engine, jobs: list[Job], then: Callable[..., None] | None = None) -> tuple[dict[str, Any], Events]:
+    """Run jobs; how each ended, and what it told, by id; `then` is given each event, with all that."""
+    ends: dict[str, Any] = {}
     told: Events = defaultdict(list)
-    ends = {} if ended is None else ended
 
     def tell(job: Job, event: Any) -> None:
         told[job.id].append(dict(event))
         if then is not None:
-            then(job, dict(event))
+            then(job, event, told, ends)
 
     for end in engine.run(jobs, tell):
         assert end.job.id not in ends, "each job ends once"
@@ -91,7 +78,7 @@ def run(engine: Engine, jobs: list[Job], then: OnEvent | None = None, ended: dic
     return ends, told
 
 
-def names(events: list[dict[str, Any]]) -> list[str]:
+def names(events: list[Any]) -> list[str]:
     return [f"{event['event']} {event.get('step', '')}".strip() for event in events]
 
 
@@ -105,25 +92,19 @@ def records(job: Job) -> list[int]:
 
 
 def test_a_job_that_fails_or_dies_ends_no_other(engine: Engine, tmp_path: Path) -> None:
+    """What a sound and a failing job tell is looked at by the conformance suite."""
     jobs = [
-        made_job(tmp_path / "sound", steps=3),
         made_job(tmp_path / "failing", fail_at=2),
         made_job(tmp_path / "dying-once", steps=3, die_at=3),
         made_job(tmp_path / "dying", die_at=2, deaths=9),
     ]
     ends, told = run(engine, jobs)
-    assert {name: end.code for name, end in ends.items()} == {
-        "sound": FINISHED,
-        "failing": FAILED,
-        "dying-once": FINISHED,
-        "dying": -9,
-    }
+    assert {name: end.code for name, end in ends.items()} == {"failing": FAILED, "dying-once": FINISHED, "dying": -9}
     assert ends["failing"].reason == "it was told to"
     assert ends["dying"].reason.startswith("killed by SIGKILL (out of memory?)")
-    assert names(told["sound"]) == ["started 0", "saved 1", "saved 2", "saved 3", "finished"]
     assert names(told["dying-once"]) == ["started 0", "saved 1", "saved 2", "started 2", "saved 3", "finished"]
     assert names(told["dying"]) == ["started 0", "saved 1", "started 1", "started 1"]  # two retries
-    assert [records(job) for job in jobs] == [[1, 2, 3], [1], [1, 2, 3], [1]]
+    assert [records(job) for job in jobs] == [[1], [1, 2, 3], [1]]
     assert "counting to 3" in jobs[0].log.read_text(), "what is no event goes to the log"
 
 
@@ -131,23 +112,19 @@ def test_stopped_jobs_continue_where_they_were_and_a_second_stop_kills(engine: E
     """One of them is deaf: it goes on when all others have saved and ended, and is killed."""
     deaf = replace(made_job(tmp_path / "deaf", steps=9999, seconds=0.05, deaf=True), seconds=1.0)  # the first one
     jobs = [deaf, *(made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b", "c"))]
-    ended: dict[str, Any] = {}
     stops: list[str] = []
-    pids: list[int] = []
 
-    def stop(job: Job, event: dict[str, Any]) -> None:
-        pids.extend([event["pid"]] if "pid" in event and job is deaf else [])
-        first = not stops and pids and job is not deaf and event.get("step", 0) >= 3
+    def stop(job: Job, event: Any, told: Events, ended: Any) -> None:
+        first = not stops and told["deaf"] and job is not deaf and event.get("step", 0) >= 3
         if first or (len(stops) == 1 and len(ended) == 3):
             stops.append(job.id)
             engine.stop()
 
-    ends, told = run(engine, jobs, stop, ended)
+    ends, told = run(engine, jobs, stop)
     assert {end.code for end in ends.values()} == {STOPPED}
     assert len(stops) == 2
-    until(lambda: not lives(pids[0]), 120)
+    until(lambda: not lives(told["deaf"][0]["pid"]), 120)
     begun = [job for job in jobs if told[job.id] and job is not deaf]
-    assert begun
     for job in begun:
         assert step_of(job) == max(event.get("step", 0) for event in told[job.id])
         (job.folder / "pack.gin").write_text(f"steps = {step_of(job) + 2}")
@@ -157,14 +134,29 @@ def test_stopped_jobs_continue_where_they_were_and_a_second_stop_kills(engine: E
 
 
 def test_no_more_at_a_time_than_asked_the_longest_first(tmp_path: Path) -> None:
-    jobs = [replace(made_job(tmp_path / str(seconds), steps=2), seconds=seconds) for seconds in (1, 3, 2)]
+    jobs = [replace(made_job(tmp_path / str(seconds), steps=1), seconds=seconds) for seconds in (1, 3, 2)]
     order: list[str] = []
-    for end in LocalEngine(workers=1).run(jobs, lambda job, event: order.append(f"{job.id} {event['event']}")):
-        order.append(f"{end.job.id} ended")
-    whole = ["started", "saved", "saved", "finished", "ended"]
-    assert [line for line in order if "ended" not in line] == [
-        f"{name} {event}" for name in (3, 2, 1) for event in whole[:-1]
-    ]
+    run(LocalEngine(workers=1), jobs, lambda job, event, *_: order.append(f"{job.id} {event['event']}"))
+    assert order == [f"{name} {event}" for name in (3, 2, 1) for event in ("started", "saved", "finished")]
+
+
+@pytest.mark.parametrize(("threads", "memory", "room"), [(2, 0, 2), (1, 300, 3), (1, 5000, 1)])
+def test_as_many_as_cores_and_memory_have_room_for(
+    threads: int, memory: int, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "cores", lambda: 4)
+    monkeypatch.setattr("dqlab.training.probe.free_bytes", lambda device: 1001)
+    plain = [made_job(tmp_path / name, steps=1) for name in "abcde"]
+    changes: list[int] = []
+
+    def tell(job: Job, event: Any, told: Events, ends: Any) -> None:
+        changes.append({"started": 1, "finished": -1}.get(event["event"], 0))
+        until(lambda: len(told) >= room, 60)  # they wait for each other, and a while for one too many
+        with suppress(AssertionError):
+            until(lambda: len(told) > room, 3)
+
+    run(LocalEngine(), [replace(job, threads=threads, memory=memory) for job in plain], tell)
+    assert max(accumulate(changes)) == room
 
 
 @pytest.mark.parametrize(("workers", "seen"), [(0, {("3", None), ("5", None)}), (3, {("3", "0.5"), ("5", None)})])
@@ -173,35 +165,19 @@ def test_packs_have_a_gpu_of_their_own_or_a_share_of_one(
 ) -> None:
     """And their threads; one for a CPU sees no GPU."""
     gpu = [replace(made_job(tmp_path / f"{i}", seconds=0.2), gpu_memory=1, threads=3) for i in range(4)]
-    found: dict[str, dict[str, str]] = {}
-    most: dict[str, int] = defaultdict(int)
-    running: dict[str, str] = {}
+    running: list[str] = []
 
-    def tell(job: Job, event: Any) -> None:
-        if event["event"] == "started":
-            found[job.id] = event["environment"]
-            running[job.id] = found[job.id]["CUDA_VISIBLE_DEVICES"]
-            most[running[job.id]] = max(most[running[job.id]], list(running.values()).count(running[job.id]))
-        if event["event"] == "finished":
-            del running[job.id]
+    def tell(job: Job, event: Any, told: Events, ends: Any) -> None:
+        if event["event"] in ("started", "finished") and job.id != "cpu":
+            device = told[job.id][0]["environment"]["CUDA_VISIBLE_DEVICES"]
+            (running.append if event["event"] == "started" else running.remove)(device)
+            assert (device, None) not in seen or running.count(device) < 2, "two packs on one GPU"
 
-    ends = list(LocalEngine(workers=workers, devices=("3", "5")).run([*gpu, made_job(tmp_path / "cpu")], tell))
-    assert {end.code for end in ends} == {FINISHED}
+    _, told = run(LocalEngine(workers=workers, devices=("3", "5")), [*gpu, made_job(tmp_path / "cpu")], tell)
+    found = {name: events[0]["environment"] for name, events in told.items()}
     assert (found["cpu"]["CUDA_VISIBLE_DEVICES"], found["cpu"]["OMP_NUM_THREADS"]) == ("", "1")
-    shares = {(found[job.id]["CUDA_VISIBLE_DEVICES"], found[job.id]["DQLAB_GPU_SHARE"]) for job in gpu}
-    assert shares == seen
+    assert {(found[job.id]["CUDA_VISIBLE_DEVICES"], found[job.id]["DQLAB_GPU_SHARE"]) for job in gpu} == seen
     assert {found[job.id]["OMP_NUM_THREADS"] for job in gpu} == {"3"}
-    assert all(most[device] == 1 for device, share in seen if share is None), "two packs on one GPU"
-
-
-@pytest.mark.parametrize(("threads", "memory", "room"), [(1, 0, 4), (2, 0, 2), (9, 0, 1), (1, 300, 3), (1, 5000, 1)])
-def test_as_many_as_cores_and_memory_have_room_for(
-    threads: int, memory: int, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dqlab.ablation.engines.local.cores", lambda: 4)
-    monkeypatch.setattr("dqlab.training.probe.free_bytes", lambda device: 1001)
-    jobs = [Job(str(index), tmp_path, (), threads, memory) for index in range(7)]
-    assert LocalEngine._room(jobs) == room
 
 
 def test_jobs_that_want_a_gpu_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,42 +202,28 @@ def test_an_error_of_whoever_listens_leaves_no_process(tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-from dqlab.ablation.engines.base import Job
-from dqlab.ablation.engines.{module} import {engine}
-
-jobs = [Job(path.name, path, worker="dqlab.tools.conformance.counting_job") for path in map(Path, sys.argv[1:])]
-def tell(job, event):
-    if "pid" in event:
-        (job.folder.parent / (job.id + ".pid")).write_text(str(event["pid"]))
-for ended in {made}.run(jobs, tell):
-    pass
+from dqlab.ablation.engines.ray import Job, RayEngine
+job = Job("a", Path(sys.argv[2]), worker="dqlab.tools.conformance.counting_job")
+list(RayEngine(sys.argv[1]).run([job], lambda job, event: "pid" in event and print(event["pid"], flush=True)))
 """
 
 
-@pytest.mark.parametrize("name", ["local", "ray"])
-def test_workers_of_a_killed_driver_save_and_end(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Another driver goes on from there."""
-    made = {"local": "LocalEngine(workers=2)", "ray": "RayEngine({address!r})"}[name]
-    if name == "ray":
-        made = made.format(address=request.getfixturevalue("cluster").address)
-    jobs = [made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b")]
-    code = DRIVER.format(module=name, engine=made.partition("(")[0], made=made)
-    driver = subprocess.Popen([sys.executable, "-c", code, *(str(job.folder) for job in jobs)])
-    pids = [tmp_path / f"{job.id}.pid" for job in jobs]
-    try:
-        until(lambda: all(map(Path.exists, pids)) and all(map(step_of, jobs)), 180)
-    finally:
+def test_packs_of_a_killed_driver_save_and_end_on_ray(cluster: Cluster, tmp_path: Path) -> None:
+    """Another engine goes on from there. On this machine: test_ablate.py."""
+    job = made_job(tmp_path / "a", steps=9999, seconds=0.05)
+    command = [sys.executable, "-c", DRIVER, cluster.address, str(job.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        pid = int(driver.stdout.readline())
+        until(lambda: step_of(job))
         driver.kill()
-        driver.wait()
-    until(lambda: not any(lives(int(path.read_text())) for path in pids), 180)
-    for job in jobs:
-        saved = step_of(job)
-        killed = name == "ray" and len(records(job)) == saved + 1  # Ray kills children: between record and checkpoint
-        assert records(job) == list(range(1, saved + 1 + killed))
-        (job.folder / "pack.gin").write_text(f"steps = {saved + 1}")
-    ends, told = run(LocalEngine(workers=2), jobs)
-    assert {end.code for end in ends.values()} == {FINISHED}
-    assert all(len(told[job.id]) == 3 for job in jobs), "one step more, and the end"
+    until(lambda: not lives(pid))
+    saved = step_of(job)
+    assert records(job)[:saved] == list(range(1, saved + 1))
+    assert len(records(job)) <= saved + 1, "Ray kills children: between record and checkpoint"
+    (job.folder / "pack.gin").write_text(f"steps = {saved + 1}")
+    ends, told = run(LocalEngine(), [job])
+    assert (ends["a"].code, names(told["a"])) == (FINISHED, [f"started {saved}", f"saved {saved + 1}", "finished"])
 
 
 def test_preempted_slurm_jobs_are_requeued_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,16 +237,15 @@ def test_preempted_slurm_jobs_are_requeued_and_go_on(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(SlurmEngine, "submit", keep)
 
-    def interrupt(job: Job, event: dict[str, Any]) -> None:
+    def interrupt(job: Job, event: Any, *_: Any) -> None:
         if event.get("step") == 3 and event["event"] == "saved":
             tasks = Path(f"/proc/{submitted[0].job_id}/task/{submitted[0].job_id}/children").read_text().split()
             os.kill(int(tasks[0]), 12)  # SIGUSR2, as SLURM sends it
 
     ends, told = run(SlurmEngine(cluster="local"), [job], interrupt)
     assert ends["a"].code == FINISHED
-    starts = [event["step"] for event in told["a"] if event["event"] == "started"]
-    assert len(starts) == 2
-    assert starts[1] >= 3
+    _, second = [event["step"] for event in told["a"] if event["event"] == "started"]
+    assert second >= 3
     assert records(job) == list(range(1, 41))
 
 
@@ -297,59 +258,57 @@ def test_what_is_not_installed_is_named(module: str, tmp_path: Path, monkeypatch
 
 
 TWO = {name: CELLS[name] for name in ("cell-a", "cell-b")}
-PLUGIN = '''"""A schedule."""
+PLUGIN = """
 import torch
 from dqlab.diffusion import noise_schedules
 
 @noise_schedules.register("travelling", source="x")
 def travelling(n_timesteps: int) -> torch.Tensor:
-    """Constant."""
     return torch.full((n_timesteps,), 0.3, dtype=torch.float64)
-'''
+"""
 
 
 def make_pack(folder: Path, cache: Path, sources: str) -> Job:
     folder.mkdir(parents=True)
     bindings = ("DiffusionPolicy.schedule = 'travelling'", f"load_dataset.sources = ('{sources}',)")
-    (folder / "pack.gin").write_text("import travelling_plugin\n" + pack_text(TWO, *bindings, steps=20))
+    imports = "import a_package.deep\nimport travelling_plugin\nimport math\n"
+    (folder / "pack.gin").write_text(imports + pack_text(TWO, *bindings, steps=20))
     return Job(folder.name, folder, (cache,))
 
 
 def test_real_packs_give_what_they_give_on_this_machine(
     cluster: Cluster, tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a plugin that only the driver has; the dataset is found in D4RL's cache, and by a path."""
-    (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "travelling_plugin.py").write_text(PLUGIN)
+    """With a module and a package that only the driver has; the dataset is found in D4RL's cache, and by a path."""
+    plugins = tmp_path / "plugins"
+    (plugins / "a_package" / "deep").mkdir(parents=True)
+    (plugins / "a_package" / "__init__.py").touch()
+    (plugins / "travelling_plugin.py").write_text(PLUGIN)
     cache = tmp_path / "cache" / "walker2d_medium_expert-v2.hdf5"
     cache.parent.mkdir()
     d4rl_file(rows=200).rename(cache)
-    monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
+    monkeypatch.syspath_prepend(str(plugins))
     monkeypatch.setenv("D4RL_DATASET_DIR", str(cache.parent))  # which the nodes were started without
     sources = {"cached": "d4rl_cache", "named": f"file:{cache}"}
     there = [make_pack(tmp_path / "there" / name, cache, source) for name, source in sources.items()]
     here = make_pack(tmp_path / "here" / "cached", cache, sources["cached"])
     far = list(RayEngine(cluster.address).run(there, lambda job, event: None))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(plugins), prepend=":")
     near = list(LocalEngine(workers=1).run([here], lambda job, event: None))
     assert [(end.code, end.reason) for end in (*far, *near)] == [(FINISHED, "")] * 3
-    assert sorted(path.name for path in (tmp_path / "there").glob(".storage-check*")) == []
+    assert not list((tmp_path / "there").glob(".storage-check*"))
     facts = [json.loads((job.folder / "run.json").read_text())["data"] for job in (here, there[0])]
     assert facts[0] == facts[1]
     for theirs in there:
         for name in TWO:
-            scores = [summary(job.folder, name)["selection"]["last"]["score_mean"] for job in (here, theirs)]
-            assert scores[0] == pytest.approx(scores[1], abs=1e-5)
             check_same(here.folder, name, theirs.folder)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hides a folder from a node")
-def test_a_node_that_does_not_see_the_storage_is_named_before_the_first_pack(
-    cluster: Cluster, hidden: Path, tmp_path: Path
-) -> None:
-    data = hidden / "data.hdf5"
+def test_a_node_that_does_not_see_the_storage_is_named_before_the_first_pack(cluster: Cluster, tmp_path: Path) -> None:
+    data = cluster.hidden / "data.hdf5"
     data.write_text("rows")
-    unseen = {f"{hidden}. ": made_job(hidden / "b")}
+    unseen = {f"{cluster.hidden}. ": made_job(cluster.hidden / "b")}
     unseen[f"the dataset {data}. "] = replace(made_job(tmp_path / "shared" / "a", steps=1), inputs=(data,))
     for words, job in unseen.items():
         with pytest.raises(ConfigError) as error:
@@ -358,10 +317,9 @@ def test_a_node_that_does_not_see_the_storage_is_named_before_the_first_pack(
         assert ("--storage DIR" in str(error.value)) == ("dataset" not in words)
 
 
-def test_what_a_node_lacks_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_else_a_node_lacks_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token, data = tmp_path / "storage" / "token", tmp_path / "data.hdf5"
     data.write_text("rows")
-    assert storage_fault(token, {}).startswith(f"does not see {token.parent}. All nodes must see what packs write")
     token.mkdir(parents=True)
     assert "but not its locks" in storage_fault(token, {})
     with claim_folder(token):
@@ -377,23 +335,11 @@ def test_nodes_follow_packs_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_code_of_plugins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a_package" / "deep").mkdir(parents=True)
-    (tmp_path / "a_package" / "__init__.py").write_text("")
-    (tmp_path / "a_module.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    text = "import a_package.deep\nimport a_module\nfrom dqlab import errors\nimport math\nimport not_there\n"
-    (tmp_path / "pack.gin").write_text(text + "a.text = 'import nothing'\n")
-    found = [Path(path).name for path in modules_of([Job("a", tmp_path)])]
-    assert found == ["dqlab", "a_module.py", "a_package"]
-
-
 def test_clusters_that_are_not_there(tmp_path: Path) -> None:
     job = made_job(tmp_path / "a")
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        closed = socket.create_server(("127.0.0.1", 0))
-        nobody = closed.getsockname()[1]
-        closed.close()
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = closed.getsockname()[1]
         for address in (f"127.0.0.1:{nobody}", f"127.0.0.1:{deaf.getsockname()[1]}", "nonsense"):
             started = time.monotonic()
             with pytest.raises(ConfigError, match="ray start --address"):
@@ -404,39 +350,34 @@ def test_clusters_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    """Jobs stop half-way until one of them has got as far on the second node, however late its processes start."""
+    """Jobs stop half-way until one of them has got as far on the second node, however late its processes start.
+
+    That node has the most memory, which one job would fill: it is not waited for.
+    """
     half, lost = 30, tmp_path / "lost"
     (second,) = [node for node in cluster.nodes if node.is_alive]
     plan = {"steps": 60, "seconds": 0.01, "gate": (half + 1, str(lost))}
     plain = [made_job(tmp_path / name, **plan) for name in ("a", "b", "c")]
-    huge = replace(made_job(tmp_path / "huge"), threads=64, memory=10**15)  # more than any node has
+    huge = replace(made_job(tmp_path / "huge"), threads=64, memory=10**15)
     gpu = replace(made_job(tmp_path / "gpu"), gpu_memory=1)
-    told: dict[str, list[Any]] = defaultdict(list)
     moved: list[str] = []
 
-    def tell(job: Job, event: Any) -> None:
-        told[job.id].append(event)
+    def tell(job: Job, event: Any, told: Events, ends: Any) -> None:
         ripe = not moved and event["event"] == "saved" and event["step"] == half
-        on_second = ripe and second.has(told[job.id][0]["pid"])
-        if on_second:
+        if ripe and second.has(told[job.id][0]["pid"]):
             moved.append(job.id)
             second.kill()
             until(lambda: not lives(told[job.id][0]["pid"]), 120)  # it has saved
             lost.touch()
 
-    ends = list(RayEngine(cluster.address).run([*plain, huge, gpu], tell))
-    assert sorted(end.job.id for end in ends) == ["a", "b", "c", "gpu", "huge"]
-    assert {end.code for end in ends} == {FINISHED}, ends
-    (name,) = moved
-    starts = {job.id: [e["step"] for e in told[job.id] if e["event"] == "started"] for job in (*plain, huge, gpu)}
-    assert {other: steps for other, steps in starts.items() if other != name} == {
-        other: [0] for other in starts if other != name
+    ends, told = run(RayEngine(cluster.address), [*plain, huge, gpu], tell)
+    assert {end.code for end in ends.values()} == {FINISHED}, ends
+    starts = {name: [event["step"] for event in told[name] if event["event"] == "started"] for name in ends}
+    assert starts == {name: [0, half] if name in moved else [0] for name in ends}
+    assert [records(job) for job in plain] == [list(range(1, 61))] * 3
+    seen = {name: events[0]["environment"] for name, events in told.items()}
+    assert {name: each["CUDA_VISIBLE_DEVICES"] for name, each in seen.items()} == {
+        **dict.fromkeys(ends, ""),
+        "gpu": "0",
     }
-    assert starts[name] == [0, half]
-    for job in plain:
-        lines = (job.folder / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
-    seen = {job.id: told[job.id][0]["environment"] for job in (*plain, huge, gpu)}
-    assert {known["CUDA_VISIBLE_DEVICES"] for other, known in seen.items() if other != "gpu"} == {""}
-    assert seen["gpu"]["CUDA_VISIBLE_DEVICES"] == "0"
     assert seen["huge"]["OMP_NUM_THREADS"] == "64"

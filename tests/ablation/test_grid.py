@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,8 @@ import gymnasium
 import pytest
 from conftest import ROOT, TINY, Run, bindings, refused
 
-from dqlab.ablation.config_resolver import ConfigResolver
-from dqlab.ablation.driver import stop_on_signal
 from dqlab.ablation.grid import Grid
-from dqlab.ablation.planning import make_plan
+from dqlab.ablation.planning import ConfigResolver, make_plan
 from dqlab.algorithms import algorithms
 from dqlab.analysis.results import Report
 from dqlab.cli import main
@@ -45,10 +42,10 @@ def test_an_axis_is_a_parameter_with_values_or_labels_with_bindings() -> None:
     ]
 
 
-def test_the_papers_ablations_are_there() -> None:
-    names = {path.stem for path in (ROOT / "ablations").glob("*.gin")}
-    wanted = "steps bc_only gaussian_policy policy_class schedules backbones critics selection samplers eta prediction"
-    assert names >= set(wanted.split())
+def test_grids_that_ship_are_listed() -> None:
+    page = (ROOT / "docs" / "howto" / "ablate.md").read_text()
+    listed = page.partition("Grids that ship:")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == {path.stem for path in (ROOT / "ablations").glob("*.gin")}
 
 
 @pytest.mark.parametrize("name", algorithms.names())
@@ -74,9 +71,11 @@ def test_a_cell_is_trained_by_its_label(in_process: Run, tmp_path: Path) -> None
     ("text", "more", "words"),
     [
         ("", ("--engine", "locl"), "Unknown engine 'locl'. Did you mean 'local'?"),
-        ("", ("--out", "holds"), "holds is not empty and holds no grid. Choose another --out."),
+        ("", ("--out", "holds"), "holds is there already, and no grid's folder. Choose another --out."),
+        ("", ("--out", "made.gin"), "made.gin is there already, and no grid's folder. Choose another --out."),
         ("", ("--reuse", "nowhere"), "nowhere is not the folder of a grid"),
         ("", ("--tasks", "walker2d"), "Unknown task 'walker2d'."),
+        ("", ("--device", "cudaa"), "error: --device cudaa: dqlab computes on cpu and cuda, or cuda:N."),
         ("Grid.axes = {'a': {'Experiment.seeds': ((0,), (1,))}}", (), "Use Grid.seeds."),
         ("DiffusionPolicy.denoiser = 'mpl'", (), f"Cell 'eta=0.5' on {WALKER}: made.gin:4: Unknown denoiser 'mpl'"),
     ],
@@ -88,98 +87,83 @@ def test_the_command_line_tells_it_in_one_line(
     (tmp_path / "holds" / "something").touch()
     grid = f"include 'gin/diffql_walker2d.gin'\nGrid.axes = {ETA!r}\nExperiment.task = '{WALKER}'\n{text}\n"
     (tmp_path / "made.gin").write_text(grid)
-    done = in_process("ablate", "--grid", "made.gin", "--out", "out", "--dry-run", *more)
-    refused(done, words)
-
-
-def check_refusal(part: Any, words: str, **values: Any) -> None:
-    gin_files.load_gin([])
-    with pytest.raises(ConfigError) as error:
-        part(**values)
-    assert words in str(error.value)
+    refused(in_process("ablate", "--grid", "made.gin", "--out", "out", "--dry-run", *more), words)
 
 
 NO_NAMES: list[Any] = [5, WALKER, {WALKER: 1}, ([WALKER],), (5,), ("",), (WALKER, WALKER), None]
 NO_SEEDS: list[Any] = [5, 1.5, "01", ([1],), {0: 1}, (-1,), (True,), (0.0,), (0, 0), (), None, (2**32,)]
+NO_SCORES: list[Any] = [5.0, "12", (), (1, 2, 3), ("1",), (None,), (True,), (float("nan"),), (1, -1), (9**999,)]
+SHARED_LABELS = {"a": {"x, y": {}, "x": {"DiffusionQL.eta": 0.5}}, "b": {"z": {}, "y, z": {"DiffusionQL.tau": 0.1}}}
+WHOLE = "cannot differ between settings. It holds for the grid as a whole: set it beside Grid.axes."
+NOT_FOR_AXES = {
+    "Experiment.task": "cannot differ between settings. Use Grid.tasks.",
+    "experiment.Experiment.seeds": "cannot differ between settings. Use Grid.seeds.",
+    "Experiment.replicas": "cannot differ between settings. Use Grid.seeds;",
+    "Experiment.cell": "cannot differ between settings. A setting's label is its cell.",
+    **dict.fromkeys(("Grid.base", "Report.reps", "tracking.Tracking.mlflow"), WHOLE),
+    "DiffusionQL.etaa": "'DiffusionQL' has no parameter 'etaa'. Did you mean 'eta'?",
+    "DifusionQL.eta": "nothing is called 'DifusionQL'. Did you mean 'DiffusionQL'?",
+    **{name: f"{name!r} is no parameter's name" for name in ("nonsense", ".eta", "DiffusionQL.")},
+}
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    *((Grid, {"seeds": seeds}, "Grid.seeds must be a tuple of different integers >= 0") for seeds in NO_SEEDS),
+    *((Grid, {"tasks": names}, "Grid.tasks must be a tuple of different names") for names in NO_NAMES),
+    *((Grid, {"axes": {"a": {name: (0, 1)}}}, words) for name, words in NOT_FOR_AXES.items()),
+    *((Grid, {"axes": {"a": {"x": {}, "y": {name: 1}}}}, words) for name, words in NOT_FOR_AXES.items()),
+    (Grid, {"base": "N=7"}, "Grid.base='N=7' is no cell"),
+    (Grid, {"exclude": ({"M": 2},)}, "Grid.exclude names the axis 'M'"),
+    (Grid, {"exclude": ({"eta": 3},)}, "Grid.exclude names '3' on the axis 'eta'"),
+    (Grid, {"exclude": ({"eta": 0.5}, {"eta": 1.0})}, "leaves nothing of the grid"),
+    (Grid, {"exclude": ("eta=0.5",)}, "must be a tuple of"),
+    (Grid, {"axes": 5}, "Grid.axes must be {axis: {parameter: values} or {label: bindings}}, not 5"),
+    (Grid, {"axes": {}}, "Grid.axes is empty"),
+    (Grid, {"axes": {5: {"x": {}}}}, "Grid.axes['5']: an axis' name, and a label, must be a text, not 5"),
+    (
+        Grid,
+        {"axes": {"a": {"x": {}, None: {}}}},
+        "an axis' name, and a label, must be a text, not None",
+    ),
+    (Grid, {"axes": {"a": (0.5, 1.0)}}, "Grid.axes['a'] must be {parameter: values} or {label: bindings}, not (0.5, "),
+    (Grid, {"axes": {"a": {"DiffusionQL.eta": 0.5}}}, "one parameter a tuple of values"),
+    (Grid, {"axes": {"a": {"DiffusionQL.eta": (1,), "DiffusionQL.tau": (1,)}}}, "one parameter a tuple of values"),
+    (Grid, {"axes": {"a": {5: (1,)}}}, "Grid.axes['a']: 5 is no parameter's name. Write it as Configurable.parameter."),
+    (Grid, {"axes": {**ETA, "b": {"x": {}, "y": {"algorithm.DiffusionQL.eta": 2.0}}}}, "axes set algorithm.DiffusionQ"),
+    (Grid, {"axes": SHARED_LABELS}, "several settings have the label 'x, y, z'"),
+    *((Report, {"rules": no}, "Report.rules must be a tuple of at least one selection rule") for no in (5, "last", ())),
+    (Report, {"rules": ("last", "best")}, "Report.rules: 'best' is no selection rule. Did you mean 'best_online'"),
+    (Report, {"rules": (["last"],)}, "Report.rules: ['last'] is no selection rule. "),
+    (Report, {"rules": ("last", "last")}, "Report.rules must be different selection rules"),
+    (Report, {"reference_rule": "nonsense"}, "Report.reference_rule='nonsense' is no selection rule"),
+    (Report, {"reference": ("x",)}, "Report.reference must be {label: {task: (score,)}}, not ('x',)"),
+    (Report, {"reference": {5: {}}}, "Report.reference must be {label: "),
+    (Report, {"reference": {"eta=0.5": 5}}, "Report.reference['eta=0.5'] must be {task: (score,)}, not 5"),
+    (Report, {"reference": {"x": {5: (1.0,)}}}, "Report.reference['x'] must be {task: "),
+    *((Report, {"reference": {"x": {WALKER: one}}}, f"Report.reference['x']['{WALKER}'] must be") for one in NO_SCORES),
+]
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        *(({"seeds": seeds}, "Grid.seeds must be a tuple of different integers >= 0") for seeds in NO_SEEDS),
-        *(({"tasks": names}, "Grid.tasks must be a tuple of different names") for names in NO_NAMES),
-        ({"hours": -1}, "Grid.hours must be at least 0"),
-        ({"base": "N=7"}, "Grid.base='N=7' is no cell"),
-        ({"exclude": ({"M": 2},)}, "Grid.exclude names the axis 'M'"),
-        ({"exclude": ({"eta": 3},)}, "Grid.exclude names '3' on the axis 'eta'"),
-        ({"exclude": ({"eta": 0.5}, {"eta": 1.0})}, "leaves nothing of the grid"),
-        ({"exclude": ("eta=0.5",)}, "must be a tuple of"),
-    ],
-)
-def test_grids(values: dict[str, Any], words: str) -> None:
-    check_refusal(Grid, words, axes=ETA, **values)
-
-
-@pytest.mark.parametrize(
-    ("axes", "words"),
-    [
-        (5, "Grid.axes must be {axis: {parameter: values} or {label: bindings}}, not 5"),
-        ({}, "Grid.axes is empty"),
-        ({5: {"x": {}}}, "Grid.axes['5']: an axis' name, and a label, must be a text, not 5"),
-        ({"a": (0.5, 1.0)}, "Grid.axes['a'] must be {parameter: values} or {label: bindings}, not (0.5, 1.0)"),
-        ({"a": {"DiffusionQL.eta": 0.5}}, "one parameter a tuple of values"),
-        ({"a": {"DiffusionQL.eta": (1.0,), "DiffusionQL.tau": (0.1,)}}, "one parameter a tuple of values"),
-        ({"a": {"DiffusionQL.etaa": (0.5,)}}, "'DiffusionQL' has no parameter 'etaa'. Did you mean 'eta'?"),
-        ({"a": {"x": {"DifusionQL.eta": 0.5}}}, "nothing is called 'DifusionQL'. Did you mean 'DiffusionQL'?"),
-        ({"a": {"x": {}, None: {}}}, "Grid.axes['a']: an axis' name, and a label, must be a text, not None"),
-        ({"a": {5: (1,)}}, "Grid.axes['a']: 5 is no parameter's name. Write it as Configurable.parameter."),
-        ({"a": {"x": {"nonsense": 1}}}, "Grid.axes['a']: 'nonsense' is no parameter's name"),
-        ({"a": {".eta": (1,)}}, "Grid.axes['a']: '.eta' is no parameter's name"),
-        ({"a": {"DiffusionQL.": (1,)}}, "Grid.axes['a']: 'DiffusionQL.' is no parameter's name"),
-        ({**ETA, "b": {"x": {}, "y": {"algorithm.DiffusionQL.eta": 2.0}}}, "axes set algorithm.DiffusionQL.eta"),
-    ],
-)
-def test_axes(axes: Any, words: str) -> None:
-    check_refusal(Grid, words, axes=axes)
-
-
-def test_no_two_settings_have_one_label() -> None:
-    axes: Any = {"a": {"x, y": {}, "x": {"DiffusionQL.eta": 0.5}}, "b": {"z": {}, "y, z": {"DiffusionQL.tau": 0.1}}}
-    check_refusal(Grid, "several settings have the label 'x, y, z'", axes=axes)
-    assert len(Grid(axes=axes, exclude=({"a": "x", "b": "y, z"},)).settings) == 3
-
-
-@pytest.mark.parametrize(
-    ("parameter", "instead"),
-    [
-        ("Experiment.task", "Use Grid.tasks."),
-        ("experiment.Experiment.seeds", "Use Grid.seeds."),
-        ("Experiment.replicas", "Use Grid.seeds;"),
-        ("Experiment.cell", "A setting's label is its cell."),
-        ("Grid.base", "It holds for the grid as a whole: set it beside Grid.axes."),
-        ("Report.reps", "It holds for the grid as a whole: set it beside Grid.axes."),
-        ("tracking.Tracking.mlflow", "It holds for the grid as a whole: set it beside Grid.axes."),
-    ],
-)
-def test_no_axis_sets_what_holds_for_the_grid(parameter: str, instead: str) -> None:
-    for axis in ({parameter: (0, 1)}, {"x": {}, "y": {parameter: 1}}):
-        check_refusal(Grid, f"Grid.axes['a']: {parameter} cannot differ between settings. {instead}", axes={"a": axis})
-
-
-def test_a_gin_file_for_a_label_gives_none_of_it(tmp_path: Path) -> None:
-    path = tmp_path / "label.gin"
-    path.write_text("experiment.Experiment.task = 'x'\nTraining.steps = 3\nReport.reps = 5\nDiffusionQL.eta = 2.0\n")
+@pytest.mark.parametrize(("part", "values", "words"), REFUSED)
+def test_what_a_grid_must_not_say(part: Any, values: dict[str, Any], words: str) -> None:
     gin_files.load_gin([])
-    assert Grid(axes={"a": {"x": str(path)}}).settings[0].bindings == {"DiffusionQL.eta": 2.0}
+    with pytest.raises(ConfigError) as error:
+        part(**({"axes": ETA} if part is Grid else {}) | values)
+    assert words in str(error.value)
+
+
+def test_what_it_may_say() -> None:
+    """Points whose labels are told apart by an exclusion; rivals that were not run, and averages."""
+    gin_files.load_gin([])
+    assert len(Grid(axes=SHARED_LABELS, exclude=({"a": "x", "b": "y, z"},)).settings) == 3
+    published = {"CQL": {WALKER: (50,), "average": [50.5, 1]}, "IQL": {}}
+    assert Report(reference=published).reference == published  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["nope/{x}.gin", "{}", "{task.gin", "gin/nowhere/{task}.gin"])
 def test_only_the_task_is_replaced_in_the_name_of_its_gin_file(name: str) -> None:
     reader = ConfigResolver([ROOT / "ablations" / "steps.gin"], [f"Grid.task_gin={name!r}"])
-    with pytest.raises(ConfigError) as error:
+    wanted = re.escape(name.replace("{task}", WALKER))
+    with pytest.raises(ConfigError, match=f"^Grid.task_gin, for the task '{WALKER}': There is no gin file '{wanted}'."):
         reader.load(WALKER, ())
-    wanted = name.replace("{task}", WALKER)
-    assert str(error.value).startswith(f"Grid.task_gin, for the task '{WALKER}': There is no gin file '{wanted}'.")
 
 
 def test_a_binding_is_compared_with_all_settings_quickly() -> None:
@@ -192,82 +176,28 @@ def test_a_binding_is_compared_with_all_settings_quickly() -> None:
     assert time.process_time() - begun < 10.0
 
 
-@pytest.mark.parametrize("hours", [1e300, float("inf")])
-def test_hours_beyond_what_a_timer_can_wait_for(hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    lost: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", lost.append)
-    before = set(threading.enumerate())
-    with stop_on_signal(lambda: None, print, hours) as stopped:
-        (timer,) = set(threading.enumerate()) - before
-        timer.join(0.1)
-        assert timer.is_alive()
-        assert not stopped.is_set()
-    assert not lost
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_data_of_a_grid(tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset of Minari's; and a file whose format is named, which stays named for packs."""
+    pytest.importorskip("minari")
+    from made_minari import create, roll_out
 
-
-NO_SCORES: list[Any] = [5.0, "12", (), (1, 2, 3), ("1",), (None,), (True,), (float("nan"),), (1, -1), (9**999,)]
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"rules": 5}, "Report.rules must be a tuple of at least one selection rule, not 5"),
-        ({"rules": "last"}, "Report.rules must be a tuple"),
-        ({"rules": ()}, "Report.rules must be a tuple"),
-        ({"rules": ("last", "best")}, "Report.rules: 'best' is no selection rule. Did you mean 'best_online'"),
-        ({"rules": (["last"],)}, "Report.rules: ['last'] is no selection rule. "),
-        ({"rules": ("last", "last")}, "Report.rules must be different selection rules"),
-        ({"reference_rule": "nonsense"}, "Report.reference_rule='nonsense' is no selection rule"),
-        ({"reference": ("x",)}, "Report.reference must be {label: {task: (score,)}}, not ('x',)"),
-        ({"reference": {5: {}}}, "Report.reference must be {label: "),
-        ({"reference": {"eta=0.5": 5}}, "Report.reference['eta=0.5'] must be {task: (score,)}, not 5"),
-        ({"reference": {"x": {5: (1.0,)}}}, "Report.reference['x'] must be {task: "),
-        *(
-            ({"reference": {"x": {WALKER: score}}}, f"Report.reference['x']['{WALKER}'] must be (score,) or (score, st")
-            for score in NO_SCORES
-        ),
-    ],
-)
-def test_report_settings(values: dict[str, Any], words: str) -> None:
-    check_refusal(Report, words, **values)
-
-
-def test_rivals_that_were_not_run_and_averages_are_welcome() -> None:
-    published = {"CQL": {WALKER: (50,), "average": [50.5, 1]}, "IQL": {}}
-    assert Report(reference=published).reference == published  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def place(tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a grid and a dataset."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
     text = "Grid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2,)}}\nGrid.seeds = (0,)\n"
-    (tmp_path / "made.gin").write_text(f"include 'gin/diffql_walker2d.gin'\n{text}")
-    d4rl_file()
-    return tmp_path
+    Path("made.gin").write_text(f"include 'gin/diffql_walker2d.gin'\n{text}")
 
-
-def data_of(source: str) -> Any:
-    plan = make_plan(ConfigResolver(["made.gin"], [*TINY, f"load_dataset.sources=({source!r},)"]))
-    return next(iter(plan.kinds.values())).data
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_grid_on_a_dataset_of_minaris(place: Path) -> None:
-    pytest.importorskip("minari")
-    from made_minari import create, roll_out
+    def data_of(source: str) -> Any:
+        plan = make_plan(ConfigResolver(["made.gin"], [*TINY, f"load_dataset.sources=({source!r},)"]))
+        return next(iter(plan.kinds.values())).data
 
     env = gymnasium.make("Walker2d-v4", max_episode_steps=20)
     create("made/walker-v0", [roll_out(env, 0)], env=env)
     data = data_of("minari:made/walker-v0")
-    assert data.path == place / "store" / "made" / "walker-v0"
+    assert data.path == tmp_path / "store" / "made" / "walker-v0"
     assert size_of(data.path) > 10_000
-
-
-def test_a_named_format_stays_named_for_packs(place: Path) -> None:
-    assert main(["data", "convert", "made.hdf5", "made.npz"]) == 0
-    (place / "made.npz").rename(place / "odd.hdf5")
+    assert main(["data", "convert", d4rl_file().name, "made.npz"]) == 0
+    Path("made.npz").rename("odd.hdf5")
     source = data_of("file:npz:odd.hdf5").source
-    assert source == f"file:npz:{place / 'odd.hdf5'}"
+    assert source == f"file:npz:{tmp_path / 'odd.hdf5'}"
     assert len(find_dataset(tasks.get(WALKER), (source,)).read(tasks.get(WALKER))) == 60

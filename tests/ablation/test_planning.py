@@ -10,10 +10,9 @@ import pytest
 from conftest import ROOT, TINY
 
 from dqlab.ablation import planning
-from dqlab.ablation.config_resolver import ConfigResolver, canonical
-from dqlab.ablation.planning import Plan, make_plan, pack_cells, pack_sizes
+from dqlab.ablation.planning import ConfigResolver, Plan, canonical, make_plan, pack_cells, pack_sizes
 from dqlab.config import gin_files
-from dqlab.config.gin_state import bound_parameters, operative_parameters
+from dqlab.config.gin_state import operative_parameters
 from dqlab.errors import ConfigError
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
@@ -72,51 +71,34 @@ def test_a_cell_has_the_same_id_in_every_grid_that_has_it() -> None:
     assert len(shared) == 5  # the base experiment's five seeds
 
 
-@pytest.mark.parametrize(
-    ("grid", "label", "known"),
-    [
-        ("steps", "N=2", ["cd8a92d9f4b5b769", "3ae847c03b9143cd"]),
-        ("samplers", "DDPM, 20 steps", ["b8e01f9db7a0aad2", "31a9b7bfc2047d8d"]),
-    ],
-)
-def test_cells_of_earlier_versions_are_known(grid: str, label: str, known: list[str]) -> None:
+def test_cells_of_earlier_versions_are_known() -> None:
     """By their ids, or everything that they have trained is trained again."""
-    plan = plan_of(grid, "Grid.seeds=(0, 1)", "Grid.tasks=('walker2d-medium-expert-v2',)")
-    assert [cell.id for cell in plan.cells if cell.label == label] == known
+    known = {
+        ("steps", "N=2"): ["cd8a92d9f4b5b769", "3ae847c03b9143cd"],
+        ("samplers", "DDPM, 20 steps"): ["b8e01f9db7a0aad2", "31a9b7bfc2047d8d"],
+    }
+    for (grid, label), wanted in known.items():
+        found = ids(plan_of(grid, "Grid.seeds=(0, 1)", "Grid.tasks=('walker2d-medium-expert-v2',)"))
+        assert [found[label, seed] for seed in (0, 1)] == wanted
 
 
-def test_what_changes_nothing_changes_no_id() -> None:
-    inert = (
-        "Experiment.device='cpu'",
-        "Experiment.threads=2",
-        "Training.execution='eager'",
-        "Training.checkpoint_seconds=1.0",
-        "Tracking.mlflow=False",
-        "GaussianQL.grad_norm=1.0",
-        "BehaviourCloning.learning_rate=1e-3",
-        "Experiment.env_backend='gymnasium'",
-        "DiffusionQL.eta=1",
-        "DiffusionQL.backup_candidates=10",
-    )
-    assert ids(plan_of("steps", *inert)) == ids(plan_of("steps"))
+INERT = """
+Experiment.device='cpu' Experiment.threads=2 Experiment.env_backend='gymnasium' Training.execution='eager'
+Training.checkpoint_seconds=1.0 Tracking.mlflow=False GaussianQL.grad_norm=1.0 BehaviourCloning.learning_rate=1e-3
+DiffusionQL.eta=1 DiffusionQL.backup_candidates=10
+"""
+TELLING = """
+Training.steps=10 Training.eval_episodes=3 Training.early_stop='patience' DiffusionQL.eta=1.5
+DiffusionQL.selection='single' MLPDenoiser.hidden_dim=32 Experiment.dtype='float64'
+load_dataset.sources=('embedded:hopper-medium-expert-mini',) load_dataset.reward_transform='standardise'
+"""
 
 
-TELLING = [
-    "Training.steps=10",
-    "Training.eval_episodes=3",
-    "DiffusionQL.eta=1.5",
-    "DiffusionQL.selection='single'",
-    "MLPDenoiser.hidden_dim=32",
-    "Experiment.dtype='float64'",
-    "load_dataset.sources=('embedded:hopper-medium-expert-mini',)",
-    "load_dataset.reward_transform='standardise'",
-    "Training.early_stop='patience'",
-]
-
-
-@pytest.mark.parametrize("binding", TELLING)
-def test_what_changes_results_changes_every_id(binding: str) -> None:
-    assert not everything(plan_of("steps", binding)) & everything(plan_of("steps"))
+def test_what_changes_results_changes_every_id_and_nothing_else_does() -> None:
+    plain = plan_of("steps")
+    assert ids(plan_of("steps", *INERT.split())) == ids(plain)
+    for binding in TELLING.split():
+        assert not everything(plan_of("steps", binding)) & everything(plain), binding
 
 
 def sizes(plan: Plan, width: int) -> list[int]:
@@ -151,19 +133,6 @@ def test_packs_for_a_gpu_are_as_large_as_their_numbers_let_them(
     assert width("Experiment.device='cpu'") == 8
 
 
-def test_a_pack_is_a_configuration_of_its_own(tmp_path: Path) -> None:
-    plan = plan_of("eta", "Grid.seeds=(7, 9)")
-    (pack,) = pack_cells(plan, everything(plan), lambda kind: 64)
-    path = tmp_path / "pack.gin"
-    path.write_text(pack.as_gin())
-    gin_files.load_gin([path])
-    replicas = bound_parameters()["experiment.Experiment.replicas"]
-    named = [(row["cell"], row["seed"]) for row in replicas.values()]
-    assert named[:3] == [("eta=0.01", 7), ("eta=0.01", 9), ("eta=0.1", 7)]
-    assert {row["set"]["algorithm.DiffusionQL.eta"] for row in replicas.values()} == {0.01, 0.1, 0.5, 1.0, 2.0, 5.0}
-    assert bound_parameters()["data.load_dataset.sources"] == ("embedded",)
-
-
 def test_settings_that_run_the_same_are_trained_once(tmp_path: Path) -> None:
     path = grid_file(tmp_path, "Grid.axes = {'eta': {'one': {'DiffusionQL.eta': 1.0}, 'paper': {}}}")
     plan = make_plan(ConfigResolver([path], [EMBEDDED]))
@@ -177,18 +146,20 @@ def test_every_task_has_its_own_values() -> None:
     plan = plan_of("paper_figure3", "Grid.seeds=(0,)", f"Grid.tasks={two}")
     texts = {kind.task: kind.text for kind in plan.kinds.values()}
     assert "algorithm.DiffusionQL.grad_norm = 5.0\n" in texts["walker2d-medium-expert-v2"]
-    assert "training.Training.top_k = 2\n" in texts["hopper-medium-v2"]
-    assert "algorithm.DiffusionQL.grad_norm = 9.0\n" in texts["hopper-medium-v2"]
-    assert "training.Training.steps = 2000000\n" in texts["hopper-medium-v2"]
+    own = ("training.Training.top_k = 2", "algorithm.DiffusionQL.grad_norm = 9.0", "training.Training.steps = 2000000")
+    assert all(f"{line}\n" in texts["hopper-medium-v2"] for line in own)
 
 
-def test_a_file_stands_for_a_label(tmp_path: Path) -> None:
-    path = grid_file(tmp_path, "Grid.axes = {'algorithm': {'ours': {}, 'TD3+BC': 'gin/td3_bc_walker2d.gin'}}")
+def test_a_file_stands_for_a_label_without_what_holds_for_the_grid(tmp_path: Path) -> None:
+    label = tmp_path / "label.gin"
+    label.write_text("include 'gin/td3_bc_walker2d.gin'\nExperiment.task = 'x'\nTraining.steps = 3\nReport.reps = 5\n")
+    path = grid_file(tmp_path, f"Grid.axes = {{'algorithm': {{'ours': {{}}, 'TD3+BC': '{label}'}}}}")
     plan = make_plan(ConfigResolver([path], [EMBEDDED, "Training.steps=77"]))
-    text = plan.kinds[plan.cells[-1].kind].text
-    assert "algorithm.TD3BC.alpha" not in text.split("set")[0] or plan.cells[-1].scalars["algorithm.TD3BC.alpha"] == 2.5
+    cell, text = plan.cells[-1], plan.kinds[plan.cells[-1].kind].text
+    assert (cell.task, cell.scalars["algorithm.TD3BC.alpha"]) == ("walker2d-medium-expert-v2", 2.5)
     assert "training.Training.steps = 77\n" in text
     assert "data.load_dataset.standardise_states = True\n" in text
+    assert "reps" not in text
 
 
 def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
@@ -206,12 +177,9 @@ def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
     assert budget("TD3+BC") == budget("IQL") == [1_000_000, 256, 5_000, 10, 1]
 
 
-@pytest.mark.parametrize(
-    ("grid", "binding"), [("paper_table1", "Training.steps=10"), ("steps", "DiffusionPolicy.n_timesteps=3")]
-)
-def test_what_an_axis_or_a_label_sets_is_not_overruled_in_silence(grid: str, binding: str) -> None:
-    with pytest.raises(ConfigError, match=f"--set {binding.partition('=')[0]} sets what the grid varies"):
-        ConfigResolver([ROOT / "ablations" / f"{grid}.gin"], [EMBEDDED, binding])
+def test_what_a_label_sets_is_not_overruled_in_silence() -> None:
+    with pytest.raises(ConfigError, match="--set Training.steps sets what the grid varies"):
+        ConfigResolver([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Training.steps=10"])
 
 
 def test_canonical_values_are_equal_where_runs_are() -> None:

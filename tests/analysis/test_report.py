@@ -22,7 +22,7 @@ from conftest import ROOT
 from made_grids import TASKS, made_grid
 
 from dqlab import files as files_module
-from dqlab.ablation.config_resolver import ConfigResolver
+from dqlab.ablation.planning import ConfigResolver
 from dqlab.ablation.report import components_used
 from dqlab.analysis.report import figures, write
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis

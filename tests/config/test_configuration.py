@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import gin
 import pytest
 from conftest import ROOT, SMALL
+from made_overrides import faults
 
 from dqlab.config import gin_files
 from dqlab.config.gin_files import parse_bindings
@@ -99,6 +101,12 @@ def test_wrong_values_are_found_before_any_data_is_read(binding: str) -> None:
     gin_files.load_gin([QUICK], [binding])
     with pytest.raises(ConfigError, match=VALUES[binding]):
         check_experiment(Experiment())
+
+
+def test_overrides_that_nobody_would_write(tmp_path: Path) -> None:
+    """Of 20,000, none was more than a message: `DQLAB_FUZZ=20000` asks for so many, `DQLAB_FUZZ_SEED` for others."""
+    found = faults(int(os.environ.get("DQLAB_FUZZ", "150")), int(os.environ.get("DQLAB_FUZZ_SEED", "1")), tmp_path)
+    assert not found, f"{len(found)}: {[(text[:150], str(error)[:200]) for text, error in found[:20]]}"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -15,8 +15,7 @@ import pytest
 from conftest import TINY, Done, Run
 from made_own import ENV_ID, task_gin, write_data, write_module
 
-from dqlab.ablation.config_resolver import ConfigResolver
-from dqlab.ablation.planning import make_plan
+from dqlab.ablation.planning import ConfigResolver, make_plan
 from dqlab.config.identity import is_as_before
 from dqlab.data import Transitions, load_dataset
 from dqlab.data.formats.base import format_of

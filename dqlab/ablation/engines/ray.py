@@ -151,20 +151,22 @@ def submit(jobs: Sequence[Job], retries: int, gpus: float) -> Iterator[RayJob]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    room: dict[str, float] = {}
-    for name, amount in (item for node in nodes for item in node["Resources"].items()):
-        room[name] = max(room.get(name, 0), amount)
-    if any(job.gpu_memory for job in jobs) and not room.get("GPU"):
+    resources = [node["Resources"] for node in nodes]
+    if any(job.gpu_memory for job in jobs) and not any(each.get("GPU") for each in resources):
         raise ConfigError("The grid's packs want a GPU, and no node has one. Use Experiment.device='cpu'.")
     _check_nodes({node["NodeID"]: node["NodeManagerAddress"] for node in nodes}, jobs)
     for job in sorted(jobs, key=lambda job: -job.seconds):
+        able = [each for each in resources if each.get("CPU") and (each.get("GPU") or not job.gpu_memory)]
+        offers = sorted((min(job.threads, each["CPU"]), min(job.memory, each.get("memory", 0))) for each in able)
+        # as much as two nodes have: what no living node has would be waited for forever
+        cpus, memory = map(min, zip(*offers[-2:] or [(0, 0)], strict=True))
         options = {
             "name": f"dqlab {job.id}",
             "max_retries": retries,
             "retry_exceptions": [LostAttemptError],
-            "num_cpus": min(job.threads, room.get("CPU", 0)),  # more than any node has would be waited for forever
+            "num_cpus": cpus,
             "num_gpus": gpus if job.gpu_memory else 0,
-            "memory": min(job.memory, int(room.get("memory", 0))),
+            "memory": int(memory),
         }
         yield RayJob(job, gpus, options)
 
