@@ -22,7 +22,7 @@ from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.runs.profile import ProfileRecorder
 from dqlab.runs.records import TrainingResult, prune, write_own_configs, write_record, write_replica_results
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
-from dqlab.tracking.mlflow.mirror import Mirror
+from dqlab.tracking.mlflow.sync import Mirror
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import Loop
 from dqlab.training.execution.modes import ExecutionMode, name_of

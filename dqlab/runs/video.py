@@ -27,7 +27,7 @@ from dqlab.machine import run_isolated
 from dqlab.printing import Console
 from dqlab.runs.build import WatchedEnvironments
 from dqlab.tracking import RunFolder
-from dqlab.tracking.mlflow.mirror import is_tracked, sync_to_mlflow
+from dqlab.tracking.mlflow.sync import is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.tree import VIDEOS
 from dqlab.training import Evaluator
 
