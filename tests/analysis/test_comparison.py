@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -26,7 +25,7 @@ from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
-Run = Callable[..., Any]
+Captured = pytest.CaptureFixture[str]
 GRID = made_grid(values=(2, 5), seeds=6)
 SMALL = made_grid(values=(2, 5), tasks=TASKS[:1], seeds=2)
 MADE: dict[str, Any] = {"name": "here", "label": "", "task": TASKS[0], "seed": 0, "caveat": "", "physics": "mujoco210"}
@@ -138,9 +137,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     json.dumps(result.as_dict(), allow_nan=False)
 
 
-def test_the_tables_name_rule_caveat_and_groups(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_and_other_forms(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     folder = str(write_grid(tmp_path / "steps", made_grid(values=(2, 5), seeds=3)))
 
@@ -165,7 +162,7 @@ def test_the_tables_name_rule_caveat_and_groups(
     assert r"A: N=2 & 3 & best-online & " in tables
 
 
-def test_of_one_seed_nothing_is_said_of_brackets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_one_seed_nothing_is_said_of_brackets(tmp_path: Path, capsys: Captured) -> None:
     """Of a plain run that an earlier version made: it has no list of replicas."""
     facts = json.loads((write_run(tmp_path / "run") / "run.json").read_text())
     del facts["replicas"]
@@ -194,9 +191,7 @@ def test_of_one_seed_nothing_is_said_of_brackets(tmp_path: Path, capsys: pytest.
         (["--experiment", "steps", "--uri", "http://127.0.0.1:9"], "the server does not answer"),
     ],
 )
-def test_mistakes_are_told_in_one_message(
-    args: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes(args: list[str], said: str, place: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -249,7 +244,7 @@ def test_reused_cells_are_compared_under_this_grids_labels(tmp_path: Path) -> No
         ("grid.json", "{}"),
     ],
 )
-def test_damaged_records_are_named(name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_records_are_named(name: str, text: str, tmp_path: Path, capsys: Captured) -> None:
     """And left out, but for a grid's own."""
     folder = write_grid(tmp_path / "steps", SMALL)
     path, *others = sorted(folder.rglob(name))

@@ -6,12 +6,12 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Run
 from made_folders import begin_cell, finish_cell, folder_of, write_grid, write_reusing, write_state
 from made_grids import TASKS, made_grid
 from mlflow_stores import fresh_store, history, journal
@@ -66,10 +66,7 @@ def check_complete(uri: str, folder: Path, grid: GridResults) -> None:
     assert top.data.tags["finished"] == str(len(grid.results))
 
 
-def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two tasks."""
+def test_a_finished_grid_of_two_tasks_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = made_grid(values=(2, 5), seeds=2)
     folder, uri = write_grid(tmp_path / "runs" / "steps-1", grid), fresh_store(tmp_path)
     (folder / "report" / "figures").mkdir(parents=True)
@@ -163,10 +160,8 @@ class _Client:
 
 
 @pytest.mark.parametrize("call", ["create_run", "log_batch", "log_artifact", "set_terminated"])
-def test_a_sender_that_dies_at_any_call_leaves_nothing_out_and_nothing_twice(
-    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before a call or right after it, that is: the server did it, and the answer was lost."""
+def test_a_sender_that_dies_at_any_call(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it or right after it (the answer was lost): nothing is left out, and nothing is there twice."""
     grid = made_grid(values=(2,), seeds=2)
     folder, uri, deaths = write_grid(tmp_path / "steps", grid), fresh_store(tmp_path), 0
     for die_at, after in ((1, False), (1, True), (2, True), (3, False), (4, True), (6, False)):
@@ -195,9 +190,7 @@ def test_a_mirror_is_killed(tmp_path: Path) -> None:
     check_complete(uri, folder, SMALL)
 
 
-def test_sync_beside_the_runs_to_another_store_and_back(
-    dqlab: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sync_to_another_store_and_back(dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pack stands for its grid; the packs lie in a storage, to which `packs` links."""
     folder = write_grid(tmp_path / "runs" / "steps", SMALL)
     (folder / "packs").rename(tmp_path / "storage")
@@ -303,9 +296,7 @@ def test_a_mirror_goes_on_after_damaged_files_and_says_once_what_it_leaves_out(t
 
 
 @pytest.mark.parametrize(("kind", "anew"), [("cell", 3 + 4), ("pack", 4 + 4)])
-def test_deleted_runs_stay_deleted_and_others_go_on(
-    kind: str, anew: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_deleted_runs_stay_deleted(kind: str, anew: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri, folder = fresh_store(tmp_path), tmp_path / "steps"
     pending = tuple(CellStatus(result.cell) for result in SMALL.results)
     write_grid(folder, replace(SMALL, results=(), pending=pending), state="running")

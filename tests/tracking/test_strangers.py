@@ -24,11 +24,12 @@ SMALL = made_grid(values=(2, 5), seeds=2)
 QUICK = str(ROOT / "gin" / "quickstart.gin")
 SETS = ["--set", *(line for line in TINY if not line.startswith("Tracking"))]
 SECRET = "the secret of this machine"
+Listener = tuple[str, list[str]]
 USER = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "s3cret"}
 
 
 @pytest.fixture
-def listener() -> Iterator[tuple[str, list[str]]]:
+def listener() -> Iterator[Listener]:
     """The address of a server, and what it is asked with which credentials; it answers nothing of use."""
     heard: list[str] = []
 
@@ -60,10 +61,8 @@ def sent(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in found}
 
 
-def test_an_address_that_only_a_folder_names_hears_nothing(
-    listener: tuple[str, list[str]], in_process: Run, tmp_path: Path
-) -> None:
-    """Not from sync, nor compare, ui, a resumed run; with `--to` it does."""
+def test_an_address_that_only_a_folder_names(listener: Listener, in_process: Run, tmp_path: Path) -> None:
+    """It hears nothing from sync, compare, ui, a resumed run, nor where a store puts artifacts; with `--to` it does."""
     uri, heard = listener
     run, grid = write_run(tmp_path / "run"), write_grid(tmp_path / "grid", SMALL)
     change(run / "run.json", mlflow_uri=uri)
@@ -79,6 +78,10 @@ def test_an_address_that_only_a_folder_names_hears_nothing(
     resume = ("train", "--gin", QUICK, "--steps", "10", "--out", "begun", "--resume", *SETS)
     refused(in_process(*resume, env=USER), uri, "MLFLOW_TRACKING_URI")
     assert (tmp_path / "begun" / "run.json").read_text() == before
+    place = f"{uri}/api/2.0/mlflow-artifacts/artifacts"
+    mlflow_client(fresh_store(tmp_path)).create_experiment("theirs", artifact_location=place)
+    change(write_run(tmp_path / "other") / "run.json", mlflow_experiment="theirs")
+    refused(in_process("sync", "other", env=USER), place, "MLFLOW_TRACKING_URI")
     assert heard == []
     once = {**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     refused(in_process("sync", "run", "--to", uri, env=once), "could not be sent")
@@ -114,17 +117,6 @@ def test_links_in_a_run_are_not_followed(in_process: Run, tmp_path: Path) -> Non
     last = by_seed[str(seeds[-1])]
     listed = {item.path for item in client.list_artifacts(last.info.run_id)}
     assert (last.info.status, listed) == ("FINISHED", {"checkpoints", "curve.png", "summary.json"})
-
-
-def test_a_server_that_only_a_store_names_hears_nothing(
-    listener: tuple[str, list[str]], in_process: Run, tmp_path: Path
-) -> None:
-    (uri, heard), store = listener, fresh_store(tmp_path / "runs")
-    place = f"{uri}/api/2.0/mlflow-artifacts/artifacts"
-    mlflow_client(store).create_experiment("theirs", artifact_location=place)
-    change(write_run(tmp_path / "runs" / "run") / "run.json", mlflow_experiment="theirs")
-    refused(in_process("sync", "runs/run", env=USER), place, "MLFLOW_TRACKING_URI")
-    assert heard == []
 
 
 def test_a_replica_outside_of_its_run_is_refused(in_process: Run, tmp_path: Path) -> None:
