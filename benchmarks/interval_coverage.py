@@ -1,5 +1,5 @@
 """How often a 95% interval over few seeds holds the true value: `python benchmarks/interval_coverage.py` prints the
-table of docs/statistics.md, and the ranges that dqlab/analysis/cautions.py quotes.
+table of docs/statistics.md.
 
 Grids are drawn from known distributions of scores; every one gets its intervals as a report does.
 """
@@ -62,14 +62,11 @@ def main() -> None:
     options = parser.parse_args()
     print("| tasks | seeds | " + " | ".join(f"{name}: IQM | {name}: mean" for name in DISTRIBUTIONS) + " |")
     print("|---|---|" + "---|---|" * len(DISTRIBUTIONS))
-    ranges = {}
     for tasks, seeds in product(TASKS, SEEDS):
         shares = [
             share for name in DISTRIBUTIONS for share in coverage(name, seeds, tasks, options.grids, options.reps)
         ]
         print(f"| {tasks} | {seeds} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |", flush=True)
-        ranges[tasks, seeds] = (round(100 * min(shares)), round(100 * max(shares)))
-    print(f"\nCOVERAGE = {ranges}")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from dqlab.ablation import GridRequest
 from dqlab.ablation import ablate as run_grid
 from dqlab.ablation.driver import EXIT_CODES
 from dqlab.ablation.folder import GridFolder
-from dqlab.analysis.compare import compare_groups
-from dqlab.analysis.finished_runs import find_runs
+from dqlab.analysis.compare import compare_groups, find_runs
 from dqlab.analysis.report.figures import new_figure
 from dqlab.analysis.report.inspection import INSIDE, animate_chain
 from dqlab.analysis.results import Report

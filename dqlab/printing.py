@@ -89,8 +89,9 @@ def counted(number: int, one: str) -> str:
     return f"{number:,} {one if number == 1 else one + 's'}"
 
 
-def enumerate_names(names: Sequence[str], most: int = 6) -> str:
-    """`a, b and c`; beyond `most` names, the first ones and how many more. Names with commas part at semicolons."""
+def enumerate_names(named: Iterable[object], most: int = 6) -> str:
+    """`a, b and c`, each once; beyond `most`, the first ones and how many more; with commas, parted by semicolons."""
+    names = list(dict.fromkeys(map(str, named)))
     comma = "; " if any(", " in name for name in names[:most]) else ", "
     if len(names) > most:
         return f"{comma.join(names[: most - 1])} and {len(names) - most + 1} more"

@@ -26,8 +26,7 @@ from mlflow_stores import fresh_store
 
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.report import collect_results
-from dqlab.analysis.compare import comparison_warnings, group_runs
-from dqlab.analysis.finished_runs import read_folder
+from dqlab.analysis.compare import comparison_warnings, group_runs, read_folder
 from dqlab.analysis.results import FAILED, CellStatus
 from dqlab.config.gin_files import parse_bindings
 from dqlab.config.identity import changed_results
@@ -124,9 +123,9 @@ def grid(tmp_path: Path, sink: None) -> Path:
     cells = [result.cell for result in SMALL.results]
     other = write_grid(tmp_path / "runs" / "other", SMALL)
     grid = write_reusing(tmp_path / "runs" / "grid", SMALL, other, [cells[0]])
-    folder = folder_of(grid, SMALL, cells[3])
+    folder = folder_of(grid, cells[3])
     (folder / "summary.json").unlink()
-    fail_cell(grid, SMALL, CellStatus(cells[3], FAILED, "diverged", "it became NaN"))
+    fail_cell(grid, CellStatus(cells[3], FAILED, "diverged", "it became NaN"))
     send_folder(grid, tracking_uri(grid), "made", over=False)
     for memory in (grid / "mlflow.json", *grid.glob("packs/*/mlflow.json")):
         forget(memory)

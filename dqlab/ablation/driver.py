@@ -28,7 +28,7 @@ from dqlab.machine import handled_signals
 from dqlab.printing import Console
 from dqlab.runs.experiment import Tracking
 from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
+from dqlab.tracking.mlflow.sync import Mirror, warn_unsent
 
 EVERY = 5.0  # seconds between two records of how far a grid is
 EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}  # every cell has a result; some have failed; stopped

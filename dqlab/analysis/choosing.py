@@ -43,7 +43,7 @@ def choice_name(rule: str) -> str:
 
 def checkpoint_choices(
     scores: pd.DataFrame, histories: pd.DataFrame, results: GridResults, bootstrap: Bootstrap
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What each rule gains over the last checkpoint, by `score_table` and `score_histories`, and makes of the order.
 
     Frames of settings with seeds that are complete by every rule:
@@ -51,9 +51,8 @@ def checkpoint_choices(
             (gain where the other seeds choose; of COMMON only), each with its bounds; rank; fewest, most: evaluations
             that a run of the setting chooses from.
         orders: rule, settings, tau (Kendall's, with the order by `last`), swaps (pairs of settings), pairs, kept (share
-            of resamples that have the rule's order of all settings).
-        swaps: rule, higher, lower (by this rule, the other way around by `last`), by_rule, by_last (higher minus
-            lower), share (of resamples in which both hold); a rule's MOST_SWAPS largest ones, surest first.
+            of resamples that have the rule's order of all settings), changed (MOST_SWAPS pairs that swap at most, the
+            setting first that is higher by this rule; those with the largest differences first).
     """
     columns = pd.MultiIndex.from_product([results.tasks, SELECTION_RULES])
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
@@ -77,7 +76,7 @@ def checkpoint_choices(
     figures = with_bounds("point", "gain", "held_out")
     gains[figures] = np.array(bounds).reshape(-1, len(figures))
     gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
-    return gains[["setting", "rule", *figures, "rank", "fewest", "most"]], *_rank_changes(drawn)
+    return gains[["setting", "rule", *figures, "rank", "fewest", "most"]], _orders(drawn)
 
 
 def _resampled_means(chosen: Array, curves: Array, weights: Array) -> Array:
@@ -109,49 +108,34 @@ def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:
     return np.where(known, np.take_along_axis(scores, steps, axis=-1), np.nan)
 
 
-def _rank_changes(drawn: Mapping[str, Array]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The orders, and the swaps; of means (1 + reps, CHOICES and others) of each setting."""
+def _orders(drawn: Mapping[str, Array]) -> pd.DataFrame:
+    """The orders; of means (1 + reps, CHOICES and others) of each setting."""
     reps = min(map(len, drawn.values()), default=1)
     means = np.array([each[:reps, : len(CHOICES)] for each in drawn.values()]).reshape(len(drawn), reps, len(CHOICES))
-    found = {}
+    rows = []
     for place, rule in enumerate(CHOICES):
         known = np.flatnonzero(~np.isnan(means[:, 0, place]))
         if len(known) > 1:
             names = np.array(list(drawn), dtype=object)[known]
-            found[rule] = _rank_change(names, means[known, :, 0].T, means[known, :, place].T)
-    return (
-        pd.DataFrame(
-            [(rule, *order) for rule, (order, _) in found.items()],
-            columns=["rule", "settings", "tau", "swaps", "pairs", "kept"],
-        ),
-        pd.DataFrame(
-            [(rule, *swap) for rule, (_, swaps) in found.items() for swap in swaps],
-            columns=["rule", "higher", "lower", "by_rule", "by_last", "share"],
-        ),
-    )
+            rows.append((rule, *_order(names, means[known, 0, 0], means[known, :, place].T)))
+    return pd.DataFrame(rows, columns=["rule", "settings", "tau", "swaps", "pairs", "kept", "changed"])
 
 
-def _rank_change(names: NDArray[Any], last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    """How a rule's means change the order by last ones, both (1 + reps, settings), and pairs that change places."""
+def _order(names: NDArray[Any], last: Array, own: Array) -> tuple[Any, ...]:
+    """How a rule's means (1 + reps, settings) order the settings, beside their order by last ones."""
     one, other = np.triu_indices(len(names), 1)
-    by_last, by_rule = last[0, one] - last[0, other], own[0, one] - own[0, other]
+    by_last, by_rule = last[one] - last[other], own[0, one] - own[0, other]
     least = np.minimum(-by_last * np.sign(by_rule), np.abs(by_rule))  # the smaller of both differences
     swapped = np.flatnonzero(least > ROUNDING)
     largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
-    up = by_rule[largest] > 0
-    higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
-    by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
-    order, kept, share = np.argsort(-own, axis=1, kind="stable"), np.nan, np.full(len(largest), np.nan)
-    if len(own) > 1:
-        kept = float((order[1:] == order[0]).all(axis=1).mean())
-        share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0)
-    pairs = zip(names[higher], names[lower], by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
-    ranked = sorted(pairs, key=lambda pair: -pair[-1] if len(own) > 1 else 0.0)
-    return (len(names), float(kendalltau(last[0], own[0]).statistic), len(swapped), len(one), kept), ranked
+    pairs = np.stack([one[largest], other[largest]], axis=-1)
+    changed = names[np.where(by_rule[largest, None] > 0, pairs, pairs[:, ::-1])].tolist()
+    order = np.argsort(-own, axis=1, kind="stable")
+    kept = float((order[1:] == order[0]).all(axis=1).mean()) if len(own) > 1 else np.nan
+    return len(names), float(kendalltau(last, own[0]).statistic), len(swapped), len(one), kept, changed
 
 
 EVERY = ""  # in place of an axis: all settings of the grid
-SEEDS = "seeds"  # in place of an axis, of a grid with one setting: its seeds are what is chosen from
 MOST_SIZES = 16
 LEAST_SEEDS = 3  # for an interval of what is held out: half of the resamples of two seeds have no other seed
 TINY = 1e-9
@@ -170,21 +154,18 @@ def tuning_curves(scores: pd.DataFrame, results: GridResults, bootstrap: Bootstr
         for axis, point, labels in _groups(results, known.index.unique("setting")):
             values = known[known.index.isin(labels, level="setting")].unstack("setting").dropna()
             if len(values):
-                found = _of_settings if len(labels) > 1 else _of_seeds
                 arranged = values.to_numpy().reshape(len(values), len(results.tasks), len(labels))
                 about = (rule, axis, point, len(labels), len(values))
-                rows += [(*about, *row) for row in found(arranged, bootstrap)]
+                rows += [(*about, *row) for row in _tuned(arranged, bootstrap)]
     figures = with_bounds("seen", "held_out")
     columns = ["rule", "axis", "point", "settings", "seeds", "policies", *figures]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(figures, float))
 
 
 def _groups(results: GridResults, known: Sequence[str]) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Axis, point and labels of what is tuned within: at least two settings, or the seeds of the only one."""
+    """Axis, point and labels of what is tuned within: at least two settings."""
     if len(known) > 1:
         yield EVERY, "", known
-    elif len(results.labels) == 1:
-        yield SEEDS, known[0], known
     points = {status.cell.label: status.cell.points for status in results.results}
     several = [axis for axis, values in results.axes.items() if len(values) > 1]
     for axis in several if len(several) > 1 else ():
@@ -194,7 +175,7 @@ def _groups(results: GridResults, known: Sequence[str]) -> Iterator[tuple[str, s
                 yield axis, point, labels
 
 
-def _of_settings(values: Array, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
+def _tuned(values: Array, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
     """A row a number of policies: of scores (seeds, tasks, settings)."""
     seeds, tasks, settings = values.shape
     sizes = budget_sizes(settings)
@@ -212,19 +193,6 @@ def _of_settings(values: Array, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...
     if seeds < LEAST_SEEDS:
         figures = [np.stack([point, *np.full_like(bounds, np.nan)]) for point, *bounds in figures]
     return zip(sizes.tolist(), *np.concatenate(figures).tolist(), strict=True)
-
-
-def _of_seeds(values: Array, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
-    """The same for scores (seeds, tasks, 1) of one setting, whose best seed is chosen: no other run tells its worth."""
-    sizes = budget_sizes(len(values))
-
-    def best(drawn: Array) -> Array:
-        ordered = np.moveaxis(drawn, 0, -1)
-        means: Array = (best_weights(ordered, sizes) * ordered[..., None, :]).sum(axis=-1).mean(axis=(0, 1))
-        return np.moveaxis(means, -1, 0)
-
-    seen = bootstrap.of_each({SEEDS: values}, best)[SEEDS]
-    return zip(sizes.tolist(), *seen.tolist(), *np.full_like(seen, np.nan).tolist(), strict=True)
 
 
 def budget_sizes(most: int) -> NDArray[np.int64]:

@@ -1,11 +1,17 @@
-"""Compare runs that were not planned together: groups of one configuration, scores with intervals, and warnings."""
+"""Compare runs that were not planned together: groups of one configuration, scores with intervals, and warnings.
+
+What is compared: finished runs with one seed each, wherever they were recorded.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from itertools import count, product
 from pathlib import Path
 from string import ascii_uppercase
@@ -16,15 +22,21 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.text import Text
 
-from dqlab.analysis.finished_runs import FoundRuns, Row, find_runs
 from dqlab.analysis.report.tables import ReportTable, latex_table, rich_table, text_table, with_intervals
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.results import Report
 from dqlab.analysis.statistics import BOUNDS, aggregates_of, tidy_rows
-from dqlab.errors import ConfigError, nearest, score_or_return
-from dqlab.printing import Console, counted
-from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.selection_rules import SELECTION_RULES
+from dqlab.config.identity import Replica, describes_setting, replicas_of
+from dqlab.errors import ConfigError, RunError, masked, nearest, one_line, score_or_return
+from dqlab.files import read_text
+from dqlab.printing import Console
+from dqlab.tracking import folders
+from dqlab.tracking.mlflow import client
+from dqlab.tracking.mlflow.client import mlflow_client, tracking_uri
+from dqlab.tracking.mlflow.tree import run_tags
+from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
+from dqlab.tracking.run_folder import FAILURE, RunFolder
+from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 UNSET = "unset"
 SHORT, FEW = 3, 5
@@ -56,9 +68,9 @@ class Comparison:
 def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Comparison:
     """Group the runs, and score every group on every task. Raises ConfigError: an unknown selection rule."""
     rules = [rule.replace("-", "_") for rule in rules]
-    for rule in rules:
-        if rule not in SELECTION_RULES:
-            raise ConfigError(f"There is no selection rule '{rule}'. {nearest(rule, SELECTION_RULES)}")
+    for rule in map(rule_name, rules):
+        if rule not in (known := list(map(rule_name, SELECTION_RULES))):
+            raise ConfigError(f"There is no selection rule '{rule}'. {nearest(rule, known)}")
     settings, runs = Report(), group_runs(found.runs)
     groups = describe_groups(runs)
     scores = _scores(runs, rules, Bootstrap(settings.reps, settings.confidence))
@@ -109,10 +121,7 @@ def comparison_warnings(found: FoundRuns, runs: pd.DataFrame) -> Iterator[str]:
     for number, how in ((found.failed, "failed"), (found.unfinished, "not finished")):
         if number:
             yield f"{number} {'run has' if number == 1 else 'runs have'} {how}: left out."
-    if found.gone:
-        gone = f"{counted(len(found.gone), 'reused cell')} gone, such as {found.gone[0]}"
-        yield f"{gone}: left out. Run the grid again to train them here."
-    yield from (f"Left out: {text}" for text in found.lost.out)
+    yield from (f"Left out: {text}" for text in found.lost.said())
     repeated = runs.groupby([*SAME, "seed"], sort=False).size()
     for (group, task, _, seed), number in repeated[repeated > 1].items():
         yield f"{group} on {task} has {number} runs with seed {seed}: only the first one counts."
@@ -145,16 +154,13 @@ def print_comparison(compared: Comparison, console: Console) -> None:
     configs = {f"{group['group']}: {group['name']}": group["config"] for group in compared.groups}
     rows = [(name, *(config[name] for config in configs.values())) for name in compared.groups[0]["config"]]
     table = text_table("differences", "What differs in configuration", ["parameter", *configs], rows)
-    if not rows:
-        table = text_table("differences", "The same configuration", ["group"], [(name,) for name in configs])
-    elif len(configs) > MANY:
+    if len(configs) > MANY:
         table = table.turned("group")
-    console.print(rich_table(table) if len(configs) > 1 else Text("One configuration."))
+    console.print(rich_table(table) if rows else Text("One configuration."))
     for table in score_tables(compared):
         console.print(rich_table(table))
-    intervals = f"Intervals: {100 * compared.confidence:g}%, of the mean and the interquartile mean (IQM) over seeds"
     biased = "best-online chooses a checkpoint by the score that it then reports: it is too high."
-    console.print(f"{intervals}, {compared.reps:,} bootstrap samples. {biased}")
+    console.print(f"IQM: the interquartile mean over seeds. {biased}")
     for text in compared.warnings:
         console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
 
@@ -165,11 +171,13 @@ def score_tables(compared: Comparison) -> Iterator[ReportTable]:
         means, iqms = (scores[scores.metric == metric] for metric in METRICS)
         several = scores.data_digest.nunique() > 1  # then each group is named with its data
         names = means["group"] + ": " + means["name"] + (" | data " + means.data_digest.str[:12] if several else "")
-        seeds, rules = [str(len(seeds)) for seeds in means.seeds], means.rule.str.replace("_", "-")
+        seeds, rules = [str(len(seeds)) for seeds in means.seeds], map(rule_name, means.rule)
         rows = zip(names, seeds, rules, with_intervals(means), with_intervals(iqms), strict=True)
         said = "; ".join(sorted(set(scores.caveat) - {""}))
-        caption = f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "")
-        caption += f". In brackets: {compared.confidence:.0%} bootstrap intervals over seeds."
+        caption = f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "") + "."
+        if scores.low.notna().any():
+            samples = f"{compared.reps:,} bootstrap samples"
+            caption += f" In brackets: {100 * compared.confidence:g}% intervals over seeds, {samples}."
         yield text_table(f"compare-{task}", caption, ["Group", "seeds", "rule", "mean", "IQM"], rows)
 
 
@@ -194,3 +202,184 @@ def run_compare(
         print(FORMATS[form](compared).rstrip("\n"))
         for text in compared.warnings if form != "json" else ():
             print(f"Warning: {text}", file=sys.stderr)
+
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+SUMMARY = "summary.json"
+Row = dict[str, Any]
+"""A finished run of one seed: name (of its folder or MLflow run), label (of the grid's setting), task, seed, caveat,
+physics, digest (of its data), config (as text, without what makes no difference), made_with (versions, commit and
+device), scores (D4RL-normalised, by selection rule)."""
+
+
+@dataclass
+class FoundRuns:
+    """What there is at one place, or several: finished runs, how many are not, and why others cannot be read."""
+
+    runs: list[Row] = field(default_factory=list)
+    failed: int = 0
+    unfinished: int = 0
+    lost: folders.SkippedRecords = field(default_factory=folders.SkippedRecords)
+
+    def add(self, other: FoundRuns) -> None:
+        """What there is at another place; what is named twice counts once."""
+        self.runs = list({run["name"]: run for run in [*self.runs, *other.runs]}.values())
+        self.failed, self.unfinished = self.failed + other.failed, self.unfinished + other.unfinished
+        self.lost.out = list(dict.fromkeys([*self.lost.out, *other.lost.out]))
+
+
+def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> FoundRuns:
+    """The runs that are named: folders, MLflow's run ids, or an MLflow experiment; an error where none has finished."""
+    if not runs and not experiment:
+        raise ConfigError("dqlab compare wants folders of runs or grids, MLflow run ids, or --experiment NAME.")
+    if wanted and not experiment:
+        raise ConfigError("--filter belongs to --experiment.")
+    found = FoundRuns()
+    for name in runs:
+        if Path(name).exists():
+            found.add(read_folder(Path(name)))
+        elif RUN_ID.fullmatch(name):
+            with _asking(uri) as store:
+                found.add(_replicas(store, _below(store, store.get_run(name))))
+        else:
+            raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
+    if experiment:
+        with _asking(uri) as store:
+            known = store.get_experiment_by_name(experiment)
+            if known is None:
+                advice = nearest(experiment, [item.name for item in store.search_experiments()])
+                raise RunError(f"MLflow ({masked(uri)}) has no experiment '{experiment}'. {advice}")
+            found.add(_replicas(store, client.all_runs(store, [known.experiment_id], wanted)))
+    if not found.runs:
+        where = f"the experiment '{experiment}'" if experiment else ", ".join(runs)
+        filtered = f' with the filter "{wanted}"' if wanted else ""
+        numbers = f"({found.failed} failed, {found.unfinished} not finished)"
+        nothing = f"Nothing to compare: no run of {where}{filtered} has finished {numbers}."
+        raise RunError(" ".join([nothing, *found.lost.out[:1]]))
+    return found
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    """What a run's config.gin binds."""
+    from dqlab.config.gin_files import parse_bindings
+
+    return comparable(parse_bindings(read_text(path), str(path)))
+
+
+def comparable(given: Mapping[str, Any]) -> dict[str, str]:
+    """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
+    return {name: str(value)[: client.LONGEST_VALUE] for name, value in given.items() if describes_setting(name, value)}
+
+
+def read_folder(path: Path) -> FoundRuns:
+    """All runs in a run's or a grid's folder; of those that are damaged it is said why."""
+    folders.read_facts(path)
+    found = FoundRuns()
+    if not folders.is_grid(path):
+        _read_run(path, found)
+        return found
+    facts, lost = read_record(path / folders.GRID, GridRecord), folders.SkippedRecords()
+    for pack in (path / "packs" / name for name in facts["packs"]):
+        with lost.damaged():
+            if (pack / folders.RUN).exists():
+                _read_run(pack, found)
+    _read_reused(path, facts, found)
+    if lost.out:
+        found.lost.out += lost.out
+    else:
+        seen = len(found.runs) + found.failed + len(found.lost.out)
+        found.unfinished = max(facts["cells"] - seen, found.unfinished)
+    return found
+
+
+def _read_reused(grid: Path, facts: GridRecord, found: FoundRuns) -> None:
+    """Cells that other grids have trained, except those that are finished here too."""
+    here = {Path(run["name"]).name for run in found.runs}
+    elsewhere = {cell: path for cell, path in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
+    for path, own, pack in folders.read_reused(grid, elsewhere, found.lost):
+        with found.lost.damaged():
+            found.runs.append(_compared(RunFolder(path.parent), Replica(path.name, own["seed"], own["label"]), pack))
+
+
+def _read_run(path: Path, found: FoundRuns) -> None:
+    """The replicas of a run or of a pack."""
+    folder = RunFolder(path)
+    facts = folder.facts()
+    for replica in replicas_of(facts):
+        place = folder.replica(replica.name)
+        if (place / FAILURE).exists():
+            found.failed += 1
+        elif not (place / SUMMARY).exists():
+            found.unfinished += 1
+        else:
+            with found.lost.damaged():
+                found.runs.append(_compared(folder, replica, facts))
+
+
+def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Row:
+    place = folder.replica(replica.name)
+    own, summary = place / "config.gin", read_record(place / SUMMARY, SummaryRecord)
+    scored = {name: summary[name] for name in ("task", "caveat", "physics")}
+    tags = {**run_tags(facts), **scored, "seed": str(replica.seed)}
+    tags |= {"cell": replica.cell} if replica.cell else {}
+    scores = {rule: row["score_mean"] for rule, row in summary["selection"].items()}
+    return _row(str(place.resolve()), tags, _read_config(own if own.exists() else folder.config), scores)
+
+
+@contextmanager
+def _asking(uri: str) -> Iterator[Any]:
+    """A client whose failures are told in one line."""
+    if (path := client.store_path(uri)) and not path.exists():
+        raise RunError(f"There is no MLflow store {masked(uri)}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
+    with client.client_environment():
+        try:
+            yield mlflow_client(uri)
+        except RunError:
+            raise
+        except Exception as error:  # whatever the client raises
+            silent = "Max retries exceeded" in str(error)
+            why = "the server does not answer" if silent else one_line(error).rstrip(".")
+            raise RunError(f"MLflow ({masked(uri)}): {why}.") from error
+
+
+def _below(store: Any, run: Any) -> list[Any]:
+    """The run, or, where it is a run's, a pack's or a grid's parent, those below it."""
+    if "seed" in run.data.tags:
+        return [run]
+    children = client.all_runs(store, [run.info.experiment_id], f"tags.`{client.PARENT}` = '{run.info.run_id}'")
+    return [found for child in children for found in _below(store, child)]
+
+
+def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
+    """Of each replica's runs, and of the attempts at a grid's cell the last one; parents have no seed."""
+    found, files, latest = FoundRuns(), dict[str, Mapping[str, str]](), dict[Any, Any]()
+    replicas = (run for run in runs if "seed" in run.data.tags)
+    for run in sorted(replicas, key=lambda run: run.info.start_time):
+        tags = run.data.tags
+        key = tags.get(client.KEY, "").rpartition(" ")[2]
+        latest[(tags[client.OWNER], key) if key else run.info.run_id] = run
+    for run in latest.values():
+        if run.info.status == "FINISHED":
+            digest = run.data.tags.get("config_digest")  # of a grid's cell, which has few parameters
+            if digest and digest not in files:
+                with tempfile.TemporaryDirectory() as folder:
+                    files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
+            config = files[digest] if digest else comparable(run.data.params)
+            metrics = run.data.metrics.items()
+            scores = {name.removeprefix("score/"): value for name, value in metrics if name.startswith("score/")}
+            found.runs.append(_row(run.info.run_id, run.data.tags, config, scores))
+        elif run.info.status == "FAILED":
+            found.failed += 1
+        else:
+            found.unfinished += 1
+    return found
+
+
+def _row(name: str, tags: Mapping[str, str], config: Mapping[str, str], scores: Mapping[str, float]) -> Row:
+    """A run by its name and by what `run_tags` and its replica say of it."""
+    row: Row = {"name": name, "label": tags.get("cell", ""), "config": config, "scores": scores}
+    row |= {"task": tags["task"], "seed": int(tags["seed"]), "caveat": tags.get("caveat", "")}
+    row |= {"physics": tags["physics"], "digest": tags["data_digest"]}
+    versions = {key.removeprefix("version."): text for key, text in tags.items() if key.startswith("version.")}
+    made_with = {**versions, "commit": tags.get("git_commit", ""), "device": tags.get("device_name", "")}
+    return {**row, "made_with": made_with}

@@ -8,6 +8,7 @@ probability of improvement compares every run with every other one; the verdict 
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,20 +18,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
 from dqlab.analysis.choosing import checkpoint_choices, tuning_curves
 from dqlab.analysis.resampling import METRICS, Array, Bootstrap, interquartile_mean, mean_score, sign_flip_tests
 from dqlab.analysis.results import GridResults, Report
+from dqlab.errors import MANY, UNSCORED, score_or_return
+from dqlab.printing import counted, enumerate_names
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 COMPARED = ("probability", "iqm_difference", "mean_difference")
 """Of a setting against the base: that a run beats one of the base on a task drawn at random (0 to 1), and points."""
-GAPS = {"over_last": "last", "over_offline": "offline"}
-"""What choosing the best checkpoint by its score is worth, over which rule: mean over runs, in points."""
 BOUNDS = ["point", "low", "high"]
 FLOATS = dict.fromkeys(BOUNDS, float)
 ALL_TASKS = ""  # in place of a task: a figure over all of them
 TEST = "two-sided sign-flip test of the mean difference over pairs of the same task and seed"
+CORRECTION = "Holm"
+ENOUGH = 10  # seeds below which nothing is called better or worse: docs/statistics.md has the simulation
+AVERAGE = "average"  # in place of a task in Report.reference: the published average over all tasks of the grid
 Key = tuple[str, str]  # rule, setting
 THRESHOLDS = 51
 
@@ -44,18 +47,17 @@ class Analysis:
     scores: pd.DataFrame  # a row a rule, setting and seed, a column a task; NaN where no run has a finite score
     estimates: pd.DataFrame
     """Rule, setting, task, metric, point, low, high. METRICS of settings with a complete seed over ALL_TASKS; the mean
-    of every task with a run; COMPARED of settings that share complete seeds with the base; GAPS by best_online."""
+    of every task with a run; COMPARED of settings that share complete seeds with the base."""
     comparisons: pd.DataFrame
     """Rule, setting, seeds (complete in both), p, corrected, smallest_p (the least that so many pairs allow), exact
     (all sign flips were counted, not a sample of them), verdict (better, worse, undecided)."""
     curves: pd.DataFrame
-    """Setting, task, step, seeds, metric (mean, iqm), point, low, high, at steps that all runs have; 0 is untrained."""
+    """Setting, task, step, seeds, point, low, high (the mean), at steps that all its runs have; 0 is untrained."""
     profiles: pd.DataFrame  # rule, setting, threshold, point, low, high: the share of runs whose score is above it
     references: pd.DataFrame
     """Setting, task, point, low, high (ours), published, error, difference, inside (our interval)."""
-    gains: pd.DataFrame  # as `checkpoint_choices` has it, and the next two
+    gains: pd.DataFrame  # as `checkpoint_choices` has it, and the next one
     orders: pd.DataFrame
-    swaps: pd.DataFrame
     tuning: pd.DataFrame  # as `tuning_curves` has it
     cautions: tuple[str, ...]  # plain sentences that must stand beside the figures
 
@@ -113,14 +115,13 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
         *tidy_rows({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
         *tidy_rows(aggregates_of(of_tasks, bootstrap, {"mean": mean_score}), ["mean"]),
         *_compared(pairs, bootstrap),
-        *_checkpoint_gaps(scores.dropna(), results, bootstrap),
     ]
     estimates = pd.DataFrame(rows, columns=["rule", "setting", "task", "metric", *BOUNDS]).astype(FLOATS)
     comparisons = _comparisons(pairs, 1.0 - settings.confidence)
-    curves, profiles = score_curves(results, histories, bootstrap), _profiles(complete, bootstrap)
+    curves, profiles = score_curves(histories, bootstrap), _profiles(complete, bootstrap)
     references, tuning = _references(estimates, results, settings), tuning_curves(scores, results, bootstrap)
-    gains, orders, swaps = checkpoint_choices(scores, histories, results, bootstrap)
-    frames = (scores, estimates, comparisons, curves, profiles, references, gains, orders, swaps, tuning)
+    gains, orders = checkpoint_choices(scores, histories, results, bootstrap)
+    frames = (scores, estimates, comparisons, curves, profiles, references, gains, orders, tuning)
     return Analysis(results, settings, *frames, tuple(cautions_of(results, settings, scores, comparisons, gains)))
 
 
@@ -198,39 +199,16 @@ def holm(p: Array) -> Array:
     return corrected
 
 
-def _checkpoint_gaps(complete: pd.DataFrame, results: GridResults, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
-    """Best-online minus last, and minus offline, of the same runs: of every setting that has both."""
-    best = complete[complete.index.get_level_values("rule") == "best_online"]
-    found = []
-    for rule in GAPS.values():
-        other = complete[complete.index.get_level_values("rule") == rule].droplevel("rule")
-        pairs = _side_by_side(best, other, ["setting", "seed"], results.labels)
-        found.append(bootstrap.of_each({key: both[..., 0] - both[..., 1] for key, both in pairs.items()}, mean_score))
-    both = [key for key in found[0] if key in found[1]]
-    return tidy_rows({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
-
-
-def score_curves(results: GridResults, runs: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Mean and IQM at steps that all runs have: on every task, and over ALL_TASKS, of the seeds that every task has."""
-    tables = dict(iter(runs.groupby(level=["setting", "task"], sort=False)))
-    if len(results.tasks) > 1:
-        tasks = pd.Series(1, runs.index).groupby(level=["setting", "seed"]).transform("sum")
-        whole = runs[tasks == len(results.tasks)].groupby(level="setting", sort=False)
-        tables |= {(label, ALL_TASKS): own for label, own in whole}
-    common = {key: own.dropna(axis=1) for key, own in tables.items() if own.notna().all().any()}
-    scores = {}  # (seeds, tasks, steps)
-    for key, own in common.items():
-        scores[key] = own.to_numpy().reshape(own.index.unique("task").size, -1, own.shape[1]).swapaxes(0, 1)
-    metrics = {"mean": mean_score, "iqm": interquartile_mean}
+def score_curves(runs: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """The mean over seeds on every task, at steps that all runs of a setting have there."""
+    tables = {key: own.dropna(axis=1) for key, own in runs.groupby(level=["setting", "task"], sort=False)}
+    scores = {key: own.to_numpy()[:, None] for key, own in tables.items() if own.shape[1]}
     rows = [
-        (*key, metric, step, len(scores[key]), *numbers)
-        for key, item in aggregates_of(scores, bootstrap, metrics).items()
-        for metric, of_metric in zip(metrics, item.swapaxes(0, 1), strict=True)
-        for step, numbers in zip(common[key].columns.tolist(), of_metric.T.tolist(), strict=True)
+        (*key, step, len(scores[key]), *numbers)
+        for key, item in bootstrap.of_each(scores, mean_score).items()
+        for step, numbers in zip(tables[key].columns.tolist(), item.T.tolist(), strict=True)
     ]
-    if len(results.tasks) == 1:
-        rows += [(label, ALL_TASKS, *others) for label, _, *others in rows]
-    return pd.DataFrame(rows, columns=["setting", "task", "metric", "step", "seeds", *BOUNDS]).astype(FLOATS)
+    return pd.DataFrame(rows, columns=["setting", "task", "step", "seeds", *BOUNDS]).astype(FLOATS)
 
 
 def score_histories(results: GridResults) -> pd.DataFrame:
@@ -275,3 +253,82 @@ def _references(estimates: pd.DataFrame, results: GridResults, settings: Report)
     found = found.merge(ours[["setting", "task", *BOUNDS]], on=["setting", "task"], how="left")
     inside = (found.low <= found.published) & (found.published <= found.high)
     return found.assign(difference=found.point - found.published, inside=inside.astype(object).where(found.low.notna()))
+
+
+def cautions_of(
+    results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame, gains: pd.DataFrame
+) -> Iterator[str]:
+    """Every sentence that applies, what concerns all scores first; of frames as Analysis has them."""
+    last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
+    seeds = last.groupby(level="setting").agg(["sum", "size"]).reindex(results.labels, fill_value=0)
+    if results.caveat:
+        yield f"All {score_or_return(results.caveat)}s: {results.caveat}."
+    unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
+    if unscored and len(results.tasks) > 1:
+        mixed = "Averages over tasks mix returns with what is on another scale: read the tasks one by one."
+        yield f"No reference scores: {enumerate_names(sorted(unscored))}. {mixed}"
+    every, failed = len(results.statuses), len(results.failures)
+    if results.pending:
+        yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
+    if failed:
+        kinds = Counter(status.failure for status in results.failures)
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        labels = enumerate_names([status.cell.label for status in results.failures])
+        effect = "They count in no figure, so what is left of these settings may look better than they are."
+        yield f"{failed} of {every} cells failed ({said}), of {labels}. {effect}"
+    scored = [(each.cell.label, map(each.score, SELECTION_RULES)) for each in results.results]
+    if lost := [label for label, own in scored if not all(map(math.isfinite, own))]:
+        yield f"{len(lost)} finished cells have a score that is no number, of {enumerate_names(lost)}: left out."
+    if partial := list(seeds.index[(seeds["size"] > seeds["sum"]) & (seeds["sum"] > 0)]):
+        yield f"Aggregates of {enumerate_names(partial)} leave out seeds that lack a task; tables per task have them."
+    if without := list(seeds.index[seeds["sum"] == 0]):
+        yield f"No seed of {enumerate_names(without)} has all tasks: no aggregates and no comparison."
+    least = min([count for count in seeds["sum"] if count], default=None)
+    yield from _few_runs(results, settings, least, comparisons[comparisons.rule == "last"])
+    yield from _mixed(results, gains)
+    if "best_online" in settings.rules:
+        yield "best-online picks each run's checkpoint by the score that it then reports: an upper bound."
+
+
+def _few_runs(results: GridResults, settings: Report, seeds: int | None, compared: pd.DataFrame) -> Iterator[str]:
+    """What so many seeds, complete in every setting that has some, and comparisons by one rule do not allow."""
+    if seeds is not None and seeds < ENOUGH:
+        narrow = "intervals are narrower than they should be (docs/statistics.md)"
+        few = "one seed allows no interval" if seeds == 1 else narrow
+        yield f"Few seeds: a setting has {seeds}. Below {ENOUGH} no setting is called better or worse, and {few}."
+    if len(results.tasks) == 1:
+        yield f"One task only ({results.tasks[0]}): nothing here speaks of other tasks."
+    if compared.empty:
+        return
+    count = f"{counted(len(compared), 'comparison')} with {results.base} by each selection rule"
+    rule = "A rule is to be chosen before its figures are seen."
+    yield f"{count}; p-values are corrected for their number by {CORRECTION}'s method, intervals are not. {rule}"
+    least = len(compared) * compared.smallest_p.min()
+    if least > 1.0 - settings.confidence:
+        p = f"even if all differences had one sign, the corrected p would be {min(1.0, least):.2g}"
+        yield f"So few pairs of runs cannot decide any comparison: {p}."
+
+
+def _mixed(results: GridResults, gains: pd.DataFrame) -> Iterator[str]:
+    """What differs between runs, or should and does not."""
+    facts = results.facts
+    versions = {name: said for name, said in facts.get("versions", {}).items() if not isinstance(said, str)}
+    several = {"devices": facts.get("device_names", ()), "commits": facts.get("git_commits", ()), **versions}
+    for name, values in several.items():
+        if len(set(values)) > 1:
+            yield f"The cells ran with different {name}: {enumerate_names(values)}."
+    steps = sorted({int(r.summary["steps"]) for r in results.results if "steps" in r.summary})
+    if len(steps) > 1:
+        numbers = enumerate_names(f"{number:,}" for number in steps)
+        yield f"Cells were trained for different numbers of updates: {numbers}."
+    if len(checkpoints := sorted({*gains.fewest, *gains.most})) > 1:
+        effect = "the best of more is higher by chance alone, so what settings gain by choosing does not compare"
+        yield f"Runs choose from different numbers of checkpoints ({enumerate_names(checkpoints)}): {effect}."
+    scored: dict[str, set[tuple[object, ...]]] = {label: set() for label in results.labels}
+    for each in results.results:
+        scored[each.cell.label].add((each.cell.task, each.cell.seed, *map(each.score, SELECTION_RULES)))
+    alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
+    for label, runs in scored.items():
+        alike[frozenset(runs)].append(label)
+    for labels in [group for runs, group in alike.items() if runs and len(group) > 1][:MANY]:
+        yield f"Every run of {enumerate_names(labels)} gave the same scores: what they differ in had no effect."

@@ -45,7 +45,7 @@ from dqlab.tracking import RunFolder
 def train(args: argparse.Namespace) -> int:
     """Train what a gin file describes, one or many seeds together."""
     from dqlab.runs.run import new_run_folder, print_finished
-    from dqlab.tracking.mlflow.mirror import warn_unsent
+    from dqlab.tracking.mlflow.sync import warn_unsent
 
     stem = expanded(args.gin[-1]).stem if args.gin else ""
     if args.cell:

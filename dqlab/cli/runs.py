@@ -235,7 +235,7 @@ def _check_own(path: Path) -> None:
 
 def _write_notes(path: Path, **changed: Any) -> None:
     from dqlab.tracking.folders import NOTES, read_notes
-    from dqlab.tracking.mlflow.mirror import is_tracked
+    from dqlab.tracking.mlflow.sync import is_tracked
     from dqlab.tracking.records import NotesRecord, in_short, parse_record
 
     text = json.dumps({**read_notes(path), **changed}, indent=1)
@@ -258,7 +258,7 @@ def _write_notes(path: Path, **changed: Any) -> None:
 )
 def _rm(args: argparse.Namespace) -> None:
     """Delete runs, or grids as a whole."""
-    from dqlab.tracking.mlflow.mirror import is_tracked
+    from dqlab.tracking.mlflow.sync import is_tracked
 
     for path in args.runs:
         _check_own(path)
@@ -301,7 +301,7 @@ RUNS = Command("runs", "List runs and grids, follow, tag, annotate and delete th
 )
 def sync(args: argparse.Namespace) -> None:
     """Send to MLflow what could not be sent while a run was training."""
-    from dqlab.tracking.mlflow.mirror import sync_to_mlflow
+    from dqlab.tracking.mlflow.sync import sync_to_mlflow
 
     for run in args.runs:
         path, uri = sync_to_mlflow(run, args.to or "")

@@ -33,7 +33,7 @@ from dqlab.printing import Console
 from dqlab.runs.build import WatchedEnvironments, build_evaluator, execution_mode
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking import RunFolder
-from dqlab.tracking.mlflow.mirror import is_tracked, sync_to_mlflow
+from dqlab.tracking.mlflow.sync import is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.tree import VIDEOS
 from dqlab.training import Evaluator
 from dqlab.training.model_selection import EvaluationEpisodes

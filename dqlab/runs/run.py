@@ -43,7 +43,7 @@ from dqlab.tracking.display import (
     summary_table,
 )
 from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
-from dqlab.tracking.mlflow.mirror import Mirror
+from dqlab.tracking.mlflow.sync import Mirror
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import Loop
 from dqlab.training.execution.modes import ExecutionMode, name_of

@@ -6,10 +6,11 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqlab.errors import DqlabError, RunError
+from dqlab.errors import DqlabError, RunError, printable_name
 from dqlab.files import expanded, path_within
 from dqlab.tracking import records
 from dqlab.tracking.run_folder import RunFolder
@@ -40,11 +41,15 @@ class SkippedRecords:
         except DqlabError as error:
             self.out.append(str(error))
 
+    def said(self) -> list[str]:
+        """The first of its sentences, and how many more there are."""
+        more = len(self.out) - SHOWN
+        return self.out[:SHOWN] + ([f"And {more} more."] if more > 0 else [])
+
     def tell(self) -> None:
         """Say it once all else is done. Raises LeftOutError: something was left out."""
         if self.out:
-            more = len(self.out) - SHOWN
-            raise LeftOutError(" ".join(self.out[:SHOWN]) + (f" And {more} more." if more > 0 else ""))
+            raise LeftOutError(" ".join(self.said()))
 
 
 def is_grid(folder: Path) -> bool:
@@ -80,6 +85,23 @@ def read_notes(folder: Path) -> records.NotesRecord:
 def reused_cells(facts: records.BegunGridRecord) -> dict[str, Path]:
     """Folders of cells that another grid has trained, by the cell's id."""
     return {cell: Path(folder) for cell, folder in (facts.get("elsewhere") or {}).items()}
+
+
+def read_reused(
+    grid: Path, reused: Mapping[str, Path], skipped: SkippedRecords
+) -> Iterator[tuple[Path, records.CellRecord, records.RunRecord]]:
+    """Folder, plan and pack's facts of cells that other grids have trained; what is gone, or none, is skipped."""
+    planned, facts_of = planned_cells(grid) if reused else {}, cache(lambda pack: RunFolder(pack).facts())
+    for cell, path in reused.items():
+        with skipped.damaged():
+            if cell not in planned:
+                raise RunError(f"{grid / GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
+            if path.name != f"cell-{cell}" or grid_of(path.parent) is None:
+                place = printable_name(path)
+                raise RunError(f"{place}, from which cell {cell} is said to be reused, is no folder of it in a grid.")
+            if not os.path.exists(path / "summary.json"):
+                raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
+            yield path, planned[cell], facts_of(path.parent)
 
 
 def planned_cells(grid: Path) -> Mapping[str, records.CellRecord]:

@@ -227,7 +227,6 @@ class MemoryRecord(TypedDict):
     grid: NotRequired[str]
     owner: NotRequired[Name]
     attempt: NotRequired[Annotated[str, Field(pattern=r"^\w*$")]]
-    began: NotRequired[Seconds]
     settled: NotRequired[list[Name]]
     runs: NotRequired[dict[str, SentRecord]]
 

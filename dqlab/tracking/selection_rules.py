@@ -18,4 +18,4 @@ CHECKPOINT_RULES: Mapping[str, str] = {"last": "last", "best": "best_online", "o
 
 def rule_name(rule: str) -> str:
     """A selection rule as a reader meets it."""
-    return {"best_online": "best-online", "mean_last_10": "mean of last 10"}.get(rule, rule)
+    return rule.replace("_", "-")

@@ -33,7 +33,7 @@ from dqlab.runs import evaluate_run
 from dqlab.runs.evaluate import GIF_FPS, VideoRecorder, choose_gl, drawn_env, picture_of, write_video
 from dqlab.runs.load_policy import load_policies
 from dqlab.tracking.mlflow.client import mlflow_client
-from dqlab.tracking.mlflow.mirror import sync_to_mlflow
+from dqlab.tracking.mlflow.sync import sync_to_mlflow
 from dqlab.training import Evaluator, Pack
 
 HOPPER = tasks.get("hopper-medium-v2")

@@ -18,9 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from dqlab.analysis.choosing import EVERY, MOST_SIZES, SEEDS
+from dqlab.analysis.choosing import EVERY, MOST_SIZES
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics import ALL_TASKS, Analysis, one_figure
+from dqlab.analysis.statistics import Analysis, one_figure
 from dqlab.errors import score_or_return
 from dqlab.printing import counted
 from dqlab.tracking.selection_rules import rule_name
@@ -175,7 +175,7 @@ def _interval(analysis: Analysis) -> str:
 
 def learning_curves(analysis: Analysis) -> ReportFigure | None:
     """Mean over seeds with its interval, over gradient steps; None where no run has finished."""
-    curves = analysis.curves[(analysis.curves.metric == "mean") & (analysis.curves.task != ALL_TASKS)]
+    curves = analysis.curves
     if curves.empty:
         return None
     results = analysis.results
@@ -274,7 +274,7 @@ def score_by_value(analysis: Analysis) -> ReportFigure | None:
             style = {**line_style(place), "marker": MARKERS[place % len(MARKERS)], "markersize": 4, "linewidth": 1.3}
             drawn = {"label": plain_label(name) or None, "capsize": 3, **style}
             axes.errorbar([value for value, _ in known], found.point, bars, **drawn)
-        if len(values) > 2 and values[0] > 0 and _unevenness(np.log(values)) < _unevenness(values):
+        if len(values) > 2 and values[0] > 0 and values[-1] >= 10 * values[0]:
             axes.set_xscale("log")
             axes.minorticks_off()
         if len(values) <= 8:
@@ -282,12 +282,6 @@ def score_by_value(analysis: Analysis) -> ReportFigure | None:
     legend_below(figure, panels[0], list(lines))
     caption = f"IQM over tasks and seeds against {axis}, with {_interval(analysis)}s, by selection rule."
     return ReportFigure("score_by_value", caption, figure)
-
-
-def _unevenness(values: Any) -> float:
-    """How much the gaps between values differ: largest over smallest."""
-    gaps = np.diff(values)
-    return float(gaps.max() / gaps.min())
 
 
 def numeric_axis(results: GridResults) -> str | None:
@@ -313,20 +307,19 @@ def tuning_figure(analysis: Analysis) -> ReportFigure | None:
     """Score over the number of policies that a tuner evaluates, by the first rule; None where there is no choice."""
     rule, caveat = analysis.settings.rules[0], analysis.results.caveat
     found = analysis.tuning[analysis.tuning.rule == rule]
-    found = found[found.axis.isin((EVERY, SEEDS)) | found.held_out.notna()]
+    found = found[(found.axis == EVERY) | found.held_out.notna()]
     groups = {axis: own for axis, own in found.groupby("axis", sort=False) if own.policies.max() > 1}
     chosen = list(groups)[:COLUMNS]
     if not chosen:
         return None
-    known = {EVERY: "all settings", SEEDS: "seeds of one setting"}
-    titles = [known.get(axis, f"{axis}: held out") for axis in chosen]
+    titles = ["all settings" if axis == EVERY else f"{axis}: held out" for axis in chosen]
     figure, panels = draw_panels(titles, 2.5, "policies evaluated", points_label(caveat), sharey=True)
     for axes, axis in zip(panels, chosen, strict=True):
         own = groups[axis]
         lines = []
         for place, (point, each) in enumerate(islice(own.groupby("point", sort=False), MOST_LINES)):
             lines.append((plain_label(str(point), 20), line_style(place), each, "held_out"))
-        if axis in known:
+        if axis == EVERY:
             seen = {"color": COLOURS[1], "linestyle": DASHES[1]}  # above, where both are one
             held_out = [("held out", {"color": INK}, own, "held_out")] if own.held_out.notna().any() else []
             lines = [*held_out, ("seen", seen, own, "seen")]

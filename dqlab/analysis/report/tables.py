@@ -15,11 +15,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.choosing import COMMON, choice_name
 from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics import COMPARED, TEST, Analysis, one_figure
+from dqlab.analysis.statistics import COMPARED, CORRECTION, TEST, Analysis, one_figure
 from dqlab.errors import score_or_return
 from dqlab.printing import MINUS, NOTHING, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import rule_name
@@ -89,53 +88,45 @@ def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[
     return _by_setting(analysis, "-".join(metrics), caption, columns)
 
 
-def gap_table(analysis: Analysis) -> ReportTable:
-    """A row a setting: what choosing the best checkpoint online is worth."""
-    gaps = {rule: _figure_texts(analysis, "best_online", f"over_{rule}") for rule in ("last", "offline")}
-    columns = {(f"best-online {MINUS} {rule}", "gap"): texts for rule, texts in gaps.items()}
-    caption = "What choosing the checkpoint by its score is worth, in points: mean over runs. "
-    return _by_setting(analysis, "gaps", caption + _intervals(analysis), columns)
-
-
-def common_table(analysis: Analysis) -> ReportTable:
-    """A row a setting: what one step for all of its seeds is worth, and what is left of it held out."""
-    gains, columns = analysis.gains, {}
+def choice_table(analysis: Analysis) -> ReportTable:
+    """A row a setting: what choosing a checkpoint is worth, for each run or for all seeds; what is left held out."""
+    gains, columns = analysis.gains, {(f"best-online {MINUS} last", "gap"): _gains(analysis, "best_online")}
     for rule, name in COMMON.items():
-        own = gains[gains.rule == rule].set_index("setting")
-        for figure, head, under in (("gain", f"{name} {MINUS} last", "gap"), ("held_out", "held out", name)):
-            columns[head, under] = with_intervals(one_figure(own, figure), signed=True)
+        columns[f"{name} {MINUS} last", "gap"] = _gains(analysis, rule)
+        columns["held out", name] = _gains(analysis, rule, "held_out")
     last = gains[gains.rule == "last"].set_index("setting")
     counts = [str(row.most) if row.fewest == row.most else f"{row.fewest}\u2013{row.most}" for row in last.itertuples()]
     columns["checkpoints", "to choose from"] = pd.Series(counts, last.index, dtype=object)
-    caption = "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. "
+    caption = "Best-online: each run has its own best checkpoint. Best common: one step for all seeds of a setting, on "
+    caption += "each task its own or for all tasks together. "
     caption += "Held out: its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, "
     caption += "in points. A gain is at least 0 unless held out; its interval, moved back by what resampling adds to a "
     caption += "best, may begin below. "
-    return _by_setting(analysis, "common", caption + _intervals(analysis), columns)
+    return _by_setting(analysis, "choices", caption + _intervals(analysis), columns)
 
 
-def order_table(analysis: Analysis) -> ReportTable:
-    """A row a rule: how it orders the settings, beside their order by the last checkpoint."""
-    heads: Heads = ["Order by", ("Kendall's tau", "with last"), "pairs that swap", ("resamples", "in this order")]
-    rows = [
-        (choice_name(row.rule), format_points(row.tau, decimals=2), f"{row.swaps} of {row.pairs}", _percent(row.kept))
-        for row in analysis.orders.itertuples()
+def _gains(analysis: Analysis, rule: str, figure: str = "gain") -> pd.Series:
+    gains = analysis.gains
+    return with_intervals(one_figure(gains[gains.rule == rule].set_index("setting"), figure), signed=True)
+
+
+def order_table(analysis: Analysis, most: int = 5) -> ReportTable:
+    """A row a rule: how it orders the settings, beside their order by the last checkpoint, and pairs that swap."""
+    heads: Heads = [
+        "Order by",
+        ("Kendall's tau", "with last"),
+        "pairs that swap",
+        ("resamples", "in this order"),
+        "such as",
     ]
+    rows = []
+    for row in analysis.orders.itertuples():
+        changed = "; ".join(f"{higher} above {lower}" for higher, lower in row.changed[:most])
+        changed += "; ..." if row.swaps > most else ""
+        numbers = (format_points(row.tau, decimals=2), f"{row.swaps} of {row.pairs}", _percent(row.kept))
+        rows.append((choice_name(row.rule), *numbers, changed or NOTHING))
     caption = f"The order of settings by their mean over tasks, by each rule. {_unit(analysis.results.caveat)}"
     return text_table("orders", caption, heads, rows)
-
-
-def swap_table(analysis: Analysis, most: int = 5) -> ReportTable:
-    """A row a pair of settings that a rule orders otherwise than the last checkpoint does: the surest of each rule."""
-    swaps = analysis.swaps.groupby("rule", sort=False).head(most)
-    differences, share = [("difference", "by this rule"), ("difference", "last")], ("resamples", "with this swap")
-    rows = []
-    for row in swaps.itertuples():
-        both = (format_points(value, signed=True) for value in (row.by_rule, row.by_last))
-        rows.append((choice_name(row.rule), row.higher, row.lower, *both, _percent(row.share)))
-    caption = f"Pairs of settings that change places when checkpoints are chosen: of each rule the {most} surest. "
-    heads: Heads = ["By rule", "higher", "lower", *differences, share]
-    return text_table("swaps", caption + _unit(analysis.results.caveat), heads, rows)
 
 
 def _percent(share: float) -> str:
@@ -208,16 +199,6 @@ def failure_table(results: GridResults) -> ReportTable:
     return text_table("failures", f"Failed: {counted(len(rows), 'run')}. They have no score.", heads, rows)
 
 
-def pending_table(results: GridResults) -> ReportTable:
-    """A row a setting and task: its seeds."""
-    seeds: dict[tuple[str, str], list[int]] = {}
-    for cell in (status.cell for status in results.pending):
-        seeds.setdefault((cell.label, cell.task), []).append(cell.seed)
-    rows = [(*key, ", ".join(map(str, sorted(each)))) for key, each in seeds.items()]
-    caption = f"Pending: {counted(len(results.pending), 'run')}."
-    return text_table("pending", caption, ["Setting", "task", "seeds"], rows)
-
-
 def _unit(caveat: str) -> str:
     """What every caption ends with: the unit, and the caveat."""
     name = "Returns" if score_or_return(caveat) == "return" else "Normalised scores"
@@ -264,11 +245,12 @@ SPECIAL |= {"±": r"$\pm$", "\u2212": "$-$", "\u2013": "--", "\u00d7": r"$\times
 
 
 def latex_tables(analysis: Analysis) -> str:
-    r"""Tables of aggregates, gaps, orders, tasks, comparisons by each of the rules, and published scores: booktabs."""
+    r"""Tables of aggregates, choices, orders, tasks, comparisons by each rule, and published scores: booktabs."""
     results, settings, several = analysis.results, analysis.settings, len(analysis.results.labels) > 1
     shown = [aggregate_table(analysis, settings.rules, (metric,)) for metric in ("iqm", "mean")]
-    shown += [gap_table(analysis), common_table(analysis)]
-    shown += [order_table(analysis), swap_table(analysis)] if several else []
+    shown.append(choice_table(analysis))
+    orders = order_table(analysis)
+    shown += [replace(orders, cells=orders.cells.drop(columns="such as", level=0))] if several else []
     for rule in settings.rules:
         shown.append(task_table(analysis, rule))
         if several:

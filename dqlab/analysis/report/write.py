@@ -15,14 +15,13 @@ from pydantic_core import to_json
 from rich.text import Text
 
 from dqlab import __version__
-from dqlab.analysis.cautions import CORRECTION, ENOUGH
 from dqlab.analysis.report import tables
 from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, draw_figures, figure_bytes
 from dqlab.analysis.report.inspection import inspection_figures
 from dqlab.analysis.report.tables import ReportTable
 from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import FAILED, FINISHED, GridResults, Report
-from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, TEST, Analysis, analyse
+from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, CORRECTION, ENOUGH, TEST, Analysis, analyse
 from dqlab.files import new_folder
 from dqlab.machine import readable_duration
 from dqlab.printing import Console, counted, enumerate_names, format_interval, format_points, p_value
@@ -59,7 +58,7 @@ def report_and_print(results: GridResults, settings: Report, folder: Path, conso
         analysis = analyse(results, settings)
         write_report(results, settings, folder, analysis)
     shown = tables.aggregate_table(analysis, settings.rules, ("iqm",))
-    cells = pd.concat([shown.cells, tables.gap_table(analysis).cells], axis=1)
+    cells = pd.concat([shown.cells, tables.choice_table(analysis).cells.iloc[:, :1]], axis=1)
     console.print(tables.rich_table(replace(shown, caption=f"{results.name}: {shown.caption}", cells=cells), SHOWN))
     for caution in analysis.cautions:
         console.print(Text(f"! {caution}"), soft_wrap=True)
@@ -77,12 +76,12 @@ def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
         rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
         figures={name: _embedded(figure) for name, figure in drawn.items()},
         aggregates=[tables.aggregate_table(analysis, rules)],
-        choices=[] if analysis.gains.empty else list(_choices(analysis)),
+        choices=[] if analysis.gains.empty else [tables.choice_table(analysis)],
+        orders=[tables.order_table(analysis)] if len(analysis.orders) else [],
         tasks=[tables.task_table(analysis, rule) for rule in rules],
         comparisons=[] if analysis.comparisons.empty else [tables.comparison_table(analysis, rule) for rule in rules],
         references=[tables.reference_table(analysis)] if analysis.settings.reference else [],
-        unfinished=[tables.failure_table(results)] * bool(results.failures)
-        + [tables.pending_table(results)] * bool(results.pending),
+        failures=[tables.failure_table(results)] * bool(results.failures),
         all_rules=list(_by_all_rules(analysis)),
         made=dict(_facts(results.facts)),
         bibtex=bibtex_file(results),
@@ -95,16 +94,6 @@ def _embedded(drawn: ReportFigure) -> dict[str, str]:
     inside = svg.index(">", svg.index("<svg")) + 1
     data = base64.b64encode((svg[:inside] + THEMED + svg[inside:]).encode()).decode()
     return {"caption": drawn.caption, "svg": data, "share": f"{drawn.figure.get_figwidth() / TEXT_WIDTH:.3g}"}
-
-
-def _choices(analysis: Analysis) -> Iterator[ReportTable]:
-    common = tables.common_table(analysis)
-    caption = f"Best-online: each run has its own best checkpoint. {common.caption}"
-    yield replace(common, caption=caption, cells=pd.concat([tables.gap_table(analysis).cells, common.cells], axis=1))
-    if len(analysis.orders):
-        yield tables.order_table(analysis)
-    if len(analysis.swaps):
-        yield tables.swap_table(analysis)
 
 
 def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
@@ -126,27 +115,25 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def summary_paragraph(analysis: Analysis) -> str:
-    """What the grid compares, how far it is, and what is decided, as one paragraph."""
+    """What is decided, what the grid compares, and how far it is, as one paragraph."""
     results = analysis.results
     settings = f"{counted(len(results.labels), 'setting')} ({enumerate_names(results.labels)})"
     tasks = f"{counted(len(results.tasks), 'task')} ({enumerate_names(results.tasks)})"
-    said = [f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."]
     number = "All" if len(results.results) == len(results.statuses) else f"{len(results.results):,} of"
-    said += [f"{number} {counted(len(results.statuses), 'run')} have finished.", *_decided(analysis)]
+    said = [*_decided(analysis)]
+    said += [f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."]
+    said += [f"{number} {counted(len(results.statuses), 'run')} have finished."]
     said += [f"All scores: {results.caveat}."] if results.caveat else []
     return " ".join(said)
 
 
 def _decided(analysis: Analysis) -> Iterator[str]:
-    """The best setting and the verdicts by the first rule."""
+    """The verdicts and the best setting by the first rule."""
     first = analysis.settings.rules[0]
     found, tests = analysis.figure(first, "iqm"), analysis.compared(first)
     if found.empty:
         yield "No setting has a seed that finished on every task: there is nothing to compare yet."
         return
-    best = found.loc[found.point.idxmax()]
-    shown = f"{format_points(best.point)} {format_interval(best.low, best.high)}".strip()
-    yield f"By selection rule {rule_name(first)}, {best.name} has the highest interquartile mean (IQM), {shown}."
     rows = tests.join(analysis.figure(first, "iqm_difference"))
     rows = rows.sort_values("point", key=lambda point: -point.abs(), kind="stable")
     clauses = []
@@ -161,13 +148,17 @@ def _decided(analysis: Analysis) -> Iterator[str]:
             clauses.append(f"{enumerate_names(said, 4)} {'is' if len(said) == 1 else 'are'} {verdict}")
     few = tests.seeds.max() < ENOUGH
     reason = f" (no test decides below {counted(ENOUGH, 'seed')}, however large the difference)" if few else ""
+    rule = f"By selection rule {rule_name(first)},"
     if clauses:
-        yield f"Against the base, {analysis.results.base}: {'; '.join(clauses)}{reason}."
+        yield f"{rule} against the base, {analysis.results.base}: {'; '.join(clauses)}{reason}."
+    best = found.loc[found.point.idxmax()]
+    shown = f"{format_points(best.point)} {format_interval(best.low, best.high)}".strip()
+    yield f"{'' if clauses else rule} {best.name} has the highest interquartile mean (IQM), {shown}.".strip()
 
 
 FRAMES = (
     *("scores", "task_scores", "estimates", "comparisons", "curves", "profiles", "references", "reference_means"),
-    *("gains", "orders", "swaps", "tuning"),
+    *("gains", "orders", "tuning"),
 )
 SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
 LAST = ("steps", "state", "reason", "caveat", "id")

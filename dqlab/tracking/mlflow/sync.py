@@ -1,5 +1,8 @@
 """Send a folder to MLflow: it lists what MLflow has of the folder, by tag, and sends the rest; nothing is made twice.
 
+Training writes files only. While it trains, a process of its own, the mirror, reads and sends them; so a dead server
+never stops a run, and `dqlab sync RUN` sends later what was missed. A grid has one mirror.
+
 FOLDER/mlflow.json (of a pack, too) remembers what has been sent to one store, so that nothing is asked where nothing
 is new. A process may be killed at any moment, and a server's answer be lost: a run that was made and not remembered is
 found again by its tags, and MLflow keeps one of two metrics that are sent twice, as each has the record's own time.
@@ -11,6 +14,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import select
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,17 +26,99 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.request import url2pathname
 
-from dqlab.errors import RunError, masked
+from dqlab.errors import RunError, masked, one_line
 from dqlab.files import open_lock, path_within, write_text
-from dqlab.tracking.folders import GRID, SkippedRecords, is_grid
+from dqlab.tracking.folders import GRID, LeftOutError, SkippedRecords, grid_of, is_grid, read_facts
 from dqlab.tracking.mlflow import client
-from dqlab.tracking.mlflow.client import KEY, OWNER, PARENT, mlflow_client
+from dqlab.tracking.mlflow.client import KEY, OWNER, PARENT, mlflow_client, tracking_uri
 from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_journal, read_record
+from dqlab.tracking.run_folder import RunFolder
 
 MEMORY = "mlflow.json"
+POLL_SECONDS = 5.0
+LONGEST_PAUSE, PATIENCE = 60.0, 20.0
+PLACE = re.compile(r"0x[0-9a-f]+")  # addresses of objects in memory, which differ each time that the same is said
+
+
+class Mirror:
+    """A mirror process beside one that trains a run or a grid; the pipe to it closes with that, however it ends."""
+
+    def __init__(self, run: Path, experiment: str) -> None:
+        command = [sys.executable, "-m", "dqlab.tracking.mlflow.sync", str(run.resolve()), experiment]
+        with (run / "mlflow.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=client.mirror_environment(),
+            )
+
+    def close(self, patience: float) -> bool:
+        """Let the mirror send the rest; returns whether all was sent within `patience` seconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            return self._process.wait(patience) == 0
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            return False
+
+
+def keep_sending(run: Path, experiment: str) -> bool:
+    """Send until standard input ends, and then, for PATIENCE seconds, until all is sent; returns whether it is."""
+    pause, deadline, said = POLL_SECONDS, float("inf"), ""
+    while True:
+        over = bool(select.select([sys.stdin], [], [], 0 if deadline < float("inf") else pause)[0])
+        deadline = min(deadline, time.monotonic() + PATIENCE) if over else deadline
+        problem, retry = "", False
+        try:
+            send_folder(run, tracking_uri(run), experiment, over)
+        except LeftOutError as error:  # to try again at once would not help
+            problem = f"left out: {error}"
+        except Exception as error:  # whatever the server or its client does, training's records are safe
+            problem, retry = f"not sent: {type(error).__name__}: {one_line(error)}", True
+        if problem and PLACE.sub("", problem) != said:
+            print(time.strftime("%H:%M:%S"), problem, flush=True)
+        if over and (not retry or time.monotonic() > deadline):
+            return not problem
+        said, pause = PLACE.sub("", problem), min(2 * pause, LONGEST_PAUSE) if retry else POLL_SECONDS
+        time.sleep(1.0 if over else 0.0)
+
+
+def warn_unsent(path: Path) -> None:
+    """Say on standard error that MLflow lacks some of a run or of a grid, why, and what to do; quiet or not."""
+    log = path / "mlflow.log"
+    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    why = f" ({said[-1][:300]})" if said else ""
+    print(f"dqlab: warning: MLflow does not have all of it yet{why}. Later: dqlab sync {path}", file=sys.stderr)
+
+
+def sync_to_mlflow(path: Path, to: str = "") -> tuple[Path, str]:
+    """Send the rest of a run or a grid, for which a pack stands; a RunError where that cannot be.
+
+    `to` is a tracking URI, by default `tracking_uri`'s. Returns what was sent, and the URI without a password.
+    """
+    path = grid_of(path) or path
+    facts = read_facts(path)
+    with client.client_environment(to):
+        uri = tracking_uri(path)
+        try:
+            send_folder(path, uri, facts.get("mlflow_experiment") or path.resolve().name, not RunFolder(path).in_use())
+        except LeftOutError as error:
+            raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
+        except Exception as error:
+            raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
+    return path, masked(uri)
+
+
+def is_tracked(run: Path) -> bool:
+    """Whether a run, or the grid of a pack, was to be recorded in MLflow."""
+    folder = grid_of(run) or run
+    return any((folder / name).exists() for name in (MEMORY, "mlflow.log"))
 
 
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
@@ -57,13 +147,13 @@ class Memory:
         self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex  # nobody else has it: a tag of MLflow's runs
         # tells a pack from those of its name before it; earlier versions had none
         self.attempt: str = known.get("attempt", "") if known else uuid.uuid4().hex[:8]
-        self.began: float = known.get("began", 0.0)  # when a grid did, in seconds
+        self.began = 0.0  # when a grid did, in seconds
         self.runs: dict[str, SentRecord] = known.get("runs", {}) if same else {}  # by key, the top one first
         self.settled: list[str] = known.get("settled", []) if same else []  # a grid's packs that need no further look
 
     def save(self) -> None:
         """Write the file, if there is anything new."""
-        kept = {name: getattr(self, name) for name in ("owner", "attempt", "began", "settled", "runs")}
+        kept = {name: getattr(self, name) for name in ("owner", "attempt", "settled", "runs")}
         text = json.dumps({**self._place, **kept}, indent=1)
         if text != self._saved:
             write_text(self.path, text)
@@ -89,16 +179,14 @@ class MlflowWriter:
         """A grid's run, its packs with their cells, and cells that another grid has trained."""
         grid, memory = self._folder, Memory(self._folder / MEMORY, self._uri)
         facts = read_record(grid / GRID, GridRecord)
-        memory.began = memory.began or min(path.lstat().st_mtime for path in grid.iterdir())
-        top = grid_tree(grid, facts, memory.began, self._over, {} if self._over else memory.runs, self.skipped)
+        memory.began = min(path.lstat().st_mtime for path in grid.iterdir())
+        top = grid_tree(grid, facts, self._over, {} if self._over else memory.runs, self.skipped)
         packs = {name: grid / "packs" / name for name in facts["packs"]}  # `packs` may be a link
         # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
         memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
         done = set() if self._over else set(memory.settled)  # those are looked at once more at the end
         begun = [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
         self.send_tree(memory, top, packs=begun)
-        memory.runs[top.key]["records"] = int(top.tags["finished"])
-        memory.save()
 
     def send_tree(self, memory: Memory, top: TrackedRun, parent: str = "", packs: Iterable[Path] = ()) -> None:
         """A run, those below it, and a grid's packs."""
@@ -182,26 +270,15 @@ class MlflowWriter:
 
     def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
         """Artifacts that are new, or other than they were."""
-        paths = {name: path_within(node.root / name, node.root) for name in changed if name not in node.texts}
-        if changed:
-            self._check_place(run)
-        for name in node.texts.keys() & set(changed):
-            self._client.log_text(run, node.texts[name], name)
-        for name in paths:
-            self._client.log_artifact(run, str(node.root / name), node.files[node.root / name] or None)
-
-    def _check_place(self, run: str) -> None:
-        """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""
-        store = client.store_path(str(self._client.tracking_uri))
-        if store is None or os.environ.get("MLFLOW_TRACKING_URI"):
-            return
-        place = str(self._client.get_run(run).info.artifact_uri)
-        real = os.path.realpath(url2pathname(place.removeprefix("file://")))
-        folders = (store.parent, self._folder.parent)
-        if not any(real.startswith(os.path.realpath(folder / "mlartifacts") + os.sep) for folder in folders):
+        paths = [path_within(node.root / name, node.root) for name in changed]
+        local = client.store_path(str(self._client.tracking_uri)) and not os.environ.get("MLFLOW_TRACKING_URI")
+        place = str(self._client.get_run(run).info.artifact_uri) if paths and local else "/"
+        if not place.startswith(("/", "file:")):  # a stranger's store may name a server, which would get the password
             said = f"{masked(self._uri)} has files put into {masked(place)}, which nothing but the store itself says."
             advice = "set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)"
             raise RunError(f"{said} If that is where they belong, {advice}.")
+        for path in paths:
+            self._client.log_artifact(run, str(path), node.files[path] or None)
 
     def _show(self, sent: SentRecord, node: TrackedRun) -> None:
         """Show a run with its status, if it is not shown already; one that goes on has not failed."""
@@ -244,10 +321,14 @@ def _digest(value: Any) -> str:
 
 def _versions(node: TrackedRun) -> dict[str, str]:
     """What tells each of a run's artifacts from what it was, by its name."""
-    found = {name: _digest(text) for name, text in node.texts.items()}
+    found = {}
     for path in node.files:
         if not path.is_file():
             raise RunError(f"{path} is not there, or is no file.")
         stat = path.stat()
         found[str(path.relative_to(node.root))] = f"{stat.st_mtime_ns} {stat.st_size}"
     return found
+
+
+if __name__ == "__main__":
+    sys.exit(0 if keep_sending(Path(sys.argv[1]), sys.argv[2]) else 1)

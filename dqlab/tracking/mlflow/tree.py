@@ -8,15 +8,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dqlab.config.identity import Replica, replicas_of
-from dqlab.errors import DqlabError, RunError, printable_name
+from dqlab.errors import DqlabError
 from dqlab.files import path_within, read_text
 from dqlab.tracking import records
-from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells
+from dqlab.tracking.folders import NOTES, SkippedRecords, read_notes, read_reused, reused_cells
 from dqlab.tracking.run_folder import RunFolder
 
 Results = tuple[list[records.JournalRecord], dict[str, str]]  # metrics, and tags
@@ -24,7 +24,6 @@ Sent = Mapping[str, records.SentRecord]  # what MLflow has of a folder's runs, b
 VIDEOS = "videos"  # RUN/<replica>/videos/, and the artifacts' folder
 JOURNAL = "metrics.jsonl"
 ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}  # how a replica ended, by MLflow's status
-LONGEST_LINE = 1 << 20  # bytes of a journal's first line above which it is not read for its time
 TAG = "tag."  # what the names of tags begin with that a run's owner has given it: none is one of dqlab's own
 
 
@@ -41,7 +40,6 @@ class TrackedRun:
     place: Path | None = None  # a replica's own folder
     journal: Path | None = None  # the file of its metrics, if these are sent
     files: Mapping[Path, str] = field(default_factory=dict)  # artifacts, each with its folder among the artifacts
-    texts: Mapping[str, str] = field(default_factory=dict)  # artifacts that are no files here, by name
     results: Callable[[], Results] = lambda: ([], {})  # reads what is known only at its end
     children: Sequence[TrackedRun] = ()
 
@@ -52,13 +50,10 @@ class TrackedRun:
 
     @property
     def began(self) -> float:
-        """When, in seconds: its configuration was written, or its first record; 0 where nothing shows it."""
+        """When its configuration was written, in seconds; 0 where there is none."""
         if self.place is None:
             return min((child.began for child in self.children if child.began), default=0.0)
-        times = [config.stat().st_mtime] if (config := self.place / "config.gin").exists() else []
-        with suppress(OSError, ValueError), (self.place / JOURNAL).open("rb") as journal:
-            times.append(records.parse_record(journal.readline(LONGEST_LINE), records.JournalRecord)["time"])
-        return min(times, default=0.0)
+        return config.stat().st_mtime if (config := self.place / "config.gin").exists() else 0.0
 
 
 def run_tree(path: Path, over: bool) -> TrackedRun:
@@ -115,58 +110,35 @@ def _cell(
     return TrackedRun(key, title, path, tags, parameters, status, own, journal, files, results=results)
 
 
-def grid_tree(
-    grid: Path, facts: records.GridRecord, began: float, over: bool, sent: Sent, skipped: SkippedRecords
-) -> TrackedRun:
+def grid_tree(grid: Path, facts: records.GridRecord, over: bool, sent: Sent, skipped: SkippedRecords) -> TrackedRun:
     """A grid's own run, of which MLflow has `sent`, and a child for each cell that another grid has trained."""
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts["axes"].items())
     packs = [grid / "packs" / name for name in facts["packs"]]
-    ended = (path for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}"))
-    own = (path.stat().st_mtime for path in ended if _status(path.parent, over=True) == "FINISHED")
-    ends = sorted([*own, *(began for _ in reused_cells(facts))])  # other grids' cells are there from the beginning
-    known = sent["grid"]["records"] if "grid" in sent else 0  # MLflow stores the same points once
-    progress = [
-        records.JournalRecord(step=int(max(0.0, end - began)), time=end, metrics={"finished_cells": number})
-        for number, end in list(enumerate(ends, start=1))[known:]
-    ]
+    ended = [path.parent for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}")]
+    finished = sum(_status(cell, over=True) == "FINISHED" for cell in ended) + len(reused_cells(facts))
     # tags, because a grid may grow and parameters stay as they were
     tags = {"kind": "grid", "grid": facts["name"], "base": facts["base"], "caveat": facts.get("caveat", "")}
     tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
-    tags |= {"cells": str(facts["cells"]), "finished": str(len(ends)), **_versions(packs), **note_tags(grid)}
+    tags |= {"cells": str(facts["cells"]), "finished": str(finished), **note_tags(grid)}
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
-    files, texts = {path: str(path.parent.relative_to(grid)) for path in report}, {"grid.gin": facts["gin"]}
-    top = TrackedRun("grid", grid.resolve().name, grid, tags, {}, status or _unended(over), files=files, texts=texts)
-    return replace(top, results=lambda: (progress, {}), children=list(_reused(grid, facts, sent, skipped)))
-
-
-def _versions(packs: Sequence[Path]) -> dict[str, str]:
-    """What the first pack that has begun says of the programs that train."""
-    for first in [pack for pack in packs if (pack / "run.json").exists()][:1]:
-        with suppress(DqlabError):  # it is told where the pack is sent
-            tags = run_tags(RunFolder(path_within(first, first.parent)).facts())
-            return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
-    return {}
+    files = {
+        **dict.fromkeys(grid.glob("grid.gin"), ""),
+        **{path: str(path.parent.relative_to(grid)) for path in report},
+    }
+    children = list(_reused(grid, facts, sent, skipped))
+    name = grid.resolve().name
+    return TrackedRun("grid", name, grid, tags, status=status or _unended(over), files=files, children=children)
 
 
 def _reused(grid: Path, facts: records.GridRecord, sent: Sent, skipped: SkippedRecords) -> Iterator[TrackedRun]:
     """Cells that another grid has trained: their scores and files, without their history."""
     done = {key for key, run in sent.items() if run["status"] == "FINISHED"}
     reused = {cell: path for cell, path in reused_cells(facts).items() if f"reused cell-{cell}" not in done}
-    planned, facts_of = planned_cells(grid) if reused else {}, cache(lambda pack: RunFolder(pack).facts())
-    for cell, path in reused.items():
-        with skipped.damaged():
-            if cell not in planned:
-                raise RunError(f"Cell {cell}, reused from {path}, is not in the grid's plan.")
-            if path.name != f"cell-{cell}" or grid_of(path.parent) is None:
-                place = printable_name(path)
-                raise RunError(f"{place}, from which cell {cell} is said to be reused, is no folder of it in a grid.")
-            if not os.path.exists(path / "summary.json"):
-                raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
-            own = planned[cell]
-            replica = Replica(path.name, own["seed"], own["label"], own["points"])
-            tags = {**run_tags(facts_of(path.parent)), "reused_from": str(path)}
-            yield _cell(path.parent, replica, f"reused cell-{cell}", own["task"], tags, over=True, history=False)
+    for path, own, pack in read_reused(grid, reused, skipped):
+        replica = Replica(path.name, own["seed"], own["label"], own["points"])
+        tags = {**run_tags(pack), "reused_from": str(path)}
+        yield _cell(path.parent, replica, f"reused {path.name}", own["task"], tags, over=True, history=False)
 
 
 def run_tags(facts: records.RunRecord) -> dict[str, str]:
