@@ -1,15 +1,14 @@
 """Every rival against its authors' own code: recorded weights, batches and noise, replayed by what `gin/` chooses.
 
-`../shared` holds the recordings (float64, networks 24 wide, 12 to 20 updates, S = 5, A = 3, B = 16): keys are
-`init|NET|PARAMETER`, `final|NET|PARAMETER`, `batch|FIELD`, `noise|NAME`, `loss|NAME`. `golden/` has them in dqlab's
-names, shortened: the first 4 or 6 updates without final parameters (bcq, iql, td3_bc); or all of them and of each
-final parameter its sum, its norm and its first 16 entries. A loss that the code did not compute at an update is nan.
+`golden/` and `../shared` hold the recordings (float64, networks 24 wide, S = 5, A = 3, B = 16), in dqlab's names:
+`init|NET|PARAMETER`, `final|NET|PARAMETER`, `batch|FIELD`, `noise|NAME`, `loss|NAME`. In `golden/` some are shortened:
+the first 4 or 6 updates without final parameters (bcq, iql, td3_bc); or of each final parameter its sum, its norm and
+its first 16 entries. A loss that the code did not compute at an update is nan.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -31,46 +30,9 @@ from dqlab.testing import check
 from dqlab.training import Pack
 from dqlab.training.plan import lr_schedules
 
-S, A, T = 5, 3, 1
+S, A = 5, 3
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 Weights = dict[str, Tensor]
-
-
-def same(name: str, value: Tensor) -> Weights:
-    return {name: value}
-
-
-def flow_names(name: str, value: Tensor) -> Weights:
-    """FQL's code sees [state, action, time]; its one-step network sees no time, ours one that is always 0."""
-    of_actor = re.fullmatch(r"(flow|one_step)\.net\.(lin\.(\d)|out)\.(weight|bias)", name)
-    if of_actor:
-        network, _, index, kind = of_actor.groups()
-        if index == "0" and kind == "weight":
-            time = value[:, S + A :] if network == "flow" else torch.ones_like(value[:, :T])
-            value = torch.cat([value[:, S : S + A], time, value[:, :S]], dim=1)
-        layer = "final_layer" if index is None else f"mid_layer.{2 * int(index)}"
-        return {f"{network}.{layer}.{kind}": value}
-    member, layer, index, kind = re.fullmatch(r"(members\.\d)\.net\.(lin|ln|out)\.?(\d)?\.(weight|bias)", name).groups()
-    place = {"lin": 0, "ln": 2, "out": 0}[layer] + 3 * int(index or 3)
-    return {f"{member}.layers.{place}.{kind}": value}
-
-
-def edp_names(name: str, value: Tensor) -> Weights:
-    """EDP's code sees [state, action, time], the time's cosines before its sines."""
-    width = 16
-    if name == "t0.weight":
-        value = torch.cat([value[:, width // 2 :], value[:, : width // 2]], dim=1)
-    if name == "mid.0.weight":
-        value = torch.cat([value[:, S : S + A], value[:, S + A :], value[:, :S]], dim=1)
-    for theirs, ours in {
-        "t0.": "time_mlp.0.",
-        "t1.": "time_mlp.2.",
-        "mid.": "mid_layer.",
-        "out.": "final_layer.",
-    }.items():
-        if name.startswith(theirs):
-            return {ours + name.removeprefix(theirs): value}
-    return {name: value}
 
 
 @dataclass(frozen=True)
@@ -80,14 +42,12 @@ class Case:
     Attributes:
         gin: which algorithm's file is meant, or the file.
         bindings: the recording's own sizes and, where they differ, settings.
-        names: `(name, value) -> named tensors` of dqlab's.
         cosine: steps of the learning rate's cosine, if there is one, from a network's first update on.
         critics: what the recorded loss of the critics is divided by: 1 for a sum over them.
     """
 
     gin: str
     bindings: tuple[str, ...]
-    names: Callable[[str, Tensor], Weights] = same
     cosine: int = 0
     critics: int = 1
 
@@ -156,7 +116,7 @@ CASES = {
     "td3_bc": Case("td3_bc", narrow("DeterministicPolicy", "TwinCritic")),
     "iql": Case("iql", narrow("TanhGaussianPolicy", "TwinCritic", "ValueNetwork"), cosine=40),
     "bcq": Case("cvae_ql", narrow("CVAEPolicy", "Perturbation", "SoftClippedEnsemble")),
-    "fql": Case("fql", (*FLOW, "FQL.alpha = 10.0", "FQL.normalise_q = False"), flow_names, critics=2),
+    "fql": Case("fql", (*FLOW, "FQL.alpha = 10.0", "FQL.normalise_q = False"), critics=2),
     "edp_td3": Case(
         "edp",
         (
@@ -164,7 +124,6 @@ CASES = {
             *("DiffusionPolicy.n_timesteps = 5", "DiffusionPolicy.schedule = 'vp'"),
             *("EDP.ema_start = 0", "EDP.grad_norm = 0.0"),
         ),
-        edp_names,
     ),
     "idql": Case(
         "idql",
@@ -201,16 +160,16 @@ CASES = {
     ),
     "sac_n": Case("sac_n", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
 }
-SHORTENED = ("td3_bc", "iql", "bcq", "fql", "edp_td3", "idql")
-"""Those whose whole recordings lie in `../shared`, in their authors' names; the others lie in `golden/` as recorded."""
+SHORTENED = ("td3_bc", "iql", "bcq", "idql")
+"""Those whose whole recordings lie in `../shared`; the others lie in `golden/` as recorded."""
 
 
-def weights(data: dict[str, Any], prefix: str, names: Callable[[str, Tensor], Weights]) -> dict[str, Weights]:
+def weights(data: dict[str, Any], prefix: str) -> dict[str, Weights]:
     found: dict[str, Weights] = {}
     for key, value in data.items():
         if key.startswith(f"{prefix}|"):
             _, network, name = key.split("|")
-            found.setdefault(network, {}).update(names(name, torch.as_tensor(value)))
+            found.setdefault(network, {})[name] = torch.as_tensor(value)
     return found
 
 
@@ -236,11 +195,11 @@ def step_of(data: dict[str, Any], kind: str, step: int) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): torch.as_tensor(v[step])[None] for k, v in data.items() if k.startswith(prefix)}
 
 
-def replay(case: Case, data: dict[str, Any], names: Callable[[str, Tensor], Weights], replicas: int = 1) -> Pack:
+def replay(case: Case, data: dict[str, Any], replicas: int = 1) -> Pack:
     """All updates of a recording, every replica's the same; the losses are compared on the way."""
     pack = packed(case, replicas)
     for replica in range(replicas):
-        pack.load(replica, weights(data, "init", names))
+        pack.load(replica, weights(data, "init"))
     losses = {key.removeprefix("loss|"): value for key, value in data.items() if key.startswith("loss|")}
     losses["critic/loss"] = case.critics * losses["critic/loss"]
     for step in range(len(data["batch|state"])):
@@ -257,11 +216,10 @@ def replay(case: Case, data: dict[str, Any], names: Callable[[str, Tensor], Weig
     ("name", "place"), [*product(CASES, ["here"]), *product(SHORTENED, ["shared"])], ids=lambda part: part
 )
 def test_updates_are_those_of_the_authors_code(name: str, place: str) -> None:
-    case, data = CASES[name], arrays(place, name)
-    names = same if place == "here" else case.names
-    pack = replay(case, data, names)
+    data = arrays(place, name)
+    pack = replay(CASES[name], data)
     reached = pack.weights(0)
-    final = weights(data, "final", names)
+    final = weights(data, "final")
     assert set(final) == set(reached) or (place == "here" and not final)
     for network, values in final.items():
         for key, wanted in values.items():
@@ -274,13 +232,13 @@ def test_updates_are_those_of_the_authors_code(name: str, place: str) -> None:
 
 
 def test_ogbenchs_file_of_fql_chooses_the_same_update() -> None:
-    replay(replace(CASES["fql"], gin="ogbench/fql"), arrays("here", "fql"), same)
+    replay(replace(CASES["fql"], gin="ogbench/fql"), arrays("here", "fql"))
 
 
 @pytest.mark.parametrize("name", ["bcq", "dac", "dtql", "edp_td3", "fql", "idql", "ogbench_rebrac", "qam_edit"])
 def test_they_are_the_same_packed(name: str) -> None:
     """The losses of two replicas under `vmap` are those recorded."""
-    replay(CASES[name], arrays("here", name), same, replicas=2)
+    replay(CASES[name], arrays("here", name), replicas=2)
 
 
 @pytest.mark.parametrize("name", ["fql", "idql", "mmd_ql"])
