@@ -148,11 +148,13 @@ def test_gaussian_ql_is_likelihood_plus_q_and_acts_by_its_mode() -> None:
 def test_mmd_ql_ascends_q_within_a_distance_that_its_multiplier_weighs() -> None:
     """exp(multiplier) * MMD of ten samples each, before the tanh, + 0.7 L_q; the multiplier ascends MMD - 0.05."""
     scene = Scene(MMDQL(eta=0.7))
+    scene.rows["actor"].data.mul_(2.5)
     log_value, policy = scene.parameter("multiplier", "log_value", 1.5), TanhGaussianPolicy()
     state = scene.batch.state.repeat_interleave(10, dim=0)
     ours = policy.sample(scene.nets["actor"], DIMS, state, scene.own("ours"))
     theirs = CVAEPolicy().sample(scene.nets["generator"], DIMS, state, scene.own("theirs"))
-    sides = ((1 - 1e-4) * (each / (1 - 1e-4)).clamp(-1, 1) for each in (ours, theirs.detach()))
+    assert bool((ours.abs() > 1 - 1e-4).any()), "what is nearer to the bound counts as there"
+    sides = (each.clamp(1e-4 - 1, 1 - 1e-4) for each in (ours, theirs.detach()))
     distance = mmd(laplacian, *(side.atanh().view(BATCH, 10, DIMS.action) for side in sides)).mean()
     action = policy.sample(scene.nets["actor"], DIMS, scene.batch.state, scene.own("actor"))
     scene.check("actor", math.exp(1.5) * distance + 0.7 * q_loss(scene, action))
