@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from dqlab.algorithms import Algorithm
+from dqlab.algorithms import algorithms
 from dqlab.data import Batch
 from dqlab.policies.base import strip_prefix
 from dqlab.testing import BATCH, DIMS, make_batch, one_noise
@@ -15,8 +17,9 @@ from dqlab.training import Pack
 class Scene:
     """One replica, a batch, its noise, and its networks as functions; targets differ from what they follow."""
 
-    def __init__(self, algorithm: Algorithm) -> None:
-        self.pack, self.algorithm = Pack([algorithm], DIMS, [0], dtype=torch.float64), algorithm
+    def __init__(self, name: str, **fields: Any) -> None:
+        self.algorithm = algorithm = algorithms.get(name)(**fields)
+        self.pack = Pack([algorithm], DIMS, [0], dtype=torch.float64)
         self.batch = Batch(*(field[0] for field in make_batch()))
         self.noise = one_noise(algorithm.update_noise(DIMS, BATCH))
         for matrix in self.pack.state.targets.values():

@@ -10,9 +10,6 @@ import torch
 from made_scenes import Scene
 from torch import Tensor
 
-from dqlab.algorithms.meanflow_ql import MeanFlowQL
-from dqlab.algorithms.qam import QAM
-from dqlab.algorithms.qam_edit import QAMEdit
 from dqlab.networks.ensembles import LowerBoundEnsemble
 from dqlab.policies.base import strip_prefix
 from dqlab.policies.flow import MeanFlowPolicy, RectifiedFlowPolicy
@@ -32,7 +29,7 @@ def one_step(scene: Scene, state: Tensor, prefix: str) -> Tensor:
 @pytest.mark.parametrize("normalise", [False, True])
 def test_meanflow_ql_clones_and_ascends_with_one_network(normalise: bool) -> None:
     """alpha L_bc - mean Q (over mean |Q|) + 0.3 times what lies outside of [-1, 1], Q the online critics' mean."""
-    scene = Scene(MeanFlowQL(alpha=2.0, range_weight=0.3, normalise_q=normalise))
+    scene = Scene("meanflow_ql", alpha=2.0, range_weight=0.3, normalise_q=normalise)
     scene.nets["actor"].parameters["final_layer.weight"].data.mul_(60)  # some actions lie outside
     batch = scene.batch
     action = one_step(scene, batch.state, "actor")
@@ -45,7 +42,7 @@ def test_meanflow_ql_clones_and_ascends_with_one_network(normalise: bool) -> Non
 
 
 def test_meanflow_ql_backs_up_the_better_of_two_actions() -> None:
-    scene = Scene(MeanFlowQL(backup_candidates=2))
+    scene = Scene("meanflow_ql", backup_candidates=2)
     following = scene.batch.next_state.repeat_interleave(2, dim=0)
     action = one_step(scene, following, "target").clamp(-1, 1)
     q = scene.nets["critic_target"](following, action).mean(dim=0).view(BATCH, 2).amax(dim=1)
@@ -86,7 +83,7 @@ def lower_bound(q: Tensor) -> Tensor:
 
 
 def test_qam_clones_beside_matches_adjoints_and_backs_up_a_lower_bound_of_the_actors_action() -> None:
-    scene = Scene(QAM(**SMALL_QAM))
+    scene = Scene("qam", **SMALL_QAM)
     batch, nets = scene.batch, scene.nets
     scene.check("actor", qam_loss(scene, 0.7))
     cloned = FLOW().losses(nets["behaviour"], DIMS, batch.state, batch.action, scene.own("bc"))
@@ -108,7 +105,7 @@ def edited(scene: Scene, state: Tensor, noise: dict[str, Tensor]) -> tuple[Tenso
 
 def test_qam_edit_edits_what_it_does_and_ascends_q_and_entropy() -> None:
     """mean Q of edited actions, entropy weighed by the multiplier; its own gradient is that of entropy - target."""
-    scene = Scene(QAMEdit(**SMALL_QAM, edit_scale=0.2, target_entropy=-0.7))
+    scene = Scene("qam_edit", **SMALL_QAM, edit_scale=0.2, target_entropy=-0.7)
     batch, nets = scene.batch, scene.nets
     log_value = scene.parameter("edit", "multiplier.log_value", 0.4)
     action, log_prob = edited(scene, batch.state, scene.own("edit"))

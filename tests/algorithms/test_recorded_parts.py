@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from recorded_updates import arrays
 from torch import Tensor
@@ -37,21 +36,17 @@ def sampler_of(label: str) -> tuple[Sampler, Process]:
     """The sampler that a label names, and the process: `DPM-Solver++ 3M vp N=5 K=5 log_snr`."""
     schedule, n = re.search(r" (vp|linear|cosine) N=(\d+)", label).groups()
     process = Process.from_betas(build_betas(schedule, int(n)))
-    steps = {"steps": int(found[1])} if (found := re.search(r"K=(\d+)", label)) else {}
-    if label.startswith("DDPM"):
-        return DDPM(), process
+    steps = int(found[1]) if (found := re.search(r"K=(\d+)", label)) else 0
+    if label.startswith(("DDPM", "Heun")):
+        return (DDPM if label.startswith("DDPM") else Heun)(steps=steps), process
     if label.startswith("DDIM"):
         return DDIM(eta=float(re.search(r"eta=([\d.]+)", label)[1])), process
-    if label.startswith("Heun"):
-        return Heun(**steps), process
-    order = int(re.search(r"\+\+ (\d)M", label)[1])
-    stride = re.search(r"(uniform|log_snr)$", label)[1]
-    return DPMSolverPP(order=order, stride=stride, quadratic_weight=0.5, **steps), process
+    order, stride = re.search(r"\+\+ (\d)M.* (uniform|log_snr)$", label).groups()
+    return DPMSolverPP(order=int(order), stride=stride, quadratic_weight=0.5, steps=steps), process
 
 
-@pytest.mark.parametrize("place", ["here", "shared"])
-def test_samplers_are_those_of_diffusers(place: str) -> None:
-    data = arrays(place, "samplers_diffusers")
+def test_samplers_are_those_of_diffusers() -> None:
+    data = arrays("here", "samplers_diffusers")
     labels = [label for label in data if " N=" in label and not label.startswith("noise ")]
     assert len(labels) >= 30
     for label in labels:
@@ -64,21 +59,20 @@ def test_samplers_are_those_of_diffusers(place: str) -> None:
         assert torch.allclose(action, wanted, **EXACT), f"{label}: {float((action - wanted).abs().max())}"
 
 
-@pytest.mark.parametrize("place", ["here", "shared"])
-def test_kernels_are_those_of_bear(place: str) -> None:
-    data = arrays(place, "mmd_bear")
+def test_kernels_are_those_of_bear() -> None:
+    data = arrays("here", "mmd_bear")
     x, y = torch.as_tensor(data["x"]), torch.as_tensor(data["y"])
-    for name, kernel in (
-        ("laplacian_20", laplacian),
-        ("laplacian_10", partial(laplacian, sigma=10.0)),
-        ("gaussian_20", gaussian_kernel),
-    ):
+    kernels = {
+        "laplacian_20": laplacian,
+        "laplacian_10": partial(laplacian, sigma=10.0),
+        "gaussian_20": gaussian_kernel,
+    }
+    for name, kernel in kernels.items():
         assert torch.allclose(mmd(kernel, x, y), torch.as_tensor(data[name]), **EXACT), name
 
 
-@pytest.mark.parametrize("place", ["here", "shared"])
-def test_truncated_quantile_critics_are_those_of_sb3(place: str) -> None:
-    data = {name: torch.as_tensor(value) for name, value in arrays(place, "critics").items()}
+def test_truncated_quantile_critics_are_those_of_sb3() -> None:
+    data = {name: torch.as_tensor(value) for name, value in arrays("here", "critics").items()}
     critic = TQC(S, A, hidden_dim=4)
     current, following = (data[name].transpose(0, 1) for name in ("tqc_current", "tqc_next"))
     target = data["tqc_reward"] + 0.99 * (1 - data["tqc_done"]) * critic.backup(following, {})

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import PERCEPTRONS, ROOT, SMALL
 from recorded_updates import arrays
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from dqlab.training.plan import lr_schedules
 S, A = 5, 3
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 Weights = dict[str, Tensor]
+NETWORKS = ("REDQ", *PERCEPTRONS)
 
 
 @dataclass(frozen=True)
@@ -41,124 +42,73 @@ class Case:
 
     Attributes:
         gin: which algorithm's file is meant, or the file.
-        bindings: the recording's own sizes and, where they differ, settings.
+        bindings: the recording's own sizes and, where they differ, settings, joined by "; ".
+        depth: of the networks that are perceptrons, where it is not the file's.
         cosine: steps of the learning rate's cosine, if there is one, from a network's first update on.
         critics: what the recorded loss of the critics is divided by: 1 for a sum over them.
     """
 
     gin: str
-    bindings: tuple[str, ...]
+    bindings: str = ""
+    depth: int = 0
     cosine: int = 0
     critics: int = 1
 
 
-def narrow(*parts: str, depth: int | None = None) -> tuple[str, ...]:
-    depths = [f"{part}.depth = {depth}" for part in parts if depth]
-    return (*(f"{part}.hidden_dim = 24" for part in parts), *depths)
-
-
-FLOW = narrow("MLPDenoiser", "MeanEnsemble", depth=3)
-BOUND = (*narrow("MLPDenoiser", "LowerBoundEnsemble", depth=2), "LowerBoundEnsemble.n_critics = 3")
-ADJOINT_MATCHING = (*BOUND, "RectifiedFlowPolicy.n_steps = 4")
+QSM_DIFFUSION = "MLPDenoiser.time_dim = 8; DiffusionPolicy.n_timesteps = 3; DiffusionPolicy.sampler = 'ddpm_large'; "
 CASES = {
     "bdpo": Case(
         "bdpo",
-        (
-            *narrow("MLPDenoiser", "LowerBoundEnsemble", "ChainValueNetwork", depth=2),
-            *("MLPDenoiser.time_dim = 8", "ChainValueNetwork.time_dim = 8", "LowerBoundEnsemble.n_critics = 2"),
-            *("DiffusionPolicy.n_timesteps = 3", "BDPO.candidates = 2"),
-            *("BDPO.pretrain_steps = 2", "BDPO.warmup_steps = 2", "BDPO.actor_every = 3"),
-        ),
+        "MLPDenoiser.time_dim = 8; ChainValueNetwork.time_dim = 8; LowerBoundEnsemble.n_critics = 2; "
+        "DiffusionPolicy.n_timesteps = 3; BDPO.candidates = 2; "
+        "BDPO.pretrain_steps = 2; BDPO.warmup_steps = 2; BDPO.actor_every = 3",
+        depth=2,
         cosine=20,
         critics=2,
     ),
     "dac": Case(
         "dac",
-        (
-            *(*BOUND, "MLPDenoiser.time_dim = 8", "DiffusionPolicy.n_timesteps = 3"),
-            *("DAC.backup_candidates = 2", "DAC.ema_start = 2", "DAC.threshold = 2.0"),
-        ),
+        "LowerBoundEnsemble.n_critics = 3; MLPDenoiser.time_dim = 8; DiffusionPolicy.n_timesteps = 3; "
+        "DAC.backup_candidates = 2; DAC.ema_start = 2; DAC.threshold = 2.0",
+        depth=2,
         cosine=20,
         critics=3,
     ),
-    "dtql": Case(
-        "dtql",
-        (
-            *narrow("MLPDenoiser", "TwinCritic", "ValueNetwork", "TanhGaussianPolicy"),
-            *("MLPDenoiser.time_dim = 8", "DTQL.pretrain_steps = 3"),
-        ),
-        cosine=20,
-    ),
-    "qam": Case("qam", ADJOINT_MATCHING, critics=3),
-    "qam_edit": Case("qam_edit", (*ADJOINT_MATCHING, *narrow("TanhGaussianPolicy", depth=2)), critics=3),
+    "dtql": Case("dtql", "MLPDenoiser.time_dim = 8; DTQL.pretrain_steps = 3", cosine=20),
+    "qam": Case("qam", "LowerBoundEnsemble.n_critics = 3; RectifiedFlowPolicy.n_steps = 4", 2, critics=3),
+    "qam_edit": Case("qam_edit", "LowerBoundEnsemble.n_critics = 3; RectifiedFlowPolicy.n_steps = 4", 2, critics=3),
     "qsm": Case(
-        "qsm",
-        (
-            *narrow("MLPDenoiser", "TwinCritic", depth=2),
-            *("MLPDenoiser.time_dim = 8", "MLPDenoiser.time_active = True"),
-            *("DiffusionPolicy.n_timesteps = 3", "DiffusionPolicy.sampler = 'ddpm_large'"),
-            *("QSM.alpha = 0.0", "QSM.temperature = 0.5"),
-        ),
-        critics=2,
+        "qsm", QSM_DIFFUSION + "MLPDenoiser.time_active = True; QSM.alpha = 0.0; QSM.temperature = 0.5", 2, critics=2
     ),
     "qsm_bc": Case(
         "qsm",
-        (
-            *(*BOUND, "MLPDenoiser.time_dim = 8", "QSM.critic = 'ensemble_lcb'", "LowerBoundEnsemble.beta = 0.5"),
-            *("LowerBoundEnsemble.layer_norm = True", "LowerBoundEnsemble.norm_after = True"),
-            *("LowerBoundEnsemble.norm_eps = 1e-6", "LowerBoundEnsemble.activation = 'gelu_tanh'"),
-            *("DiffusionPolicy.n_timesteps = 3", "DiffusionPolicy.sampler = 'ddpm_large'"),
-            *("QSM.alpha = 10.0", "QSM.temperature = 0.25", "QSM.raw_score = True"),
-            *("QSM.joint_update = True", "QSM.joint_grad_norm = True", "QSM.grad_norm = 1.0"),
-        ),
+        QSM_DIFFUSION + "LowerBoundEnsemble.n_critics = 3; LowerBoundEnsemble.beta = 0.5; "
+        "LowerBoundEnsemble.layer_norm = True; LowerBoundEnsemble.norm_after = True; "
+        "LowerBoundEnsemble.norm_eps = 1e-6; LowerBoundEnsemble.activation = 'gelu_tanh'; "
+        "QSM.critic = 'ensemble_lcb'; QSM.alpha = 10.0; QSM.temperature = 0.25; QSM.raw_score = True; "
+        "QSM.joint_update = True; QSM.joint_grad_norm = True; QSM.grad_norm = 1.0",
+        depth=2,
         critics=3,
     ),
-    "td3_bc": Case("td3_bc", narrow("DeterministicPolicy", "TwinCritic")),
-    "iql": Case("iql", narrow("TanhGaussianPolicy", "TwinCritic", "ValueNetwork"), cosine=40),
-    "bcq": Case("cvae_ql", narrow("CVAEPolicy", "Perturbation", "SoftClippedEnsemble")),
-    "fql": Case("fql", (*FLOW, "FQL.alpha = 10.0", "FQL.normalise_q = False"), critics=2),
+    "td3_bc": Case("td3_bc"),
+    "iql": Case("iql", cosine=40),
+    "bcq": Case("cvae_ql"),
+    "fql": Case("fql", "FQL.alpha = 10.0; FQL.normalise_q = False", 3, critics=2),
     "edp_td3": Case(
         "edp",
-        (
-            *narrow("MLPDenoiser", "TwinCritic"),
-            *("DiffusionPolicy.n_timesteps = 5", "DiffusionPolicy.schedule = 'vp'"),
-            *("EDP.ema_start = 0", "EDP.grad_norm = 0.0"),
-        ),
+        "DiffusionPolicy.n_timesteps = 5; DiffusionPolicy.schedule = 'vp'; EDP.ema_start = 0; EDP.grad_norm = 0.0",
     ),
-    "idql": Case(
-        "idql",
-        (
-            *narrow("LNResnet", "TwinCritic", "ValueNetwork"),
-            *("LNResnet.n_blocks = 2", "LNResnet.time_dim = 16", "LNResnet.dropout = 0.0"),
-        ),
-        cosine=40,
-    ),
-    "rebrac": Case("rebrac", narrow("DeterministicPolicy", "MinimumEnsemble")),
-    "edac": Case("edac", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
-    "ifql": Case("ifql", narrow("MLPDenoiser", "MinimumEnsemble", "ValueNetwork", depth=3)),
-    "fql_min": Case(
-        "ogbench/fql",
-        (
-            *(*FLOW, *narrow("REDQ", depth=3)),
-            *("FQL.critic = 'redq'", "FQL.alpha = 10.0", "FQL.normalise_q = True"),
-        ),
-        critics=2,
-    ),
-    "best_of_n": Case("best_of_n", FLOW, critics=2),
-    "qc": Case("qc", (*FLOW, "Experiment.action_chunk = 3", "Argmax.n_candidates = 4"), critics=2),
-    "qc_fql": Case(
-        "qc_fql", (*FLOW, "Experiment.action_chunk = 3", "FQL.alpha = 100.0", "FQL.normalise_q = False"), critics=2
-    ),
-    "meanflow_ql": Case("meanflow_ql", (*FLOW, "MLPDenoiser.time_dim = 1", "MeanFlowQL.alpha = 10.0"), critics=2),
-    "ogbench_rebrac": Case(
-        "ogbench/rebrac",
-        (
-            *narrow("DeterministicPolicy", "MinimumEnsemble", depth=3),
-            *("ReBRAC.actor_bc = 0.03", "ReBRAC.critic_bc = 0.02"),
-        ),
-        critics=2,
-    ),
-    "sac_n": Case("sac_n", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
+    "idql": Case("idql", "LNResnet.n_blocks = 2; LNResnet.time_dim = 16; LNResnet.dropout = 0.0", cosine=40),
+    "rebrac": Case("rebrac"),
+    "edac": Case("edac", "MinimumEnsemble.n_critics = 4"),
+    "ifql": Case("ifql", depth=3),
+    "fql_min": Case("ogbench/fql", "FQL.critic = 'redq'; FQL.alpha = 10.0; FQL.normalise_q = True", 3, critics=2),
+    "best_of_n": Case("best_of_n", depth=3, critics=2),
+    "qc": Case("qc", "Experiment.action_chunk = 3; Argmax.n_candidates = 4", 3, critics=2),
+    "qc_fql": Case("qc_fql", "Experiment.action_chunk = 3; FQL.alpha = 100.0; FQL.normalise_q = False", 3, critics=2),
+    "meanflow_ql": Case("meanflow_ql", "MLPDenoiser.time_dim = 1; MeanFlowQL.alpha = 10.0", 3, critics=2),
+    "ogbench_rebrac": Case("ogbench/rebrac", "ReBRAC.actor_bc = 0.03; ReBRAC.critic_bc = 0.02", 3, critics=2),
+    "sac_n": Case("sac_n", "MinimumEnsemble.n_critics = 4"),
 }
 SHORTENED = ("td3_bc", "iql", "bcq", "idql")
 """Those whose whole recordings lie in `../shared`; the others lie in `golden/` as recorded."""
@@ -180,7 +130,9 @@ def figures(value: Tensor) -> Tensor:
 
 def packed(case: Case, replicas: int = 1) -> Pack:
     file = case.gin if "/" in case.gin else f"{case.gin}_walker2d"
-    gin_files.load_gin([f"gin/{file}.gin"], case.bindings)
+    own = [f"{network}.hidden_dim = 24" for network in ("LNResnet", *NETWORKS)]
+    own += [f"{network}.depth = {case.depth}" for network in NETWORKS if case.depth]
+    gin_files.load_gin([f"gin/{file}.gin"], [*own, *filter(None, case.bindings.split("; "))])
     experiment = Experiment()
     algorithm, chunk = experiment.resolved_algorithm, experiment.action_chunk
     factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None

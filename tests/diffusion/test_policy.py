@@ -108,20 +108,11 @@ def test_a_denoiser_is_given_the_noise_that_it_asks_for_in_training() -> None:
     assert torch.equal(policy.losses(network_of(policy), DIMS, STATE, ACTION, noise), wanted)
 
 
-@pytest.mark.parametrize(
-    ("bindings", "message"),
-    [
-        (["DDIM.steps=3", "DDIM.stride='log-snr'"], "Unknown stride 'log-snr'. Did you mean 'log_snr'"),
-        (["DiffusionPolicy.weighting='minsnr'"], "Unknown loss_weighting 'minsnr'. Did you mean 'min_snr'"),
-        (
-            ["DiffusionPolicy.schedule='listed'", "listed.betas=(0.1, 0.2)"],
-            "listed.betas must be DiffusionPolicy.n_timesteps = 5 numbers",
-        ),
-    ],
-)
-def test_mistakes_are_found_before_any_data_is_read(bindings: list[str], message: str) -> None:
-    gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.sampler='ddim'", *bindings])
-    with pytest.raises(ConfigError, match=message):
+def test_mistakes_are_found_before_any_data_is_read() -> None:
+    gin_files.load_gin(
+        [ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.schedule='listed'", "listed.betas=(0.1, 0.2)"]
+    )
+    with pytest.raises(ConfigError, match=r"listed\.betas must be DiffusionPolicy\.n_timesteps = 5 numbers"):
         check_experiment(Experiment())
 
 

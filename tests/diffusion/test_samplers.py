@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,15 +12,10 @@ from torch import Tensor
 from dqlab.diffusion import Process
 from dqlab.diffusion.sampling import DDIM, DDPM, IDQLDDPM, ChainNoise, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
-from dqlab.tools.conformance.diffusion import MEAN, STD, error_of, even_process, exact_denoiser, limit_moments
+from dqlab.tools.conformance.diffusion import error_of, even_process, exact_denoiser
 
 STATE = torch.zeros(1, 1)
 HALVES = Process.from_betas(torch.tensor([0.5, 0.5], dtype=torch.float64))  # abar = 0.5, 0.25
-
-
-def last_order(steps: Sequence[int], errors: Sequence[float]) -> float:
-    """Of convergence, between the last two: K timesteps have K - 1 intervals."""
-    return math.log(errors[-2] / errors[-1]) / math.log((steps[-1] - 1) / (steps[-2] - 1))
 
 
 def noise_of(start: float, *steps: float) -> ChainNoise:
@@ -84,24 +78,6 @@ def test_idqls_sampler_adds_the_larger_noise_and_clips_x() -> None:
     assert torch.allclose(reached, x, rtol=0, atol=1e-12)
 
 
-def test_dpm_solver_of_order_two_is_its_algorithm() -> None:
-    """Lu et al. 2022, algorithm 2, third line: D = (1 + 1 / 2r) D_0 - 1 / 2r D_1, written out for three timesteps."""
-    process, answers = Process.from_alphas_cumprod([0.9, 0.5, 0.1]), list[float]()
-    lam, predicted = [process.log_snr(t) for t in range(3)], [0.3, -0.2, 0.5]
-
-    def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
-        answers.append(float(x))
-        return torch.full_like(x, predicted[t])
-
-    DPMSolverPP(order=2)(denoise, process, STATE, noise_of(0.7), 1.0)
-    h1, h0 = lam[1] - lam[2], lam[0] - lam[1]
-    x1 = process.sigma(1) / process.sigma(2) * 0.7 - process.alpha(1) * (math.exp(-h1) - 1) * 0.5
-    r = h1 / h0
-    slope = (1 + 1 / (2 * r)) * -0.2 - 1 / (2 * r) * 0.5
-    x0 = process.sigma(0) / process.sigma(1) * x1 - process.alpha(0) * (math.exp(-h0) - 1) * slope
-    assert answers == pytest.approx([0.7, x1, x0])
-
-
 @pytest.mark.parametrize("stride", ["uniform", "quadratic"])
 @pytest.mark.parametrize("schedule", ["vp", "linear", "cosine", "karras"])
 def test_identities_between_samplers(schedule: str, stride: str) -> None:
@@ -116,7 +92,6 @@ def test_identities_between_samplers(schedule: str, stride: str) -> None:
             assert torch.allclose(found, wanted, rtol=0, atol=tolerance)
 
 
-GRIDS = (17, 33, 65, 129)
 ORDERS: list[tuple[Sampler, float]] = [
     *((sampler, 1) for sampler in (DDIM(), DDIM(eta=0.5), DDPM())),
     (DPMSolverPP(order=2), 2),
@@ -128,28 +103,8 @@ ORDERS: list[tuple[Sampler, float]] = [
 @pytest.mark.parametrize(("sampler", "order"), ORDERS, ids=str)
 def test_orders_of_convergence(sampler: Sampler, order: float) -> None:
     """On timesteps evenly spaced in lambda, against the exact solution of a Gaussian target."""
-    errors = [error_of(sampler, even_process(n)) for n in GRIDS]
-    assert last_order(GRIDS, errors) == pytest.approx(order, abs=0.15)
-
-
-def test_the_exact_solution_is_one() -> None:
-    """A chain of many small steps of either kind ends where the closed form says, and that is the target."""
-    process = even_process(1500, high=5.0)
-    for sampler in (Heun(), DDIM()):
-        assert error_of(sampler, process) < 2e-3
-    for stochastic in (False, True):
-        assert float((limit_moments(process, stochastic) - torch.stack([MEAN, STD])).abs().max()) < 5e-3
-
-
-@pytest.mark.parametrize("sampler", [DDIM(), DDPM(), DPMSolverPP(), Heun()], ids=str)
-def test_fewer_steps_of_a_fine_training_process(sampler: Sampler) -> None:
-    """1000 timesteps of Ho et al., of which 8 to 128 are visited."""
-    process = Process.from_betas(build_betas("linear", 1000))
-    steps = (8, 16, 32, 64, 128)
-    errors = [error_of(replace(sampler, steps=k, stride="log_snr"), process) for k in steps]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.04
-    assert last_order(steps, errors) > 0.85
+    coarse, fine = (error_of(sampler, even_process(n)) for n in (65, 129))  # of 64 and 128 intervals
+    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 
 CALLS: list[tuple[Sampler, int, list[int]]] = [

@@ -1,4 +1,4 @@
-"""Flows whose velocities, or average velocities, are known in closed form, distillation, and adjoint matching."""
+"""Flows whose velocities, or average velocities, are known in closed form, and distillation."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from made_policies import bind, column, drawn
+from made_policies import bind, column
 from torch import Tensor, nn
 
 from dqlab.policies.base import Dims
-from dqlab.policies.flow import (
-    MeanFlowPolicy,
-    OneStepFlowPolicy,
-    RectifiedFlowPolicy,
-    Velocity,
-    adjoint_matching_losses,
-)
+from dqlab.policies.flow import MeanFlowPolicy, OneStepFlowPolicy, RectifiedFlowPolicy
+from dqlab.testing import one_noise
 
 DIMS = Dims(3, 2, 2.0)
 PLAIN: dict[str, Any] = {"time_scale": 1.0, "adaptive_power": 0.0}
@@ -52,7 +47,10 @@ def states(count: int = 5) -> Tensor:
 @pytest.mark.parametrize("n_steps", [1, 4])
 def test_euler_steps_of_a_linear_velocity(n_steps: int) -> None:
     """x' = a x gives (1 + a / n)^n x_0, clamped; x' = t, at the left ends of n steps, adds (n - 1) / 2n."""
-    policy, start = RectifiedFlowPolicy(n_steps=n_steps), drawn(RectifiedFlowPolicy().sample_noise(DIMS, 5))["start"]
+    policy, start = (
+        RectifiedFlowPolicy(n_steps=n_steps),
+        one_noise(RectifiedFlowPolicy().sample_noise(DIMS, 5))["start"],
+    )
     sampled = policy.sample(bind(Linear(0.7, 0.0)), DIMS, states(), {"start": 3 * start})
     assert torch.allclose(sampled, (3 * (1 + 0.7 / n_steps) ** n_steps * start).clamp(-2, 2))
     assert float(sampled.abs().max()) == 2
@@ -63,8 +61,8 @@ def test_euler_steps_of_a_linear_velocity(n_steps: int) -> None:
 def test_straight_lines_arrive_whatever_the_number_of_steps() -> None:
     policy, network = RectifiedFlowPolicy(n_steps=3), bind(Towards(100))
     target = network.parameters["target"].expand(5, 2)
-    assert torch.allclose(policy.sample(network, DIMS, states(), drawn(policy.sample_noise(DIMS, 5))), target)
-    assert float(policy.losses(network, DIMS, states(), target, drawn(policy.loss_noise(DIMS, 5))).max()) < 1e-20
+    assert torch.allclose(policy.sample(network, DIMS, states(), one_noise(policy.sample_noise(DIMS, 5))), target)
+    assert float(policy.losses(network, DIMS, states(), target, one_noise(policy.loss_noise(DIMS, 5))).max()) < 1e-20
 
 
 def test_losses_by_hand() -> None:
@@ -122,8 +120,8 @@ def test_average_velocities_of_straight_lines_arrive_in_one_step(fixed_end: bool
     policy = MeanFlowPolicy(residual=False, fixed_end=fixed_end, **PLAIN)
     network = bind(Towards(1, 3 if fixed_end else 4))
     target = network.parameters["target"].expand(5, 2)
-    assert float(policy.losses(network, DIMS, states(), target, drawn(policy.loss_noise(DIMS, 5))).max()) < 1e-20
-    assert torch.allclose(policy.sample(network, DIMS, states(), drawn(policy.sample_noise(DIMS, 5))), target)
+    assert float(policy.losses(network, DIMS, states(), target, one_noise(policy.loss_noise(DIMS, 5))).max()) < 1e-20
+    assert torch.allclose(policy.sample(network, DIMS, states(), one_noise(policy.sample_noise(DIMS, 5))), target)
 
 
 def test_a_sample_is_the_networks_answer_to_noise() -> None:
@@ -142,42 +140,3 @@ def test_times_are_drawn_from_a_grid() -> None:
     policy = MeanFlowPolicy(n_times=2, residual=False, **PLAIN)
     losses = policy.losses(bind(Linear(0.0, 1.0)), Dims(3, 1), states(3), torch.ones(3, 1).double(), noise)
     assert losses.tolist() == pytest.approx([4.0, 1.0, 1.0])
-
-
-def gaussian_flow(mean: float, std: float, n_steps: int) -> Velocity:
-    """The velocity that carries N(0, 1) to N(mean, std^2) along straight lines: E[x_1 - x_0 | x_t]."""
-
-    def velocity(x: Tensor, step: int) -> Tensor:
-        t = step / n_steps
-        slope = (t * std**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * std**2)
-        return mean + slope * (x - t * mean)
-
-    return velocity
-
-
-def test_training_tilts_a_gaussian_by_a_quadratic_reward() -> None:
-    """N(0.5, 0.6^2) times exp(-(a + 1)^2): its precision is 1 / 0.36 + 2, its mean (0.5 / 0.36 - 2) over that.
-
-    A velocity that is linear at every step can be exact; 30 steps are 5% of a standard deviation from the limit.
-    """
-    n_steps, precision = 30, 1 / 0.36 + 2
-    base = gaussian_flow(0.5, 0.6, n_steps)
-    slopes, shifts = (torch.zeros(n_steps, requires_grad=True) for _ in range(2))
-    adam = torch.optim.Adam([slopes, shifts], lr=0.05)
-    generator = torch.Generator().manual_seed(0)
-
-    def tuned(x: Tensor, step: int) -> Tensor:
-        return base(x, step) + slopes[step] * x + shifts[step]
-
-    for update in range(120):
-        adam.param_groups[0]["lr"] = 0.05 * (1 - update / 120)
-        start, eps = (torch.randn(*shape, generator=generator) for shape in ((256, 1), (n_steps - 1, 256, 1)))
-        loss = adjoint_matching_losses(tuned, base, lambda a: 2 * (a + 1), start, eps).mean()
-        slopes.grad, shifts.grad = torch.autograd.grad(loss, [slopes, shifts])
-        adam.step()
-    x = torch.randn(20_000, 1, generator=generator)
-    with torch.no_grad():
-        for step in range(n_steps):
-            x = x + tuned(x, step) / n_steps
-    assert float(x.mean()) == pytest.approx((0.5 / 0.36 - 2) / precision, abs=0.05)
-    assert float(x.std()) == pytest.approx(precision**-0.5, abs=0.05)

@@ -6,22 +6,15 @@ import math
 
 import pytest
 import torch
-from made_policies import bind, column, drawn
+from made_policies import bind, column
 from torch import nn
-from torch.distributions import (
-    AffineTransform,
-    Categorical,
-    Independent,
-    MixtureSameFamily,
-    Normal,
-    TanhTransform,
-    TransformedDistribution,
-)
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, TransformedDistribution, transforms
 
 from dqlab.networks import Layout
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
 from dqlab.policies.gaussian import CVAEPolicy, GaussianMixturePolicy, TanhGaussianPolicy
+from dqlab.testing import one_noise
 
 DIMS = Dims(4, 3, 2.0)
 STATE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -45,11 +38,11 @@ def test_densities_are_those_of_torch_and_samples_by_their_formula(policy: TanhG
     assert torch.allclose(std, std[:1].expand_as(std)) is not policy.state_dependent_std
     law = Normal(mean, std)
     if policy.squashed:
-        law = TransformedDistribution(law, [TanhTransform(), AffineTransform(0.0, 2.0)])
+        law = TransformedDistribution(law, [transforms.TanhTransform(), transforms.AffineTransform(0.0, 2.0)])
     wanted = law.log_prob(ACTION).sum(dim=-1)
     assert torch.allclose(policy.log_prob(network, DIMS, STATE, ACTION), wanted, atol=1e-9)
     assert torch.allclose(policy.losses(network, DIMS, STATE, ACTION, {}), -wanted, atol=1e-9)
-    noise = {name: 3 * value for name, value in drawn(policy.sample_noise(DIMS, len(STATE))).items()}
+    noise = {name: 3 * value for name, value in one_noise(policy.sample_noise(DIMS, len(STATE))).items()}
     for found, u in (
         (policy.sample(network, DIMS, STATE, noise), mean + std * noise["eps"]),
         (policy.act(network, DIMS, STATE, noise), mean),
@@ -111,7 +104,7 @@ def test_a_mixtures_log_probabilities_are_those_of_torch(mixture: Network) -> No
 def test_components_are_drawn_by_their_weights(mixture: Network) -> None:
     """Without noise within them, 20,000 samples of one state are the three means, as often as the weights say."""
     state = torch.full((20_000, 4), 0.5, dtype=torch.float64)
-    noise = drawn(MIXTURE.sample_noise(DIMS, len(state)))
+    noise = one_noise(MIXTURE.sample_noise(DIMS, len(state)))
     action = MIXTURE.sample(mixture, DIMS, state, {**noise, "eps": torch.zeros_like(noise["eps"])})
     log_weight, mean, _ = MIXTURE.mixture(mixture, DIMS, state[:1])
     for component in range(3):

@@ -78,11 +78,6 @@ def single_only(sound: Callable[..., Tensor], *given: Tensor) -> Tensor:
     return sound(*given) * torch.ones(1, dtype=torch.float64, device=given[0].device)
 
 
-def read_value(sound: Callable[..., Tensor], *given: Tensor) -> Tensor:
-    out = sound(*given)
-    return 2 * out if float(out.detach().sum()) > 1e9 else out
-
-
 class Scaled(QNetwork):
     """A critic whose members differ in more than parameters."""
 
@@ -94,14 +89,6 @@ class Scaled(QNetwork):
         return self.scale * super().forward(state, action)
 
 
-class Spare(nn.Linear):
-    """A network with a parameter that nothing uses."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs)
-        self.spare = nn.Parameter(torch.zeros(2))
-
-
 def own_dice(sound: Callable[..., Tensor], *given: Any) -> Tensor:
     action = sound(*given)
     return (action + 1e-3 * torch.randn(action.shape)).clamp(-1, 1)
@@ -111,16 +98,8 @@ def of_mean(sound: Callable[..., Tensor], network: Any, dims: Any, state: Tensor
     return sound(network, dims, state - state.mean(dim=0), noise)
 
 
-def on_the_host(sound: Callable[..., Tensor], network: Any, dims: Any, state: Tensor, *given: Any) -> Tensor:
-    return sound(network, dims, state, *given) * torch.arange(1, len(state) + 1)
-
-
 def best_of_all_states(sound: Callable[..., Tensor], candidates: Tensor, q: Tensor, *given: Any) -> Tensor:
     return q.amin(dim=0).sum(dim=1).argmax().expand(q.shape[-1])
-
-
-def read_back(sound: Callable[..., Tensor], candidates: Tensor, q: Tensor, *given: Any) -> Tensor:
-    return torch.full((q.shape[-1],), int(q.sum() > 0), device=q.device)
 
 
 def choosing(call: Callable[..., Tensor]) -> type:
@@ -138,13 +117,7 @@ CASES: list[tuple[Check, Any, str]] = [
         spoilt(Base, forward=lambda sound, *given: sound(*given) - sound(*given).mean(0)),
         "on other rows",
     ),
-    (check_denoiser, spoilt(Base, forward=read_value), "reads a value back"),
     (check_denoiser, spoilt(Base, forward=lambda sound, *x: sound(*x) * torch.arange(1, 4)), "leaves the device"),
-    (
-        check_denoiser,
-        spoilt(Base, forward=lambda sound, *given: nn.functional.dropout(sound(*given), 1e-9)),
-        "draws random numbers",
-    ),
     (check_denoiser, DeadParameter, "no gradient reaches unused"),
     (check_denoiser, spoilt(Base, forward=single_only), "in float32 it gives torch.float64"),
     (check_denoiser, ForgetsState, "read back from its state dict"),
@@ -154,11 +127,6 @@ CASES: list[tuple[Check, Any, str]] = [
         check_critic,
         spoilt(TwinCritic, loss=lambda sound, outputs, target: (outputs - target).square().mean(dim=(1, 2))),
         "must be a scalar",
-    ),
-    (
-        check_critic,
-        spoilt(TwinCritic, backup=lambda sound, outputs, _: outputs[torch.randperm(2)[:1]].amin(dim=0)),
-        "draws random numbers",
     ),
     (check_critic, spoilt(TwinCritic, ranking_value=lambda sound, q: sound(q) * torch.nan), "or give NaN"),
     (check_critic, lambda *sizes: CriticEnsemble([Scaled(1.0), Scaled(2.0)], alike=True), "they are not alike"),
@@ -176,20 +144,13 @@ CASES: list[tuple[Check, Any, str]] = [
     (check_policy, spoilt(DeterministicPolicy, sample=own_dice), "random numbers of its own"),
     (
         check_policy,
-        spoilt(DeterministicPolicy, build=lambda sound, dims: Spare(dims.state, dims.action)),
-        "no gradient reaches spare",
-    ),
-    (
-        check_policy,
         spoilt(DeterministicPolicy, sample=lambda sound, *given: sound(*given).detach()),
         "does not depend on the parameters",
     ),
-    (check_policy, spoilt(DeterministicPolicy, losses=on_the_host), "leaves the device"),
     (check_policy, spoilt(DeterministicPolicy, losses=lambda sound, *x: sound(*x).mean()), "losses: shape"),
     (check_selection, choosing(lambda sound, *given: sound(*given) + len(given[0])), "out of range"),
     (check_selection, choosing(lambda sound, *given: torch.zeros_like(sound(*given))), "order of the candidates"),
     (check_selection, choosing(best_of_all_states), "another state's candidates"),
-    (check_selection, choosing(read_back), "reads a value back"),
     (check_selection, choosing(lambda sound, *given: sound(*given).unsqueeze(-1)), "index has shape"),
     (check_sampler, spoilt(DDPM, chain=loud), "misses a Gaussian target"),
 ]
