@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution, kl_divergence
 
 from dqlab.algorithms import algorithms
+from dqlab.algorithms.dac import LinearMultiplier
 from dqlab.algorithms.mmd_ql import laplacian, mmd
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble, MinimumEnsemble
-from dqlab.networks.mlp import LinearMultiplier, Multiplier
+from dqlab.networks.values import Multiplier
 from dqlab.policies.diffusion import DiffusionPolicy, EDMPolicy
 from dqlab.policies.flow import RectifiedFlowPolicy
 from dqlab.policies.gaussian import CVAEPolicy, DeterministicPolicy, TanhGaussianPolicy
