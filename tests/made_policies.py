@@ -50,14 +50,12 @@ class Fit:
         self.policy, module = policy, policy.build(LINE)
         self.layout = Layout.of(module)
         self.row = row = self.layout.flatten(dict(module.named_parameters())).detach().requires_grad_()
-        self.before = self.loss(1024, 10**6).detach()
         adam = torch.optim.Adam([row], lr=rate)
         for step in range(steps):
-            row.grad = torch.autograd.grad(self.loss(128, step), row)[0]
+            row.grad = torch.autograd.grad(self.loss(step), row)[0]
             adam.step()
-        self.after = self.loss(1024, 10**6).detach()
 
-    def loss(self, batch: int, seed: int) -> Tensor:
+    def loss(self, seed: int, batch: int = 128) -> Tensor:
         noise = one_noise(self.policy.loss_noise(LINE, batch), seed, torch.float32)
         network, state = self.layout.bind(self.row), torch.zeros(batch, 1)
         return self.policy.losses(network, LINE, state, two_modes(batch, seed), noise).mean()

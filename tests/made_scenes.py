@@ -42,11 +42,14 @@ class Scene:
         return self.pack.trained[name].loss(self.nets, self.batch, self.noise, hyper)[0]
 
     def check(self, name: str, wanted: Tensor, gradient_alone: bool = False) -> None:
-        """A network's loss is the one that is wanted, in its value and in its gradient of the network's parameters."""
-        found = self.loss(name)
-        gradients = [torch.autograd.grad(each, self.rows[name], retain_graph=True)[0] for each in (found, wanted)]
-        assert bool(gradients[1].any())
-        torch.testing.assert_close(*gradients)
+        """A network's loss is the one that is wanted, in value and gradient, and reaches no other network than it."""
+        found, gradients = self.loss(name), []
+        for loss in (found, wanted):
+            each = torch.autograd.grad(loss, [*self.rows.values()], retain_graph=True, allow_unused=True)
+            gradients.append({net: grad for net, grad in zip(self.rows, each, strict=True) if grad is not None})
+        assert gradients[0].keys() <= gradients[1].keys()
+        torch.testing.assert_close(gradients[0][name], gradients[1][name])
+        assert bool(gradients[1][name].any())
         if not gradient_alone:
             torch.testing.assert_close(found, wanted)
 
