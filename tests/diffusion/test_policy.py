@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 from conftest import ROOT
 from made_policies import Unprepared, bind
-from torch import Tensor
+from torch import Tensor, nn
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config import gin_files
@@ -20,7 +22,8 @@ from dqlab.errors import ConfigError
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, uniform
-from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.base import Dims
+from dqlab.policies.diffusion import DiffusionPolicy, EDMPolicy
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
 from dqlab.testing import BATCH, DIMS, make_batch, one_noise
@@ -85,6 +88,36 @@ def test_reconstruct_gives_the_losses_and_clipped_starts() -> None:
     found, wanted = (torch.autograd.grad(each.sum(), row)[0] for each in (start, free * inside))
     assert torch.allclose(found, wanted)
     assert float(found.abs().max()) > 0
+
+
+class Affine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.6))
+
+    def forward(self, x: Tensor, t: Tensor, state: Tensor) -> Tensor:
+        return self.slope * x + 0.1 * t.unsqueeze(-1)
+
+
+def test_an_edm_samples_by_heuns_method_between_its_noise_levels() -> None:
+    """Karras et al. 2022, algorithm 1, with the preconditioning of table 1 (sigma_data 0.5)."""
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    levels = [(low + i / 3 * (high - low)) ** 7 for i in range(4)]
+
+    def data(x: Tensor, sigma: float) -> Tensor:
+        total = sigma**2 + 0.25
+        output = 0.6 * x / total**0.5 + 0.1 * math.log(sigma) / 4
+        return 0.25 / total * x + sigma * 0.5 / total**0.5 * output
+
+    start = ACTION[:1]
+    x = start * (1 + levels[-1] ** 2) ** 0.5
+    for now, then in pairwise(reversed(levels)):
+        slope = (x - data(x, now)) / now
+        end = x + (then - now) * slope
+        x = x + (then - now) * (slope + (end - data(end, then)) / then) / 2
+    wide = Dims(DIMS.state, DIMS.action, 1e9)
+    action = EDMPolicy(n_steps=4).sample(bind(Affine()), wide, STATE[:1], {"start": start})
+    torch.testing.assert_close(action, data(x, levels[0]), rtol=1e-6, atol=1e-6)
 
 
 class Dropping(MLPDenoiser):

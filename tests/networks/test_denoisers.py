@@ -1,4 +1,4 @@
-"""Denoisers: their parts against formulas, dropout's masks, times that are not embedded."""
+"""Denoisers: their parts against formulas, dropout's masks; test_rivals.py has embeddings of times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from dqlab.networks.denoiser import (
     LNResnet,
     MLPDenoiser,
     SelfAttention,
-    SinusoidalEmbedding,
     TransformerDenoiser,
     modulate,
 )
 from dqlab.testing import one_noise
-from dqlab.tools.conformance.made import with_moved_parameters
 from dqlab.tools.conformance.networks import check_denoiser
 
 S, A, B = 5, 6, 4
@@ -53,12 +51,7 @@ def test_residual_denoiser_trains_with_dropout_and_acts_without() -> None:
         assert torch.allclose(found, module.final_layer(module.activation(hidden)))
 
 
-def test_fourier_features_by_hand() -> None:
-    """Frequencies 1/4 and 1/2 at t = 1: cosines of pi/2 and pi, then sines."""
-    features = FourierFeatures(4).double()
-    features.frequencies.data.copy_(torch.tensor([0.25, 0.5]))
-    wanted = torch.tensor([[0.0, -1.0, 1.0, 0.0]], dtype=torch.float64)
-    assert torch.allclose(features(torch.ones(1, dtype=torch.float64)), wanted, atol=1e-12)
+def test_frequencies_of_fourier_features_are_drawn_with_a_deviation_of_a_fifth() -> None:
     assert abs(float(FourierFeatures(20_000).frequencies.detach().std()) - 0.2) < 0.01
 
 
@@ -96,25 +89,9 @@ def test_transformer_cuts_actions_into_chunks(chunk: int, tokens: int, filled: i
     assert module(*inputs()).shape == (B, A)
 
 
-def test_a_time_that_is_not_embedded() -> None:
-    """It enters the first layer as it is; nothing else than that layer knows of it."""
-    action, _, state = inputs()
-    module = with_moved_parameters(MLPDenoiser(S, A, time_dim=1))
-    assert not [name for name, _ in module.named_parameters() if name.startswith("time")]
-    t = torch.linspace(0, 1, len(action)).double()
-    column = torch.cat([action, t.unsqueeze(-1), state], dim=-1)
-    assert torch.allclose(module(action, t, state), module.final_layer(module.mid_layer(column)))
-
-
 @pytest.mark.parametrize("make", [partial(MLPDenoiser, time_dim=1), partial(LNResnet, dropout=0.0)])
 def test_other_forms_conform(make: partial[nn.Module]) -> None:
     check_denoiser(RegistryEntry("made", partial(make, hidden_dim=8)))
-
-
-def test_the_frequencies_of_a_time_embedding_end_at_or_before_their_limit() -> None:
-    for endpoint, last in ((True, 3), (False, 4)):
-        angles = SinusoidalEmbedding(8, endpoint)(torch.ones(1).double())[0, :4].asin()
-        assert torch.allclose(angles[1:], 10000.0 ** (-torch.arange(1, 4).double() / last))
 
 
 MISTAKES = [
