@@ -19,7 +19,6 @@ from dqlab.policies.selection import (
     ImplicitPolicy,
     MeanOfBest,
     Selection,
-    Single,
     SoftmaxQ,
     TopK,
     take_candidates,
@@ -57,10 +56,6 @@ def test_how_often_each_candidate_is_taken(selection: Selection, q: Tensor, weig
     index = selection(torch.zeros(count, STATES, 2), repeated, one_noise(selection.noise(STATES)), value)
     found = index.bincount(minlength=count) / STATES
     assert found.tolist() == pytest.approx([weight / sum(weights) for weight in weights], abs=0.01)
-
-
-def test_single_takes_the_one_sample() -> None:
-    assert Single()(torch.zeros(1, 4, 2), torch.zeros(2, 1, 4), {}).tolist() == [0, 0, 0, 0]
 
 
 def test_argmax_takes_the_highest_minimum() -> None:
