@@ -1,7 +1,4 @@
-"""Recordings of the official agent's updates, and of its rivals': every weight, batch and random number of them.
-
-They are how dqlab's arithmetic is held against theirs.
-"""
+"""Recordings of the official agent's updates, and of its rivals': every weight, batch and random number of them."""
 
 from __future__ import annotations
 
@@ -50,14 +47,14 @@ def replay_recording(recording: str | Path | Mapping[str, Any], dtype: torch.dty
             `ema_every`, `max_q_backup`, `max_action`. `init/actor/...`, `init/critic/...`: official state dicts.
             With a leading axis of steps: `state`, `action`, `next_state` (B, .), `reward`, `not_done` (B, 1); `t` (B,),
             `eps` (B, A); `actor_start` (B, A), `actor_noise` (N, B, A); `target_start`, `target_noise` likewise, with
-            max_q_backup for 10 B rows (or B, 10), a state's candidates side by side; `q1_ascended`: whether the actor
+            max_q_backup for 10 B rows, a state's candidates side by side; `q1_ascended`: whether the actor
             ascended Q_1.
         dtype: precision of the replay.
 
     Returns:
         Losses of each update and the final weights.
     """
-    data = dict(np.load(recording)) if isinstance(recording, (str, Path)) else dict(recording)
+    data = dict(np.load(recording)) if isinstance(recording, (str, Path)) else recording
     meta = ast.literal_eval(str(data["meta"]))
     pack = _recorded_pack(meta, data, dtype)
     losses = []
@@ -68,29 +65,32 @@ def replay_recording(recording: str | Path | Mapping[str, Any], dtype: torch.dty
     return RecordingReplay(torch.stack(losses), pack.weights(0))
 
 
-def _recorded_pack(meta: dict[str, Any], data: dict[str, Any], dtype: torch.dtype) -> Pack:
-    hidden = len(data["init/actor/final_layer.weight"][0])
-    critic_hidden = len(data["init/critic/q1_model.0.bias"])
-    time_dim = len(data["init/actor/time_mlp.3.bias"])
-    denoiser = partial(MLPDenoiser, hidden_dim=hidden, time_dim=time_dim)
+def _recorded_pack(meta: dict[str, Any], data: Mapping[str, Any], dtype: torch.dtype) -> Pack:
+    weights = {
+        group: {
+            name.removeprefix(f"init/{group}/"): torch.as_tensor(value)
+            for name, value in data.items()
+            if name.startswith(f"init/{group}/")
+        }
+        for group in ("actor", "critic")
+    }
+    time_dim, width = len(weights["actor"]["time_mlp.3.bias"]), weights["actor"]["final_layer.weight"].shape[1]
+    denoiser = partial(MLPDenoiser, hidden_dim=width, time_dim=time_dim)
     algorithm = DiffusionQL(
         policy=partial(DiffusionPolicy, n_timesteps=meta["N"], schedule=meta["beta"], denoiser=denoiser),
-        critic=partial(TwinCritic, hidden_dim=critic_hidden),
-        eta=float(meta["eta"]),
-        discount=float(meta["discount"]),
-        tau=float(meta["tau"]),
-        ema_rate=1 - float(meta["ema_decay"]),
-        ema_every=meta["ema_every"],
-        ema_start=meta["ema_start"],
+        critic=partial(TwinCritic, hidden_dim=len(weights["critic"]["q1_model.0.bias"])),
         learning_rate=float(meta["actor_lr"]),
         critic_learning_rate=float(meta["critic_lr"]),
         lr_schedule="constant",
-        grad_norm=float(meta["grad_norm"]),
+        ema_rate=1 - float(meta["ema_decay"]),
+        ema_every=meta["ema_every"],
+        ema_start=meta["ema_start"],
         max_q_backup=bool(meta["max_q_backup"]),
+        **{name: float(meta[name]) for name in ("eta", "discount", "tau", "grad_norm")},
     )
     pack = Pack([algorithm], Dims(meta["S"], meta["A"], float(meta["max_action"])), [0], dtype=dtype)
-    actor, critic = _group(data, "init/actor/"), _group(data, "init/critic/")
-    pack.load(0, {"actor": official_weights(actor, ACTOR), "critic": official_weights(critic, CRITIC)})
+    rules = {"actor": ACTOR, "critic": CRITIC}
+    pack.load(0, {group: official_weights(named, rules[group]) for group, named in weights.items()})
     return pack
 
 
@@ -99,18 +99,12 @@ def official_weights(official: Mapping[str, Tensor], rules: Rules) -> Weights:
     return {own: value for name, value in official.items() if (own := renamed(name, rules))}
 
 
-def _group(data: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): torch.as_tensor(value) for name, value in data.items() if name.startswith(prefix)
-    }
-
-
 def _recorded_batch(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> Batch:
     def field(name: str) -> Tensor:
         return torch.as_tensor(data[name][step]).to(dtype).unsqueeze(0)
 
-    terminal = 1 - field("not_done").reshape(1, -1)
-    return Batch(field("state"), field("action"), field("reward").reshape(1, -1), field("next_state"), terminal)
+    reward, not_done = (field(name).reshape(1, -1) for name in ("reward", "not_done"))
+    return Batch(field("state"), field("action"), reward, field("next_state"), 1 - not_done)
 
 
 def _recorded_noise(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -118,11 +112,7 @@ def _recorded_noise(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> d
     names |= {"bc_eps": "eps", "bc_t": "t"}
     noise = {ours: torch.as_tensor(data[theirs][step]).unsqueeze(0) for ours, theirs in names.items()}
     noise = {name: value.to(dtype) if value.is_floating_point() else value for name, value in noise.items()}
-    action_dim = noise["bc_eps"].shape[-1]  # candidates of a state may have an axis of their own
-    noise["target_start"] = noise["target_start"].reshape(1, -1, action_dim)
-    noise["target_noise"] = noise["target_noise"].reshape(1, len(noise["target_noise"][0]), -1, action_dim)
-    ascended_first = bool(data["q1_ascended"][step])
-    return {**noise, "coin": torch.tensor([0 if ascended_first else 1])}
+    return {**noise, "coin": torch.tensor([0 if data["q1_ascended"][step] else 1])}
 
 
 def arrays(place: str, name: str) -> dict[str, Any]:

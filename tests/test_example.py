@@ -50,7 +50,6 @@ def test_episodes_without_timeouts_end_at_the_limit(d4rl_file: Callable[..., Pat
 
 def test_acting() -> None:
     settings = plain.Settings(hidden=8, n=2)
-    agent = plain.DiffusionQL(plain.Actor(3, 2, settings), plain.Critic(3, 2, 8), settings)
-    action = agent.act(torch.zeros(3))
+    action = plain.DiffusionQL(plain.Actor(3, 2, settings), plain.Critic(3, 2, 8), settings).act(torch.zeros(3))
     assert action.shape == (2,)
     assert float(action.abs().max()) <= 1

@@ -10,9 +10,38 @@ from torch import Tensor, nn
 from dqlab.algorithms.actor_critic import CriticFactory, PolicyFactory, SelectionFactory
 from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, algorithms
 from dqlab.algorithms.mmd_ql import GeneratorActor
-from dqlab.config.fields import PositiveInt
-from dqlab.networks.mlp import Perturbation
+from dqlab.config.fields import PositiveInt, check_counts
+from dqlab.config.registry import configurable
+from dqlab.networks.activations import Activation, mlp
 from dqlab.policies.base import strip_prefix
+
+
+@configurable("network")
+class Perturbation(nn.Module):
+    """[state, action] -> hidden layers -> phi * tanh (B, A), corrections of actions as a share of the action range.
+
+    Args:
+        phi: the largest.
+        hidden_dim, depth: width and number of the hidden layers.
+        activation: BCQ's is `relu`.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        phi: float = 0.05,
+        hidden_dim: int = 256,
+        depth: int = 2,
+        activation: Activation = "mish",
+    ) -> None:
+        super().__init__()
+        check_counts("Perturbation", hidden_dim=hidden_dim, depth=depth)
+        self.phi = phi
+        self.layers = mlp([state_dim + action_dim] + depth * [hidden_dim] + [action_dim], activation=activation)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return self.phi * torch.tanh(self.layers(torch.cat([state, action], dim=-1)))
 
 
 @algorithms.register(

@@ -12,9 +12,26 @@ from dqlab.algorithms.actor_critic import ActorCritic, AveragedActor, CriticFact
 from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.diffusion.predictions import Epsilon
-from dqlab.networks.mlp import LinearMultiplier, Multiplier
+from dqlab.networks.values import Multiplier
 from dqlab.policies.base import strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
+
+
+class LinearMultiplier(nn.Module):
+    """A multiplier that is its own parameter, 1 at first, between bounds, for steps of plain gradient descent."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.value = nn.Parameter(torch.ones(()))
+
+    def forward(self) -> Tensor:
+        return self.value.clamp(self.low, self.high)
+
+    def ascent(self, excess: Tensor, rate: Tensor) -> Tensor:
+        """A loss whose descent by that rate adds rate * excess, as far as the bounds allow."""
+        value = self.value.detach()
+        return -self.value * excess.clamp((self.low - value) / rate, (self.high - value) / rate)
 
 
 @algorithms.register(

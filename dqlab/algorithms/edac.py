@@ -13,7 +13,7 @@ from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSp
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.networks.mlp import Multiplier
+from dqlab.networks.values import Multiplier
 from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.gaussian import TanhGaussianPolicy
 

@@ -13,7 +13,7 @@ from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyF
 from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSpec, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.config.registry import Registry
-from dqlab.networks.mlp import Multiplier
+from dqlab.networks.values import Multiplier
 from dqlab.noise import clipped, integers
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import add_prefix, strip_prefix

@@ -13,7 +13,7 @@ from dqlab.algorithms.base import Batch, Dims, Hyper, Loss, Nets, Noise, NoiseSp
 from dqlab.algorithms.qam import QAM
 from dqlab.config.fields import UnitFloat
 from dqlab.errors import ConfigError
-from dqlab.networks.mlp import Multiplier
+from dqlab.networks.values import Multiplier
 from dqlab.noise import normal
 from dqlab.policies import policies
 from dqlab.policies.base import add_prefix, strip_prefix

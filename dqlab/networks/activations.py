@@ -1,11 +1,12 @@
-"""Activations; Mish, x * tanh(softplus(x)), as x * n / (n + 2) with n = e * (e + 2), e = exp(x): one exponential.
+"""Activations, and perceptrons; Mish, x * tanh(softplus(x)), is x * n / (n + 2) with n = e * (e + 2), e = exp(x).
 
 From x = 20 on the ratio is 1 in float64 too, so e is taken of min(x, 20), which keeps its square finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -88,6 +89,31 @@ def tanh() -> nn.Module:
 def elu(alpha: float = 1.0) -> nn.Module:
     """x where x > 0, else alpha * (exp(x) - 1)."""
     return nn.ELU(alpha)
+
+
+def mlp(
+    widths: Sequence[int],
+    end_active: bool = False,
+    activation: Activation = "mish",
+    layer_norm: bool = False,
+    norm_after: bool = False,
+    norm_eps: float = 1e-5,
+) -> nn.Sequential:
+    """Linear layers of the given widths with activations between them, and after the last one if `end_active`.
+
+    Args:
+        widths: of the input, of every hidden layer and of the output.
+        layer_norm: normalise (Ba et al. 2016) what goes into each activation (RLPD: Ball et al. 2023, section 4.2).
+        norm_after: normalise what comes out of each activation instead (the code of FQL, Park et al. 2025).
+        norm_eps: added to LayerNorm's variance.
+    """
+    make = activations.choose(activation)
+    last = None if end_active else -1
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths[:last]):
+        norm = [nn.LayerNorm(width_out, eps=norm_eps)] if layer_norm else []
+        layers += [nn.Linear(width_in, width_out), *([make(), *norm] if norm_after else [*norm, make()])]
+    return nn.Sequential(*layers) if end_active else nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
 class _Mish(torch.autograd.Function):

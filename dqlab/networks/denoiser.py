@@ -13,8 +13,7 @@ from torch.nn.functional import layer_norm, linear, pad
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
-from dqlab.networks.activations import Activation, activations
-from dqlab.networks.mlp import mlp
+from dqlab.networks.activations import Activation, activations, mlp
 from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, uniform
 

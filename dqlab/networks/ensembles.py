@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from dqlab.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat, check_field, check_fields
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
-from dqlab.networks.activations import Activation
-from dqlab.networks.mlp import mlp
+from dqlab.networks.activations import Activation, mlp
 from dqlab.networks.stacking import Members, Network
 from dqlab.noise import Noise, NoiseSpec, uniform
 

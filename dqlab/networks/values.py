@@ -1,7 +1,8 @@
-"""State values V(s), values V(s, x_t, t) along a chain, and the implicit losses by which V is learned from Q."""
+"""State values V(s), values V(s, x_t, t) along a chain, the implicit losses by which V is learned, multipliers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
 from dqlab.errors import ConfigError
-from dqlab.networks.activations import Activation
+from dqlab.networks.activations import Activation, mlp
 from dqlab.networks.denoiser import SinusoidalEmbedding
-from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Members
 
 ValueLoss = Callable[[Tensor], Tensor]
@@ -96,6 +96,31 @@ class ChainValueNetwork(nn.Module):
     def forward(self, state: Tensor, noisy_action: Tensor, t: Tensor) -> Tensor:
         """V (M, B) of states (B, S), noisy actions (B, A) and timesteps (B,)."""
         return self.members.each(state, noisy_action, self.time_embedding(t.to(state.dtype)))
+
+
+class Multiplier(nn.Module):
+    """exp(log_value), its logarithm between -5 and 10 (Kumar et al. 2019).
+
+    Args:
+        spread, bounded: standard deviation of its logarithm at first, whose mean is 0; whether that has bounds.
+    """
+
+    def __init__(self, spread: float = 0.0, bounded: bool = True) -> None:
+        super().__init__()
+        self.low, self.high = (-5.0, 10.0) if bounded else (-math.inf, math.inf)
+        self.log_value = nn.Parameter(spread * torch.randn(()) if spread else torch.zeros(()))
+
+    def forward(self) -> Tensor:
+        return self.log_value.clamp(self.low, self.high).exp()
+
+    def ascent(self, excess: Tensor) -> Tensor:
+        """A loss whose descent raises the multiplier while the constraint's excess, a scalar, is positive.
+
+        Its gradient is that of -exp(log_value) * excess; beyond a bound it is zero, unless it leads back.
+        """
+        log_value = self.log_value.detach()
+        outward = ((log_value >= self.high) & (excess > 0)) | ((log_value <= self.low) & (excess < 0))
+        return -self.log_value * torch.where(outward, 0.0, log_value.clamp(self.low, self.high).exp() * excess)
 
 
 @value_losses.register("expectile", source="Kostrikov et al. 2022 (IQL), section 4", cites=("kostrikov2022offline",))

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_field
-from dqlab.networks.activations import Activation
-from dqlab.networks.mlp import mlp
+from dqlab.networks.activations import Activation, mlp
 from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, gumbel, normal
 from dqlab.policies.base import Dims, Policy, policies

@@ -2,62 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 from conftest import ROOT
-from made_policies import Unprepared
-from torch import Tensor
+from made_policies import Unprepared, bind
+from torch import Tensor, nn
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config import gin_files
-from dqlab.data import Batch
+from dqlab.config.registry import RegistryEntry
 from dqlab.diffusion import samplers
 from dqlab.diffusion.predictions import loss_weightings, predictions
-from dqlab.diffusion.sampling import DDIM, DPMSolverPP, Heun
+from dqlab.diffusion.sampling import DPMSolverPP
 from dqlab.errors import ConfigError
-from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, uniform
 from dqlab.policies.base import Dims
-from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.diffusion import DiffusionPolicy, EDMPolicy
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
-from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
+from dqlab.testing import BATCH, DIMS, make_batch, one_noise
 from dqlab.tools.conformance.made import check_pure, check_traceable
-from dqlab.training import Pack
+from dqlab.tools.conformance.networks import check_algorithm
 
 SMALL = partial(MLPDenoiser, hidden_dim=16)
+STATE, ACTION = make_batch().state[0], make_batch().action[0]
 
 
-def network_of(policy: DiffusionPolicy, dims: Dims = DIMS) -> Network:
+def network_of(policy: DiffusionPolicy) -> Network:
+    """Its parameters get gradients, and are the same at every call."""
     torch.manual_seed(0)
-    module = policy.build(dims).double()
-    layout = Layout.of(module)
-    return layout.bind(layout.flatten(dict(module.named_parameters())).detach().requires_grad_())
+    network = bind(policy.build(DIMS))
+    for parameter in network.parameters.values():
+        parameter.requires_grad_()
+    return network
 
 
-def parts(policy: DiffusionPolicy, seed: int = 0) -> tuple[Network, Tensor, Tensor, dict[str, Tensor]]:
-    batch = make_batch(seed=seed)
-    return network_of(policy), batch.state[0], batch.action[0], one_noise(policy.loss_noise(DIMS, BATCH), seed)
-
-
-@pytest.mark.parametrize("weighting", loss_weightings.names())
 @pytest.mark.parametrize("prediction", predictions.names())
-def test_losses_of_every_prediction_and_weighting(prediction: str, weighting: str) -> None:
-    policy = DiffusionPolicy(denoiser=SMALL, prediction=prediction, weighting=weighting)
-    network, state, action, noise = parts(policy)
-    plain = DiffusionPolicy(denoiser=SMALL, prediction=prediction).losses(network, DIMS, state, action, noise)
-    losses = policy.losses(network, DIMS, state, action, noise)
-    weights = torch.tensor(policy.loss_weights, dtype=torch.float64)
-    assert torch.allclose(losses, plain * weights[noise["t"]])
-
-    def both(state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return policy.reconstruct(network, DIMS, state, action, noise)
-
-    check_traceable(both, state, action, noise)
+def test_losses_of_every_prediction_and_weighting(prediction: str) -> None:
+    plain = DiffusionPolicy(denoiser=SMALL, prediction=prediction)
+    network, noise = network_of(plain), one_noise(plain.loss_noise(DIMS, BATCH))
+    losses = plain.losses(network, DIMS, STATE, ACTION, noise)
+    for weighting in loss_weightings.names():
+        policy = DiffusionPolicy(denoiser=SMALL, prediction=prediction, weighting=weighting)
+        weights = torch.tensor(policy.loss_weights, dtype=torch.float64)
+        assert torch.allclose(policy.losses(network, DIMS, STATE, ACTION, noise), losses * weights[noise["t"]])
+        check_traceable(partial(policy.reconstruct, network, DIMS), STATE, ACTION, noise)
 
 
 @pytest.mark.parametrize("prediction", predictions.names())
@@ -66,43 +61,63 @@ def test_actions_of_every_sampler_and_prediction(sampler: str, prediction: str) 
     """In range, with a gradient, traceable; and what is prepared for a chain of fewer steps changes nothing."""
     fewer = partial(samplers.get(sampler), steps=3)  # type: ignore[call-arg]
     policy = DiffusionPolicy(denoiser=SMALL, sampler=fewer, prediction=prediction)
-    network, state, _, _ = parts(policy)
-    noise = one_noise(policy.sample_noise(DIMS, BATCH))
-
-    def sample(state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return policy.sample(network, DIMS, state, noise)
-
-    action = check_pure(sample, state, noise)
+    network, noise = network_of(policy), one_noise(policy.sample_noise(DIMS, BATCH))
+    assert ("noise" in noise) == (policy.resolved_sampler.draws(policy.process) > 0)
+    sample = partial(policy.sample, network, DIMS)
+    action = check_pure(sample, STATE, noise)
     assert bool((action.abs() <= 1).all())
-    check_traceable(sample, state, noise)
+    check_traceable(sample, STATE, noise)
     (gradient,) = torch.autograd.grad(action.sum(), network.parameters["final_layer.weight"])
     assert bool((gradient != 0).any())
     plain = DiffusionPolicy(denoiser=partial(Unprepared, hidden_dim=16), sampler=fewer, prediction=prediction)
-    assert torch.allclose(plain.sample(network_of(plain), DIMS, state, noise), action, atol=1e-12)
-
-
-def test_deterministic_samplers_ask_for_no_noise() -> None:
-    policy = DiffusionPolicy(sampler=Heun)
-    assert set(policy.sample_noise(DIMS, BATCH)) == {"start"}
-    policy = DiffusionPolicy(sampler=partial(DDIM, steps=3, eta=1.0))
-    assert policy.sample_noise(DIMS, BATCH)["noise"].shape == (2, BATCH, DIMS.action)
+    assert torch.allclose(plain.sample(network_of(plain), DIMS, STATE, noise), action, atol=1e-12)
 
 
 def test_reconstruct_gives_the_losses_and_clipped_starts() -> None:
     """As EDP's code does, no gradient passes where x_0 is clipped, and the whole of it where it is not."""
     policy = DiffusionPolicy(denoiser=SMALL)
-    network, state, action, noise = parts(policy)
-    losses, start = policy.reconstruct(network, DIMS, state, action, noise)
-    assert torch.equal(losses, policy.losses(network, DIMS, state, action, noise))
-    noisy = policy.process.diffuse(action, noise["t"], noise["eps"])
-    free = policy.process.start_from(noisy, noise["t"], network(noisy, noise["t"], state))
+    network, noise = network_of(policy), one_noise(policy.loss_noise(DIMS, BATCH))
+    losses, start = policy.reconstruct(network, DIMS, STATE, ACTION, noise)
+    assert torch.equal(losses, policy.losses(network, DIMS, STATE, ACTION, noise))
+    noisy = policy.process.diffuse(ACTION, noise["t"], noise["eps"])
+    free = policy.process.start_from(noisy, noise["t"], network(noisy, noise["t"], STATE))
     inside = free.abs() < 1
     assert 0 < int(inside.sum()) < inside.numel()
     assert torch.equal(start, free.clamp(-1, 1))
     row = network.parameters["final_layer.weight"]
-    (found,), (wanted,) = torch.autograd.grad(start.sum(), row), torch.autograd.grad((free * inside).sum(), row)
+    found, wanted = (torch.autograd.grad(each.sum(), row)[0] for each in (start, free * inside))
     assert torch.allclose(found, wanted)
     assert float(found.abs().max()) > 0
+
+
+class Affine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.6))
+
+    def forward(self, x: Tensor, t: Tensor, state: Tensor) -> Tensor:
+        return self.slope * x + 0.1 * t.unsqueeze(-1)
+
+
+def test_an_edm_samples_by_heuns_method_between_its_noise_levels() -> None:
+    """Karras et al. 2022, algorithm 1, with the preconditioning of table 1 (sigma_data 0.5)."""
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    levels = [(low + i / 3 * (high - low)) ** 7 for i in range(4)]
+
+    def data(x: Tensor, sigma: float) -> Tensor:
+        total = sigma**2 + 0.25
+        output = 0.6 * x / total**0.5 + 0.1 * math.log(sigma) / 4
+        return 0.25 / total * x + sigma * 0.5 / total**0.5 * output
+
+    start = ACTION[:1]
+    x = start * (1 + levels[-1] ** 2) ** 0.5
+    for now, then in pairwise(reversed(levels)):
+        slope = (x - data(x, now)) / now
+        end = x + (then - now) * slope
+        x = x + (then - now) * (slope + (end - data(end, then)) / then) / 2
+    wide = Dims(DIMS.state, DIMS.action, 1e9)
+    action = EDMPolicy(n_steps=4).sample(bind(Affine()), wide, STATE[:1], {"start": start})
+    torch.testing.assert_close(action, data(x, levels[0]), rtol=1e-6, atol=1e-6)
 
 
 class Dropping(MLPDenoiser):
@@ -117,53 +132,25 @@ class Dropping(MLPDenoiser):
 
 
 def test_a_denoiser_is_given_the_noise_that_it_asks_for_in_training() -> None:
-    policy = DiffusionPolicy(denoiser=partial(Dropping, hidden_dim=16))
+    policy, plain = DiffusionPolicy(denoiser=partial(Dropping, hidden_dim=16)), DiffusionPolicy(denoiser=SMALL)
     before = torch.get_rng_state()
-    assert policy.loss_noise(DIMS, BATCH)["denoiser_keep"].shape == (BATCH, DIMS.state)
+    noise = one_noise(policy.loss_noise(DIMS, BATCH))
     assert torch.equal(torch.get_rng_state(), before)
-    network, state, action, noise = parts(policy)
-    losses = policy.losses(network, DIMS, state, action, noise)
-    kept = torch.where(noise["denoiser_keep"] < 0.5, 0.0, state)
-    plain = {name: noise[name] for name in ("t", "eps")}
-    assert torch.equal(
-        losses,
-        DiffusionPolicy(denoiser=SMALL).losses(network_of(DiffusionPolicy(denoiser=SMALL)), DIMS, kept, action, plain),
+    kept = torch.where(noise["denoiser_keep"] < 0.5, 0.0, STATE)
+    wanted = plain.losses(network_of(plain), DIMS, kept, ACTION, {name: noise[name] for name in ("t", "eps")})
+    assert torch.equal(policy.losses(network_of(policy), DIMS, STATE, ACTION, noise), wanted)
+
+
+def test_mistakes_are_found_before_any_data_is_read() -> None:
+    gin_files.load_gin(
+        [ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.schedule='listed'", "listed.betas=(0.1, 0.2)"]
     )
-    assert not torch.equal(losses, policy.losses(network, DIMS, state, action, {**noise, "denoiser_keep": 0 * kept}))
-
-
-@pytest.mark.parametrize(
-    ("bindings", "message"),
-    [
-        (["DDIM.steps=3", "DDIM.stride='log-snr'"], "Unknown stride 'log-snr'. Did you mean 'log_snr'"),
-        (["DiffusionPolicy.weighting='minsnr'"], "Unknown loss_weighting 'minsnr'. Did you mean 'min_snr'"),
-        (
-            ["DiffusionPolicy.schedule='listed'", "listed.betas=(0.1, 0.2)"],
-            "listed.betas must be DiffusionPolicy.n_timesteps = 5 numbers",
-        ),
-    ],
-)
-def test_mistakes_are_found_before_any_data_is_read(bindings: list[str], message: str) -> None:
-    gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.sampler='ddim'", *bindings])
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=r"listed\.betas must be DiffusionPolicy\.n_timesteps = 5 numbers"):
         check_experiment(Experiment())
 
 
-def test_a_pack_of_replicas_updates_with_everything_chosen_otherwise() -> None:
-    """Under `vmap` each replica does what it does alone; the program is one graph."""
-    chosen = partial(
-        DiffusionPolicy, denoiser=SMALL, prediction="v", weighting="min_snr", sampler=partial(DPMSolverPP, steps=3)
-    )
-    algorithm = BehaviourCloning(policy=chosen)
-    packed = Pack([algorithm] * 2, DIMS, [3, 4], dtype=torch.float64)
-    batch, noise = make_batch(), make_noise(algorithm.update_noise(DIMS, BATCH))
-    alone = Pack([algorithm], DIMS, [4], dtype=torch.float64)
-    alone.update(batch, noise)
-    packed.update(
-        Batch(*(value.expand(2, *value.shape[1:]) for value in batch)), {k: torch.cat([v, v]) for k, v in noise.items()}
-    )
-    for name, value in alone.weights(0)["actor"].items():
-        assert torch.allclose(packed.weights(1)["actor"][name], value, atol=1e-9), name
-    drawn = make_noise(algorithm.act_noise(DIMS, BATCH))
-    both = packed.act(batch.state.expand(2, -1, -1), {k: torch.cat([v, v]) for k, v in drawn.items()})
-    assert torch.allclose(both[1:], alone.act(batch.state, drawn), atol=1e-9)
+def test_a_policy_with_everything_chosen_otherwise_conforms() -> None:
+    """Packed as alone, resumed, traced, and free of gradients that are not its own."""
+    sampler = partial(DPMSolverPP, steps=3)
+    chosen = partial(DiffusionPolicy, denoiser=SMALL, prediction="v", weighting="min_snr", sampler=sampler)
+    check_algorithm(RegistryEntry("made", partial(BehaviourCloning, policy=chosen)))

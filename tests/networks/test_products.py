@@ -15,6 +15,7 @@ from dqlab.training.execution.products import NARROW, is_narrow, narrow_product,
 from dqlab.training.execution.program import Program, compile_program, cpp_compiler, trace_program
 
 sides = st.integers(1, 12)
+ADDMM = product_decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
 
 
 @settings(max_examples=20)
@@ -29,28 +30,20 @@ def test_it_is_the_product(rows: int, terms: int, columns: int, batch: int) -> N
 
 
 @pytest.mark.parametrize("terms", [3, 20])
-def test_sums_with_a_bias(terms: int) -> None:
-    rule = product_decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
-    bias, a, b = torch.randn(9).double(), torch.randn(10, terms).double(), torch.randn(terms, 9).double()
-    found = rule(bias, a, b, beta=0.5, alpha=2)
+def test_sums_with_a_bias_are_laid_out_as_they_were(terms: int) -> None:
+    """Whoever views the result as a row may go on doing so."""
+    bias, a, b = torch.randn(9, 10).double(), torch.randn(10, terms).double(), torch.randn(terms, 9).double()
+    found = ADDMM(bias.t(), a, b, beta=0.5, alpha=2)
     if terms > NARROW:
         assert found is NotImplemented
     else:
-        torch.testing.assert_close(found, torch.addmm(bias, a, b, beta=0.5, alpha=2))
-
-
-def test_it_is_laid_out_as_a_product_is() -> None:
-    """Whoever views the result as a row may go on doing so."""
-    rule = product_decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
-    bias, a, b = torch.randn(4, 5).double(), torch.randn(5, 3).double(), torch.randn(3, 4).double()
-    torch.testing.assert_close(rule(bias.t(), a, b).view(-1), torch.addmm(bias.t(), a, b).view(-1))
-    assert narrow_product(b.t(), a.t()).is_contiguous()
+        torch.testing.assert_close(found.view(-1), torch.addmm(bias.t(), a, b, beta=0.5, alpha=2).view(-1))
+        assert narrow_product(b.t(), a.t()).is_contiguous()
 
 
 @pytest.mark.parametrize("factors", [{"beta": 0}, {"alpha": 0}])
 def test_what_is_multiplied_by_nothing_is_not_looked_at(factors: dict[str, int]) -> None:
-    rule = product_decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
-    assert rule(torch.full((2,), torch.nan), torch.ones(3, 3), torch.ones(3, 2), **factors) is NotImplemented
+    assert ADDMM(torch.full((2,), torch.nan), torch.ones(3, 3), torch.ones(3, 2), **factors) is NotImplemented
 
 
 @pytest.mark.parametrize(

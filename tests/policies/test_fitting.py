@@ -10,7 +10,8 @@ from made_policies import LINE, Fit
 
 from dqlab.errors import ConfigError
 from dqlab.networks.denoiser import MLPDenoiser
-from dqlab.policies import Policy, policies
+from dqlab.policies import Policy
+from dqlab.policies.diffusion import EDMPolicy
 from dqlab.policies.flow import MeanFlowPolicy, OneStepFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.gaussian import CVAEPolicy, DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy
 from dqlab.policies.selection import IDQLExpectile, IDQLExponential, IDQLQuantile, MeanOfBest, SoftmaxQ
@@ -18,44 +19,27 @@ from dqlab.policies.selection import IDQLExpectile, IDQLExponential, IDQLQuantil
 SMALL = partial(MLPDenoiser, hidden_dim=64)
 
 
-@pytest.mark.parametrize("name", ["diffusion", "edm"])
-def test_training_lowers_the_loss(name: str) -> None:
-    """On actions and noise of its own, from a fresh network; the others are trained below."""
-    fit = Fit(policies.get(name)(denoiser=SMALL), steps=40, rate=1e-3)
-    assert float(fit.after) < float(fit.before) - 0.005
+TWO_MODES: list[tuple[Policy, int, float, float]] = [
+    (EDMPolicy(denoiser=SMALL), 300, 0.3, 0.12),
+    (GaussianMixturePolicy(hidden_dim=32), 300, 0.3, 0.12),
+    (RectifiedFlowPolicy(denoiser=SMALL), 300, 0.3, 0.12),
+    (OneStepFlowPolicy(denoiser=SMALL, one_step=SMALL, n_steps=5), 300, 0.3, 0.12),
+    (MeanFlowPolicy(denoiser=SMALL, n_times=50), 300, 0.3, 0.12),
+    (CVAEPolicy(hidden_dim=32), 200, 0.2, 1.0),
+]
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [
-        GaussianMixturePolicy(hidden_dim=32),
-        RectifiedFlowPolicy(denoiser=SMALL),
-        OneStepFlowPolicy(denoiser=SMALL, one_step=SMALL, n_steps=5),
-        MeanFlowPolicy(denoiser=SMALL, n_times=50),
-        MeanFlowPolicy(denoiser=SMALL, fixed_end=False, residual=False, adaptive_power=1.0, adaptive_floor=1e-2),
-    ],
-    ids=lambda policy: f"{type(policy).__name__}{'' if getattr(policy, 'fixed_end', True) else ', ends drawn'}",
-)
-def test_both_modes_are_covered_with_little_between(policy: Policy) -> None:
-    left, right, between = Fit(policy, steps=300, rate=1e-2).shares()
-    assert min(left, right) > 0.3
-    assert between < 0.12
+@pytest.mark.parametrize(("policy", "steps", "each", "most"), TWO_MODES, ids=lambda part: type(part).__name__)
+def test_both_modes_are_covered_with_little_between(policy: Policy, steps: int, each: float, most: float) -> None:
+    left, right, between = Fit(policy, steps, rate=1e-2).shares()
+    assert min(left, right) > each
+    assert between < most
 
 
-def test_the_cvae_reaches_both_modes() -> None:
-    left, right, _ = Fit(CVAEPolicy(hidden_dim=32), steps=200, rate=1e-2).shares()
-    assert min(left, right) > 0.2
+ONE_MODE = [TanhGaussianPolicy(hidden_dim=32), TanhGaussianPolicy(hidden_dim=32, squashed=False)]
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [
-        TanhGaussianPolicy(hidden_dim=32),
-        TanhGaussianPolicy(hidden_dim=32, squashed=False),
-        DeterministicPolicy(hidden_dim=32),
-    ],
-    ids=["squashed", "unsquashed", "deterministic"],
-)
+@pytest.mark.parametrize("policy", [*ONE_MODE, DeterministicPolicy(hidden_dim=32)], ids=str)
 def test_one_gaussian_lies_between_the_modes(policy: Policy) -> None:
     left, right, between = Fit(policy, steps=200, rate=1e-2).shares()
     assert between > 0.25
@@ -63,14 +47,13 @@ def test_one_gaussian_lies_between_the_modes(policy: Policy) -> None:
 
 
 IMPOSSIBLE: list[tuple[Any, dict[str, Any]]] = [
-    *((OneStepFlowPolicy, fields) for fields in ({"time_scale": 0.0}, {"alpha": -1.0})),
-    *((MeanFlowPolicy, {name: 0.0}) for name in ("time_scale", "target_bound")),
     (MeanFlowPolicy, {"instant_share": 1.5}),
     (TanhGaussianPolicy, {"log_std_min": 3.0}),
     (GaussianMixturePolicy, {"min_std": 0.0}),
     *((make, {"tau": tau}) for make, tau in ((IDQLExpectile, 1.0), (IDQLQuantile, 0.0))),
     *((IDQLQuantile, {"floor": 0.0}), (IDQLExponential, {"alpha": -1.0}), (SoftmaxQ, {"temperature": 0.0})),
     (MeanOfBest, {"k": 51}),
+    (EDMPolicy, {"sigma_min": 90.0}),
 ]
 
 

@@ -6,24 +6,19 @@ import math
 
 import pytest
 import torch
-from made_policies import bind, column, drawn
+from made_policies import bind, column
 from torch import nn
-from torch.distributions import (
-    AffineTransform,
-    Categorical,
-    Independent,
-    MixtureSameFamily,
-    Normal,
-    TanhTransform,
-    TransformedDistribution,
-)
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, TransformedDistribution, transforms
 
 from dqlab.networks import Layout
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
 from dqlab.policies.gaussian import CVAEPolicy, GaussianMixturePolicy, TanhGaussianPolicy
+from dqlab.testing import one_noise
 
 DIMS = Dims(4, 3, 2.0)
+STATE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+ACTION = torch.rand(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3.8 - 1.9
 VARIANTS = [
     {"squashed": squashed, "state_dependent_std": dependent}
     for squashed in (True, False)
@@ -37,58 +32,32 @@ def policy(request: pytest.FixtureRequest) -> TanhGaussianPolicy:
     return TanhGaussianPolicy(hidden_dim=16, **request.param)
 
 
-def batch(dims: Dims, count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    state = torch.randn(count, dims.state, generator=generator, dtype=torch.float64)
-    action = torch.rand(count, dims.action, generator=generator, dtype=torch.float64) * 1.9 - 0.95
-    return state, action * dims.max_action
-
-
-def test_log_probabilities_are_those_of_torch(policy: TanhGaussianPolicy) -> None:
-    network, (state, action) = bind(policy.build(DIMS)), batch(DIMS)
-    mean, std = policy.distribution(network, DIMS, state)
+def test_densities_are_those_of_torch_and_samples_by_their_formula(policy: TanhGaussianPolicy) -> None:
+    network = bind(policy.build(DIMS))
+    mean, std = policy.distribution(network, DIMS, STATE)
+    assert torch.allclose(std, std[:1].expand_as(std)) is not policy.state_dependent_std
     law = Normal(mean, std)
     if policy.squashed:
-        law = TransformedDistribution(law, [TanhTransform(), AffineTransform(0.0, DIMS.max_action)])
-    expected = law.log_prob(action).sum(dim=-1)
-    assert torch.allclose(policy.log_prob(network, DIMS, state, action), expected, atol=1e-9)
-    assert torch.allclose(policy.losses(network, DIMS, state, action, {}), -expected, atol=1e-9)
-
-
-def test_samples_by_their_formula(policy: TanhGaussianPolicy) -> None:
-    network, (state, _) = bind(policy.build(DIMS)), batch(DIMS)
-    mean, std = policy.distribution(network, DIMS, state)
-    noise = drawn(policy.sample_noise(DIMS, len(state)))
-    u = mean + std * noise["eps"]
-    expected = 2 * torch.tanh(u) if policy.squashed else u.clamp(-2, 2)
-    assert torch.allclose(policy.sample(network, DIMS, state, noise), expected)
-
-
-def test_acting_is_the_squashed_mean(policy: TanhGaussianPolicy) -> None:
-    network, (state, _) = bind(policy.build(DIMS)), batch(DIMS)
-    mean = policy.distribution(network, DIMS, state)[0]
-    acted = policy.act(network, DIMS, state, drawn(policy.sample_noise(DIMS, len(state))))
-    assert torch.allclose(acted, 2 * torch.tanh(mean) if policy.squashed else mean)
-    assert float(acted.abs().max()) < 2
-
-
-def test_what_the_standard_deviation_depends_on(policy: TanhGaussianPolicy) -> None:
-    network, (state, _) = bind(policy.build(DIMS)), batch(DIMS)
-    std = policy.distribution(network, DIMS, state)[1]
-    assert torch.allclose(std, std[:1].expand_as(std)) is not policy.state_dependent_std
-    if not policy.state_dependent_std:
-        assert torch.equal(std, torch.ones_like(std))  # exp(0)
+        law = TransformedDistribution(law, [transforms.TanhTransform(), transforms.AffineTransform(0.0, 2.0)])
+    wanted = law.log_prob(ACTION).sum(dim=-1)
+    assert torch.allclose(policy.log_prob(network, DIMS, STATE, ACTION), wanted, atol=1e-9)
+    assert torch.allclose(policy.losses(network, DIMS, STATE, ACTION, {}), -wanted, atol=1e-9)
+    noise = {name: 3 * value for name, value in one_noise(policy.sample_noise(DIMS, len(STATE))).items()}
+    for found, u in (
+        (policy.sample(network, DIMS, STATE, noise), mean + std * noise["eps"]),
+        (policy.act(network, DIMS, STATE, noise), mean),
+    ):
+        assert torch.allclose(found, 2 * torch.tanh(u) if policy.squashed else u.clamp(-2, 2))
 
 
 def test_the_standard_deviation_is_bounded(policy: TanhGaussianPolicy) -> None:
     layout = Layout.of(policy.build(DIMS).double())
-    state, action = batch(DIMS)
     for size in (-1e4, 1e4):
         network = layout.bind(torch.full((layout.size,), size, dtype=torch.float64))
-        std = policy.distribution(network, DIMS, state)[1]
+        std = policy.distribution(network, DIMS, STATE)[1]
         assert float(std.min()) >= math.exp(-5) - 1e-12
         assert float(std.max()) <= math.exp(2) + 1e-12
-        assert bool(torch.isfinite(policy.losses(network, DIMS, state, action, {})).all())
+        assert bool(torch.isfinite(policy.losses(network, DIMS, STATE, ACTION, {})).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -101,54 +70,63 @@ def test_actions_at_the_edge_have_finite_losses_and_gradients(policy: TanhGaussi
     assert float(loss.detach()) < 1e4
 
 
+def test_squashed_actions_nearer_to_the_bound_than_a_millionth_count_as_at_it() -> None:
+    """There u is atanh(1 - 1e-6) = 7.25; a little farther inside the density is that of the action itself."""
+    policy = TanhGaussianPolicy(hidden_dim=16)
+    network, state = bind(policy.build(DIMS)), torch.zeros(4, 4, dtype=torch.float64)
+    shares = 1 - torch.tensor([0.0, 1e-9, 1e-6, 2e-6], dtype=torch.float64)
+    u = shares.clamp(max=1 - 1e-6).atanh()
+    assert u[:3].tolist() == pytest.approx(3 * [0.5 * math.log(2e6 - 1)])
+    mean, std = policy.distribution(network, DIMS, state)
+    for sign in (-1, 1):
+        at = (sign * u).unsqueeze(-1)
+        wanted = (Normal(mean, std).log_prob(at) - (2 * (1 - at.tanh().square())).log()).sum(dim=1)
+        action = (2 * sign * shares).unsqueeze(-1).expand(4, 3)
+        torch.testing.assert_close(policy.log_prob(network, DIMS, state, action), wanted)
+
+
 MIXTURE = GaussianMixturePolicy(hidden_dim=16, n_components=3)
 
 
-def mixture_network(dims: Dims) -> Network:
+@pytest.fixture(scope="module")
+def mixture() -> Network:
     torch.manual_seed(0)
-    return bind(MIXTURE.build(dims))
+    return bind(MIXTURE.build(DIMS))
 
 
-def test_a_mixtures_log_probabilities_are_those_of_torch() -> None:
-    dims = Dims(4, 3, 2.0)
-    network, state = mixture_network(dims), torch.randn(6, 4, dtype=torch.float64)
-    action = torch.rand(6, 3, dtype=torch.float64) * 4 - 2
-    log_weight, mean, std = MIXTURE.mixture(network, dims, state)
+def test_a_mixtures_log_probabilities_are_those_of_torch(mixture: Network) -> None:
+    log_weight, mean, std = MIXTURE.mixture(mixture, DIMS, STATE)
     law = MixtureSameFamily(Categorical(logits=log_weight), Independent(Normal(mean, std), 1))
-    assert torch.allclose(MIXTURE.log_prob(network, dims, state, action), law.log_prob(action), atol=1e-9)
-    assert torch.allclose(MIXTURE.losses(network, dims, state, action, {}), -law.log_prob(action), atol=1e-9)
+    assert torch.allclose(MIXTURE.log_prob(mixture, DIMS, STATE, ACTION), law.log_prob(ACTION), atol=1e-9)
+    assert torch.allclose(MIXTURE.losses(mixture, DIMS, STATE, ACTION, {}), -law.log_prob(ACTION), atol=1e-9)
 
 
-def test_components_are_drawn_by_their_weights() -> None:
+def test_components_are_drawn_by_their_weights(mixture: Network) -> None:
     """Without noise within them, 20,000 samples of one state are the three means, as often as the weights say."""
-    dims, count = Dims(4, 2, 2.0), 20_000
-    network, state = mixture_network(dims), torch.full((count, 4), 0.5, dtype=torch.float64)
-    noise = drawn(MIXTURE.sample_noise(dims, count))
-    action = MIXTURE.sample(network, dims, state, {**noise, "eps": torch.zeros_like(noise["eps"])})
-    log_weight, mean, _ = MIXTURE.mixture(network, dims, state[:1])
+    state = torch.full((20_000, 4), 0.5, dtype=torch.float64)
+    noise = one_noise(MIXTURE.sample_noise(DIMS, len(state)))
+    action = MIXTURE.sample(mixture, DIMS, state, {**noise, "eps": torch.zeros_like(noise["eps"])})
+    log_weight, mean, _ = MIXTURE.mixture(mixture, DIMS, state[:1])
     for component in range(3):
         share = float(torch.isclose(action, mean[0, component]).all(dim=-1).double().mean())
         assert share == pytest.approx(float(log_weight[0, component].exp()), abs=0.015)
 
 
-def test_within_a_component_samples_are_gaussian_and_clipped() -> None:
-    dims = Dims(4, 2, 2.0)
-    network, state = mixture_network(dims), torch.zeros(3, 4, dtype=torch.float64)
-    _, mean, std = MIXTURE.mixture(network, dims, state)
-    second = torch.tensor([0.0, 1e3, 0.0], dtype=torch.float64).expand(3, 3)
-    eps = torch.tensor([[0.1, -0.1], [0.0, 0.5], [100.0, -100.0]], dtype=torch.float64)
-    action = MIXTURE.sample(network, dims, state, {"component": second, "eps": eps})
-    assert torch.allclose(action[:2], (mean[:, 1] + std[:, 1] * eps)[:2])
-    assert action[2].tolist() == [2.0, -2.0]
+def test_within_a_component_samples_are_gaussian_and_clipped(mixture: Network) -> None:
+    _, mean, std = MIXTURE.mixture(mixture, DIMS, STATE)
+    second = torch.tensor([0.0, 1e3, 0.0], dtype=torch.float64).expand(6, 3)
+    eps = torch.linspace(-9, 9, 18).double().view(6, 3)
+    action = MIXTURE.sample(mixture, DIMS, STATE, {"component": second, "eps": eps})
+    free = mean[:, 1] + std[:, 1] * eps
+    assert bool((free.abs() > 2).any())
+    assert torch.allclose(action, free.clamp(-2, 2))
 
 
-def test_a_mixture_acts_by_the_likeliest_mean() -> None:
-    dims = Dims(4, 2, 2.0)
-    network, state = mixture_network(dims), torch.randn(20, 4, dtype=torch.float64) * 3
-    log_weight, mean, _ = MIXTURE.mixture(network, dims, state)
-    acted = MIXTURE.act(network, dims, state, {})
-    for row in range(20):
-        assert torch.equal(acted[row], mean[row, int(log_weight[row].argmax())])
+def test_a_mixture_acts_by_the_likeliest_mean(mixture: Network) -> None:
+    state = torch.randn(20, 4, dtype=torch.float64) * 3
+    log_weight, mean, _ = MIXTURE.mixture(mixture, DIMS, state)
+    acted = MIXTURE.act(mixture, DIMS, state, {})
+    assert torch.equal(acted, mean[torch.arange(20), log_weight.argmax(dim=1)])
 
 
 LINE = Dims(1, 1, 2.0)
@@ -176,32 +154,13 @@ def test_the_autoencoders_losses_by_hand() -> None:
     assert float(losses[1]) == pytest.approx(0.5 * (0.5 * (0.25 - 1) - math.log(0.5)))
 
 
-def test_errors_and_divergence_are_means_over_their_dimensions() -> None:
-    """Weights of zero: error mean(0.3^2, 0.9^2) over 2 action dimensions, KL 0 but for one latent of 4 with mean 1."""
-    encoder, decoder = linear(8 * [[0.0] * 3], [1.0] + 7 * [0.0]), linear(2 * [[0.0] * 5], 2 * [0.0])
-    zero = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-    dims, policy = Dims(1, 2), CVAEPolicy()
-    noise = drawn(policy.loss_noise(dims, 1))
-    action = torch.tensor([[0.3, -0.9]], dtype=torch.float64)
-    loss = policy.losses(bind(zero), dims, column(1.0), action, noise)
-    assert float(loss) == pytest.approx((0.09 + 0.81) / 2 + 0.5 * 0.5 / 4)
-
-
 @pytest.mark.parametrize(("log_std", "clamped"), [(-9.0, -4.0), (99.0, 15.0), (1.0, 1.0)])
 def test_the_encoder_is_clamped(log_std: float, clamped: float) -> None:
     mean, got = CVAEPolicy(latent_dim=1).encode(autoencoder(log_std), LINE, column(1.0), column(-1.0))
-    assert float(mean) == pytest.approx(0.25)
-    assert float(got) == clamped
+    assert (float(mean), float(got)) == (pytest.approx(0.25), clamped)
 
 
 def test_sampling_clips_the_latent() -> None:
     policy, state = CVAEPolicy(latent_dim=1), column(1.0, 1.0, 1.0)
     action = policy.sample(autoencoder(), LINE, state, {"latent": column(0.2, 7.0, -7.0)})
     assert action.squeeze().tolist() == pytest.approx([2 * math.tanh(0.5 + z) for z in (0.2, 0.5, -0.5)])
-    assert torch.equal(action, policy.decode(autoencoder(), LINE, state, column(0.2, 0.5, -0.5)))
-
-
-def test_twice_as_many_latents_as_actions_unless_said() -> None:
-    for policy, latents in ((CVAEPolicy(), 6), (CVAEPolicy(latent_dim=2), 2)):
-        assert policy.sample_noise(Dims(4, 3), 8)["latent"].shape == (8, latents)
-        assert policy.loss_noise(Dims(4, 3), 8)["latent"].shape == (8, latents)

@@ -19,7 +19,6 @@ from dqlab.policies.selection import (
     ImplicitPolicy,
     MeanOfBest,
     Selection,
-    Single,
     SoftmaxQ,
     TopK,
     take_candidates,
@@ -29,43 +28,39 @@ from dqlab.testing import one_noise
 STATES = 40_000
 TWO_CRITICS = torch.tensor([[9.0, 1.0, 5.0, 2.0], [0.0, 3.0, 4.0, 2.5]]).double()
 """Minimum over the two: 0, 1, 4, 2, so the order is 2, 3, 1, 0."""
+LOWER = torch.tensor([0.0, math.log(2), math.log(5)]).double()
+LOGARITHMS = torch.stack([LOWER, LOWER + torch.tensor([9.0, 0.0, 1.0])])
+"""Minimum over the two: 0, log 2, log 5."""
+ADVANTAGES = 3 + torch.tensor([[-1.0, 0.5, 1.0, 2.0], [0.0, 0.5, 9.0, 2.0]]).double()
+"""Minimum over the two: -1, 0.5, 1 and 2 more than a learned V of 3."""
+SHARES: list[tuple[Selection, Tensor, list[float]]] = [
+    (SoftmaxQ(n_candidates=3), LOGARITHMS, [1, 2, 5]),
+    (SoftmaxQ(n_candidates=3, temperature=0.5), LOGARITHMS, [1, 4, 25]),
+    (TopK(n_candidates=4, k=1), TWO_CRITICS, [0, 0, 1, 0]),
+    (TopK(n_candidates=4, k=3), TWO_CRITICS, [0, 1, 1, 1]),
+    (IDQLExpectile(n_candidates=4, tau=0.8), ADVANTAGES, [0.2, 0.8, 0.8, 0.8]),
+    (IDQLQuantile(n_candidates=4, tau=0.8), ADVANTAGES, [0.2 / 1, 0.8 / 0.5, 0.8 / 1, 0.8 / 2]),
+    (
+        IDQLExponential(n_candidates=4, alpha=2.0),
+        ADVANTAGES,
+        [(1 - math.exp(-2)) / 1, (math.e - 1) / 0.5, (math.exp(2) - 1) / 1, (math.exp(4) - 1) / 2],
+    ),
+]
 
 
-def shares(selection: Selection, q: Tensor, value: float | None = None) -> list[float]:
-    """How often each candidate is taken in many states in which the candidates are worth q (M, C)."""
-    count = q.shape[1]
-    repeated, of_states = q.unsqueeze(-1).expand(-1, -1, STATES), None
-    if value is not None:
-        of_states = torch.full((STATES,), value, dtype=torch.float64)
-    index = selection(torch.zeros(count, STATES, 2), repeated, one_noise(selection.noise(STATES)), of_states)
-    return [float((index == candidate).double().mean()) for candidate in range(count)]
-
-
-def normalised(weights: list[float]) -> list[float]:
-    return [weight / sum(weights) for weight in weights]
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_softmax_q_draws_from_the_softmax_of_the_minimum(temperature: float) -> None:
-    """Three candidates with min-Q 0, log 2, log 5 (over two critics): probabilities 1, 2, 5 of 8 at temperature 1."""
-    lower = torch.tensor([0.0, 2.0, 5.0]).clamp(min=1).log().double()
-    q = torch.stack([lower, lower + torch.tensor([9.0, 0.0, 1.0])])
-    expected = normalised([weight ** (1 / temperature) for weight in (1.0, 2.0, 5.0)])
-    assert shares(SoftmaxQ(n_candidates=3, temperature=temperature), q) == pytest.approx(expected, abs=0.01)
-
-
-def test_single_takes_the_one_sample() -> None:
-    assert Single()(torch.zeros(1, 4, 2), torch.zeros(2, 1, 4), {}).tolist() == [0, 0, 0, 0]
+@pytest.mark.parametrize(("selection", "q", "weights"), SHARES, ids=lambda part: str(part) if callable(part) else "")
+def test_how_often_each_candidate_is_taken(selection: Selection, q: Tensor, weights: list[float]) -> None:
+    """In many states in which the candidates are worth q (M, C), and the states 3 where V is learned."""
+    count, repeated = q.shape[1], q.unsqueeze(-1).expand(-1, -1, STATES)
+    value = torch.full((STATES,), 3.0, dtype=torch.float64)
+    index = selection(torch.zeros(count, STATES, 2), repeated, one_noise(selection.noise(STATES)), value)
+    found = index.bincount(minlength=count) / STATES
+    assert found.tolist() == pytest.approx([weight / sum(weights) for weight in weights], abs=0.01)
 
 
 def test_argmax_takes_the_highest_minimum() -> None:
     q = torch.stack([TWO_CRITICS, TWO_CRITICS.flip(1)], dim=-1)  # (2, 4, 2): a second state, in reverse
     assert Argmax(n_candidates=4)(torch.zeros(4, 2, 1), q, {}).tolist() == [2, 1]
-
-
-@pytest.mark.parametrize(("k", "expected"), [(1, [0, 0, 1, 0]), (3, [0, 1 / 3, 1 / 3, 1 / 3]), (4, [0.25] * 4)])
-def test_top_k_is_uniform_among_the_k_best(k: int, expected: list[float]) -> None:
-    assert shares(TopK(n_candidates=4, k=k), TWO_CRITICS) == pytest.approx(expected, abs=0.01)
 
 
 def test_top_k_goes_by_rank_whatever_the_order_of_the_candidates() -> None:
@@ -75,32 +70,13 @@ def test_top_k_goes_by_rank_whatever_the_order_of_the_candidates() -> None:
     assert selection(torch.zeros(4, 3, 1), q.flip(1), noise).tolist() == [1, 0, 2]
 
 
-def test_mean_of_best_by_hand() -> None:
+@pytest.mark.parametrize(("k", "action"), [(2, [0.3, -0.2]), (1, [0.2, -0.6])])
+def test_mean_of_best_by_hand(k: int, action: list[float]) -> None:
     """The two best of four candidates are 2 and 3; the action is the mean of theirs."""
     candidates = torch.tensor([[1.0, 1.0], [0.5, 0.5], [0.2, -0.6], [0.4, 0.2]]).unsqueeze(1)
-    index = MeanOfBest(n_candidates=4, k=2)(candidates, TWO_CRITICS.unsqueeze(-1), {})
-    assert index.tolist() == [[2], [3]]
-    assert take_candidates(candidates, index).tolist() == [pytest.approx([0.3, -0.2])]
-    one = MeanOfBest(n_candidates=4, k=1)(candidates, TWO_CRITICS.unsqueeze(-1), {})
-    assert take_candidates(candidates, one).tolist() == [pytest.approx([0.2, -0.6])]
-
-
-@pytest.mark.parametrize(
-    ("selection", "weights"),
-    [
-        (IDQLExpectile(n_candidates=4, tau=0.8), [0.2, 0.8, 0.8, 0.8]),
-        (IDQLQuantile(n_candidates=4, tau=0.8), [0.2 / 1, 0.8 / 0.5, 0.8 / 1, 0.8 / 2]),
-        (
-            IDQLExponential(n_candidates=4, alpha=2.0),
-            [(1 - math.exp(-2)) / 1, (math.e - 1) / 0.5, (math.exp(2) - 1) / 1, (math.exp(4) - 1) / 2],
-        ),
-    ],
-    ids=["expectile", "quantile", "exponential"],
-)
-def test_implicit_policies_draw_by_their_weights(selection: ImplicitPolicy, weights: list[float]) -> None:
-    """Advantages -1, 0.5, 1 and 2 over a learned V of 3."""
-    q = 3 + torch.tensor([[-1.0, 0.5, 1.0, 2.0], [0.0, 0.5, 9.0, 2.0]]).double()
-    assert shares(selection, q, value=3.0) == pytest.approx(normalised(weights), abs=0.01)
+    index = MeanOfBest(n_candidates=4, k=k)(candidates, TWO_CRITICS.unsqueeze(-1), {})
+    assert index.tolist() == [[2], [3]][:k]
+    assert take_candidates(candidates, index).squeeze(0).tolist() == pytest.approx(action)
 
 
 VALUES = st.lists(st.floats(-50, 50), min_size=1, max_size=12).map(lambda q: torch.tensor(q).double().unsqueeze(-1))
@@ -125,7 +101,10 @@ def test_exponential_values_are_stationary(q: Tensor, alpha: float) -> None:
     assert float((alpha * u).exp().mean()) == pytest.approx(1.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("make", [IDQLExpectile, IDQLQuantile, IDQLExponential])
+IMPLICIT = pytest.mark.parametrize("make", [IDQLExpectile, IDQLQuantile, IDQLExponential])
+
+
+@IMPLICIT
 def test_v_is_the_mean_of_q_under_the_implicit_policy(make: Callable[..., ImplicitPolicy]) -> None:
     """Hansen-Estruch et al. 2023, section 4: what the weights are made for. Ten values, so that 7 lie below 0.7."""
     selection, q = make(n_candidates=10), torch.randn(10, 5, dtype=torch.float64)
@@ -133,15 +112,14 @@ def test_v_is_the_mean_of_q_under_the_implicit_policy(make: Callable[..., Implic
     assert torch.allclose((probability * q).sum(dim=0), selection.value_of(q), atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [IDQLExpectile, IDQLQuantile, IDQLExponential])
+@IMPLICIT
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_are_finite_everywhere(make: Callable[..., ImplicitPolicy], dtype: torch.dtype) -> None:
     selection = make(n_candidates=9)
     u = torch.tensor([-1e8, -1e3, -1.0, -1e-9, 0.0, 1e-9, 1.0, 1e3, 1e8], dtype=dtype).unsqueeze(-1)
     assert bool(torch.isfinite(selection.log_weights(u, torch.zeros(1, dtype=dtype))).all())
     for equal in (0.0, 1e5):  # all candidates alike: none is preferred
-        q = torch.full((9, 1), equal, dtype=dtype)
-        weights = selection.log_weights(q, None)
+        weights = selection.log_weights(torch.full((9, 1), equal, dtype=dtype), None)
         assert torch.allclose(weights, weights[:1].expand_as(weights))
         assert bool(torch.isfinite(weights).all())
 
