@@ -87,6 +87,7 @@ def test_an_update_has_the_operations_that_it_needs(
 
     A target, and of a trained network the first moments, move as one operation each: two and two of Diffusion-QL.
     """
+    assert (CLONING + CLONING_BACK, sum(PRODUCTS.values()), MISHES) == (17, 156, 54)
     graph = graph_of(step_of(algorithm, replicas, torch.float32)._program(slice(0, replicas)))
     found = counted(graph)
     assert products(graph) == wanted

@@ -1,5 +1,5 @@
 """Packs: the same alone as together (every algorithm's: the conformance suite); what differs in them; their noise;
-Adam and clipping; what they take of a machine, against what PyTorch allocates.
+what they take of a machine, against what PyTorch allocates. Adam and clipping: algorithms/test_fidelity.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from dqlab.runs.build import check_varied
 from dqlab.testing import check
 from dqlab.training import Pack, Probe
 from dqlab.training.execution.program import nested_tensors
-from dqlab.training.optimiser import BETA1, BETA2, adam_step, clip_by_norm
 from dqlab.training.probe import MemoryNeed, free_bytes, made_up_update
 
 BASE = DiffusionQL(ema_start=5)
@@ -169,31 +168,6 @@ def test_parameters_begin_where_tensor_cores_can_read_them() -> None:
             assert torch.equal(layout.flatten(views), row)
     layout = pack.layouts["critic"]
     assert layout.size - sum(shape.numel() for shape in layout.shapes.values()) == 2 * 15  # the last biases are numbers
-
-
-@settings(max_examples=8)
-@given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e3))
-def test_rows_are_clipped_and_stepped_as_pytorch_does(seed: int, scale: float) -> None:
-    """With rates and bounds of their own."""
-    generator, bounds = torch.Generator().manual_seed(seed), torch.tensor([7.0, 0.0, 1.0], dtype=torch.float64)
-    rates = torch.tensor([1e-2, 3e-4, 0.0], dtype=torch.float64)
-    rows = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    alone = [torch.nn.Parameter(row.clone()) for row in rows]
-    optimisers = [torch.optim.Adam([row], lr=rate) for row, rate in zip(alone, rates.tolist(), strict=True)]
-    moments = (torch.zeros_like(rows), torch.zeros_like(rows))
-    for step in range(1, 6):
-        gradient = scale * torch.randn(3, 5, generator=generator, dtype=torch.float64)
-        for parameter, row, optimiser, bound in zip(alone, gradient, optimisers, bounds.tolist(), strict=True):
-            parameter.grad = row.clone()
-            if bound > 0:
-                torch.nn.utils.clip_grad_norm_([parameter], bound)
-            optimiser.step()
-        clipped = clip_by_norm(gradient, bounds)
-        wanted = torch.stack([parameter.grad for parameter in alone if parameter.grad is not None])
-        torch.testing.assert_close(clipped, wanted, rtol=1e-12, atol=0)
-        root = torch.full((3,), (1 - BETA2**step) ** 0.5, dtype=torch.float64)
-        adam_step(rows, moments, clipped, rates / (1 - BETA1**step), root)
-    torch.testing.assert_close(rows, torch.stack(alone).detach(), rtol=0, atol=1e-14)
 
 
 SPECS = {"eps": normal(3, 2), "t": integers(5, 4), "coin": integers(2), "g": gumbel(2)}
