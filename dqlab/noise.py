@@ -28,17 +28,16 @@ class NoiseSpec:
     parameter: float = 0.0
 
 
-Draw = Callable[[tuple[int, ...], torch.Generator, torch.dtype, float], Tensor]
-LAWS: Mapping[str, Draw] = {
-    "normal": lambda size, given, dtype, _: torch.randn(size, generator=given, device=given.device, dtype=dtype),
-    "clipped": lambda size, given, dtype, bound: LAWS["normal"](size, given, dtype, 0.0).clamp_(-bound, bound),
-    "uniform": lambda size, given, dtype, _: torch.rand(size, generator=given, device=given.device, dtype=dtype),
-    "gumbel": lambda size, given, dtype, _: (
-        -torch.empty(size, device=given.device, dtype=dtype).exponential_(generator=given).log()
+LAWS: Mapping[str, Callable[..., Tensor]] = {
+    "normal": lambda size, dtype, _, **given: torch.randn(size, dtype=dtype, **given),
+    "clipped": lambda size, dtype, bound, **given: torch.randn(size, dtype=dtype, **given).clamp(-bound, bound),
+    "uniform": lambda size, dtype, _, **given: torch.rand(size, dtype=dtype, **given),
+    "gumbel": lambda size, dtype, _, device, **given: (
+        -torch.empty(size, device=device, dtype=dtype).exponential_(**given).log()
     ),
-    "integers": lambda size, given, _, high: torch.randint(0, int(high), size, generator=given, device=given.device),
+    "integers": lambda size, _, high, **given: torch.randint(0, int(high), size, **given),
 }
-"""How each law is drawn: of shape, generator, type and parameter."""
+"""How each law is drawn: of shape, type and parameter, with a generator and its device."""
 
 
 def normal(*shape: int) -> NoiseSpec:
@@ -77,10 +76,10 @@ def draw_noise(
     specs: Mapping[str, NoiseSpec], generator: torch.Generator, dtype: torch.dtype, count: int | None = None
 ) -> dict[str, Tensor]:
     """Draw every tensor of `specs`, in order of name; with `count`, that many of each, stacked in front."""
-    lead, drawn = () if count is None else (count,), {}
-    for name, spec in sorted(specs.items()):
-        drawn[name] = LAWS[spec.law](lead + spec.shape, generator, dtype, spec.parameter)
-    return drawn
+    lead, given = () if count is None else (count,), {"generator": generator, "device": generator.device}
+    return {
+        name: LAWS[spec.law](lead + spec.shape, dtype, spec.parameter, **given) for name, spec in sorted(specs.items())
+    }
 
 
 @dataclass(eq=False)

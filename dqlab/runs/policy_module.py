@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dqlab.errors import ConfigError, first_line
 from dqlab.networks.stacking import Network
+from dqlab.noise import LAWS as DRAWN
 from dqlab.noise import Noise, draw_noise, generator_for
 from dqlab.training.execution.modes import Compile
 from dqlab.training.execution.program import Program, TensorTree, tree_map
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
 
 LAWS: Mapping[str, Any] = {
-    "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
-    "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
-    "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
+    **DRAWN,
     "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=1e-20).log()).log(),
     "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
-}  # those of `noise.LAWS`, as operations that programs can hold
+}  # these two as operations that programs can hold
 
 
 class PolicyModule(nn.Module):

@@ -136,12 +136,6 @@ LANE = 5
 """States at most that a CPU's core computes together: with 50 candidates each, rows enough for fast products."""
 
 
-def lanes_of(states: int, device: torch.device) -> tuple[int, int]:
-    """How many lanes B states are cut into, one on a GPU, and the size of each; the last may have states to spare."""
-    count = math.ceil(states / LANE) if device.type == "cpu" else 1
-    return count, math.ceil(states / count)
-
-
 class SamplerCore:
     """Acts with a pack, as it is at the time of the call, in a fixed number of states, B a call of each replica.
 
@@ -151,7 +145,8 @@ class SamplerCore:
 
     def __init__(self, pack: Pack, states: int, mode: ExecutionMode) -> None:
         self.pack, self.states = pack, states
-        self.lanes, self.lane_size = lanes_of(states, pack.device)
+        self.lanes = math.ceil(states / LANE) if pack.device.type == "cpu" else 1
+        self.lane_size = math.ceil(states / self.lanes)  # the last one may have states to spare
         shape = pack.replicas, self.lanes, self.lane_size, pack.dims.state
         self._state = torch.zeros(shape, dtype=pack.dtype, device=pack.device)
         self._noise = {name: value.clone() for name, value in self.noise_stream("rehearsal").at(0).items()}

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import gin
@@ -21,9 +20,9 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.errors import ConfigError
 from dqlab.training import Pack
 from dqlab.training.execution import program
-from dqlab.training.execution.modes import Auto, Compile, Eager, execution_modes, name_of
+from dqlab.training.execution.modes import Auto, Eager, execution_modes, name_of
 from dqlab.training.execution.program import Program, compile_program
-from dqlab.training.programs import SamplerCore, Step, lanes_of
+from dqlab.training.programs import SamplerCore, Step
 
 CUDA = torch.device("cuda")
 MODES = [
@@ -37,24 +36,16 @@ OTHERS = [mode for mode in MODES if mode.values[1] != "eager"]
 
 
 @pytest.fixture(autouse=True)
-def short_chains() -> Iterator[None]:
+def short_chains() -> None:
     """Two diffusion steps instead of five, and an average that moves early: less to compile, nothing left out."""
     gin.parse_config([*SMALL, "DiffusionQL.ema_start = 7"])
-    yield
-    gin.clear_config()
 
 
-def trained(
-    name: str,
-    mode: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    seeds: tuple[int, ...] = (1,),
-    steps: int = 50,
-    first: int = 0,
-) -> Step:
+def trained(name: str, mode: str, device: torch.device, dtype: torch.dtype, *seeds: int, **when: int) -> Step:
+    """After `steps` updates, 50 by default, from number `first` on."""
+    seeds, steps = seeds or (1,), when.get("steps", 50)
     pack = Pack([algorithms.get(name)()] * len(seeds), DIMS, seeds, dtype=dtype, device=device)
-    pack.state.step = first
+    pack.state.step = when.get("first", 0)
     step = Step(pack, random_transitions(400, dtype, device), 32, execution_modes.get(mode)(), steps)
     for _ in range(steps):
         step()
@@ -81,9 +72,7 @@ def test_every_mode_agrees_with_eager(device: torch.device, mode: str, name: str
     assert difference(ours, eager) <= 1e-9
     assert difference(ours, trained(name, "eager", device, torch.float64, steps=0)) > 1e-3
     sums, wanted = ours.take_sums(), eager.take_sums()
-    assert sums.keys() == wanted.keys()
-    for key in wanted:
-        assert torch.allclose(sums[key], wanted[key], rtol=1e-8, atol=0), key
+    torch.testing.assert_close(sums, wanted, rtol=1e-8, atol=0)
 
 
 def test_nothing_is_compiled_twice_in_a_run() -> None:
@@ -94,7 +83,7 @@ def test_nothing_is_compiled_twice_in_a_run() -> None:
     gin.parse_config([*SHALLOW, *PLAIN])
     alone, fresh = (trained("bc", "eager", CPU, torch.float32, steps=steps) for steps in (110, 0))
     before = counters["aot_autograd"]["total"]
-    step = trained("bc", "compile", CPU, torch.float32, seeds=(0, 1, 2), steps=0)
+    step = trained("bc", "compile", CPU, torch.float32, 0, 1, 2, steps=0)
     core = SamplerCore(step.pack, 2, step.mode)
     compiled = counters["aot_autograd"]["total"] - before
     assert compiled == 2, "one program for updates and one for acting, whatever the number of replicas"
@@ -108,47 +97,36 @@ def test_nothing_is_compiled_twice_in_a_run() -> None:
     assert difference(step, alone, 1) <= 1e-4
 
 
-@pytest.mark.parametrize(("device", "mode"), [mode for mode in MODES if mode.values != (CPU, "compile")], ids=str)
+@pytest.mark.parametrize(("device", "mode"), [mode for mode in MODES if mode.values[0] == CUDA], ids=str)
 def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> None:
     """And so behaviour cloning agrees with eager in every mode."""
-    alone = trained("bc", "eager", device, torch.float64, (1,))
-    together = trained("bc", mode, device, torch.float64, (0, 1, 2))
+    alone = trained("bc", "eager", device, torch.float64)
+    together = trained("bc", mode, device, torch.float64, 0, 1, 2)
     assert difference(alone, together, 0, 1) <= 1e-9
 
 
 @pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
 def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
+    """Lane by lane: 7 states are lanes of 4 and 3 on a CPU, with one to spare."""
     gin.parse_config(SHALLOW)
     pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
     core = SamplerCore(pack, 7, execution_modes.get(mode)().resolve(device))
+    lanes, size = (2, 4) if device == CPU else (1, 7)
     stream = core.noise_stream("test")
     generator = torch.Generator().manual_seed(0)
     for time in (0, 25):
-        state = torch.randn(2, 7, DIMS.state, generator=generator, dtype=torch.float64)
-        actions = core.sample_actions(state, stream.at(time)).clone()
+        state, noise = torch.randn(2, 7, DIMS.state, generator=generator, dtype=torch.float64), stream.at(time)
+        actions = core.sample_actions(state, noise).clone()
         assert not actions.requires_grad
-        assert torch.allclose(actions, by_hand(pack, core, state.to(device), stream.at(time)), rtol=0, atol=1e-9)
+        padded = torch.nn.functional.pad(state.to(device), (0, 0, 0, lanes * size - 7)).chunk(lanes, dim=1)
+        parts = [
+            pack.act(part, {key: each[:, lane] for key, each in noise.items()}) for lane, part in enumerate(padded)
+        ]
+        torch.testing.assert_close(actions, torch.cat(parts, dim=1)[:, :7], rtol=0, atol=1e-9)
     pack.load(0, Pack([DiffusionQL()], DIMS, [9], dtype=torch.float64, device=device).weights(0))
     changed = core.sample_actions(state, stream.at(25))
     assert not torch.allclose(changed[0], actions[0]), "it acts with the networks as they are now"
     assert torch.equal(changed[1], actions[1])
-
-
-def by_hand(pack: Pack, core: SamplerCore, state: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The pack acting lane by lane: 7 states are lanes of 4 and 3 on a CPU, with one to spare."""
-    size = core.lane_size
-    padded = torch.nn.functional.pad(state, (0, 0, 0, core.lanes * size - 7)).chunk(core.lanes, dim=1)
-    parts = [
-        pack.act(part, {name: value[:, lane] for name, value in noise.items()}) for lane, part in enumerate(padded)
-    ]
-    return torch.cat(parts, dim=1)[:, :7]
-
-
-def test_lanes() -> None:
-    assert lanes_of(10, CPU) == (2, 5)
-    assert lanes_of(7, CPU) == (2, 4)
-    assert lanes_of(1, CPU) == (1, 1)
-    assert lanes_of(100, CUDA) == (1, 100)
 
 
 CACHED = """
@@ -173,65 +151,50 @@ def test_compiled_code_is_kept_between_runs(tmp_path: Path) -> None:
         assert list((tmp_path / "dqlab" / "inductor").rglob("*")), "the cache is where it is said to be"
 
 
-def test_auto_compiles_where_it_pays_and_says_why() -> None:
-    short, long = Auto().resolve(CPU, 2.9e12), Auto().resolve(CPU, 3.1e12)
-    assert (name_of(short), name_of(long)) == ("eager", "compile")
-    assert short.reason == "2.9 TFLOP to do; compiling pays from 3 on"
-    assert name_of(Auto().resolve(torch.device("meta"), 1e15)) == "eager"
-
-
 @pytest.fixture
-def gpu_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where programs are looked for: a folder with a C compiler, on a machine with Triton and Python's header."""
-    compiler, header = tmp_path / "gcc", tmp_path / "Python.h"
-    compiler.write_text("#!/bin/sh\n")
-    compiler.chmod(0o755)
-    header.touch()
+def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder with all that compiling needs, the only place where it is looked for."""
+    for name in ("g++", "gcc", "Python.h", "triton"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(program, "find_spec", lambda name: name)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(program, "find_spec", lambda name: (tmp_path / name).exists() or None)
     monkeypatch.setattr(program.sysconfig, "get_path", lambda name: str(tmp_path))
     return tmp_path
 
 
-def test_auto_on_a_gpu(gpu_toolchain: Path) -> None:
-    assert name_of(Auto().resolve(CUDA, 1e13)) == "cuda_graph"
-    assert name_of(Auto().resolve(CUDA, 1e15)) == "compile+cuda_graph"
+def test_auto_compiles_where_it_pays_and_says_why(tools: Path) -> None:
+    work = [(CPU, 2.9e12), (CPU, 3.1e12), (CUDA, 1e13), (CUDA, 1e15), (torch.device("meta"), 1e15)]
+    found = [Auto().resolve(*each) for each in work]
+    assert [*map(name_of, found)] == ["eager", "compile", "cuda_graph", "compile+cuda_graph", "eager"]
+    assert found[0].reason == "2.9 TFLOP to do; compiling pays from 3 on"
 
 
 @pytest.mark.parametrize(
-    ("lacking", "said"), [("gcc", "a C compiler"), ("Python.h", "Python.h"), ("triton", "Triton")], ids=str
+    ("lacking", "said", "device", "quick", "compiling"),
+    [
+        ("g++", "a C++ compiler", CPU, "eager", ["compile"]),
+        ("gcc", "a C compiler", CUDA, "cuda_graph", ["compile", "compile+cuda_graph"]),
+        ("Python.h", "Python.h", CUDA, "cuda_graph", ["compile", "compile+cuda_graph"]),
+        ("triton", "Triton", CUDA, "cuda_graph", ["compile", "compile+cuda_graph"]),
+        ("", "a CUDA device", CPU, "", ["cuda_graph", "compile+cuda_graph"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_gpu_without_what_triton_needs(
-    gpu_toolchain: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, said: str
+def test_auto_does_without_what_others_need(
+    tools: Path, lacking: str, said: str, device: torch.device, quick: str, compiling: list[str]
 ) -> None:
-    """`auto` records what is not compiled, and says why; who insists on compiling is told what to install."""
-    (gpu_toolchain / lacking).unlink(missing_ok=True)
-    if lacking == "triton":
-        monkeypatch.setattr(program, "find_spec", lambda name: None)
-    settled = Auto().resolve(CUDA, 1e15)
-    assert name_of(settled) == "cuda_graph"
-    assert said in settled.reason
-    for mode in ("compile", "compile+cuda_graph"):
-        with pytest.raises(ConfigError, match=rf"'{re.escape(mode)}' needs .*{said}.*execution='auto'"):
-            execution_modes.get(mode)().resolve(CUDA, 1.0)
-
-
-def test_auto_does_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    settled = Auto().resolve(CPU, 1e15)
-    assert name_of(settled) == "eager"
-    assert "C++ compiler" in settled.reason
-    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
-        Compile().resolve(CPU, 1.0)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_graphs_need_a_gpu() -> None:
-    for name in ("cuda_graph", "compile+cuda_graph"):
-        with pytest.raises(ConfigError, match="needs a CUDA device"):
-            execution_modes.get(name)().resolve(CPU, 1.0)
+    """And says why; who insists on another mode is told what to install."""
+    if lacking:
+        (tools / lacking).unlink()
+        settled = Auto().resolve(device, 1e15)
+        assert name_of(settled) == quick
+        assert said in settled.reason
+    for mode in compiling:
+        with pytest.raises(ConfigError, match=rf"'{re.escape(mode)}' needs .*{re.escape(said)}.*execution='auto'"):
+            execution_modes.get(mode)().resolve(device, 1.0)
 
 
 def test_a_program_that_looks_at_values_is_told_of() -> None:

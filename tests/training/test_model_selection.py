@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqlab.tracking.records import EvaluationRecord
+from dqlab.training import Training
 from dqlab.training.model_selection import (
     inverse_permutation,
     kth_lowest,
@@ -19,7 +20,7 @@ from dqlab.training.model_selection import (
     patience,
     select_checkpoints,
 )
-from dqlab.training.plan import cosine_annealing, cosine_official
+from dqlab.training.plan import cosine_official
 
 
 def evaluated(step: int, score: float, loss: float | None) -> EvaluationRecord:
@@ -27,34 +28,21 @@ def evaluated(step: int, score: float, loss: float | None) -> EvaluationRecord:
     return cast(EvaluationRecord, {**record, "selection_loss": loss})
 
 
-RUN = [evaluated(0, 99.0, None)] + [
-    evaluated(step, score, loss)
-    for step, score, loss in [(10, 1.0, 0.9), (20, 8.0, 0.5), (30, 4.0, 0.7), (40, 6.0, 0.4), (50, 2.0, 0.6)]
-]
+LOSSES = [0.9, 0.5, 0.7, 0.4, 0.6]
+RUN = [evaluated(0, 99.0, None)]
+RUN += [evaluated(*each) for each in zip((10, 20, 30, 40, 50), (1.0, 8.0, 4.0, 6.0, 2.0), LOSSES, strict=True)]
 
 
-@pytest.mark.parametrize(("top_k", "step"), [(0, 40), (1, 20), (2, 50), (9, 10)])
-def test_offline_takes_the_kth_lowest_loss(top_k: int, step: int) -> None:
-    assert select_checkpoints(RUN, "kth_lowest", top_k)["offline"]["step"] == step
-
-
-def test_all_four_rules() -> None:
-    chosen = select_checkpoints(RUN, "kth_lowest", 1)
-    assert {rule: row["score_mean"] for rule, row in chosen.items()} == {
-        "last": 2.0,
-        "best_online": 8.0,  # the untrained policy's 99 does not count
-        "offline": 8.0,
-        "mean_last_10": pytest.approx(4.2),
-    }
-    assert chosen["best_online"]["step"] == 20
-    assert chosen["mean_last_10"]["step"] is None
-
-
-@pytest.mark.parametrize("score", [float("nan"), float("inf")])
-def test_no_rule_considers_a_score_that_is_not_finite(score: float) -> None:
-    """As earlier versions recorded them."""
-    chosen = select_checkpoints([*RUN, evaluated(60, score, 0.1)], "kth_lowest", 0)
-    assert chosen == select_checkpoints(RUN, "kth_lowest", 0)
+@pytest.mark.parametrize("odd", [None, float("nan"), float("inf")])
+def test_all_four_rules(odd: float | None) -> None:
+    """The untrained policy's 99 does not count, nor a score that is not finite, as earlier versions recorded them."""
+    run = RUN if odd is None else [*RUN, evaluated(60, odd, 0.1)]
+    chosen = select_checkpoints(run, "kth_lowest", 1)
+    found = {rule: (row["step"], row["score_mean"]) for rule, row in chosen.items()}
+    mean = (None, pytest.approx(4.2))
+    assert found == {"last": (50, 2.0), "best_online": (20, 8.0), "offline": (20, 8.0), "mean_last_10": mean}
+    offline = [select_checkpoints(run, "kth_lowest", top_k)["offline"]["step"] for top_k in (0, 1, 2, 9)]
+    assert offline == [40, 20, 50, 10]
 
 
 def test_the_mean_is_over_the_last_ten() -> None:
@@ -63,10 +51,9 @@ def test_the_mean_is_over_the_last_ten() -> None:
 
 
 def test_the_official_index_is_the_inverse_permutation() -> None:
-    """Losses 0.9 0.5 0.7 0.4 0.6: argsort is 3 1 4 2 0; == 1 holds at index 1, == 2 at index 3."""
-    losses = [0.9, 0.5, 0.7, 0.4, 0.6]
-    assert [inverse_permutation(losses, k) for k in range(5)] == [4, 1, 3, 0, 2]
-    assert [kth_lowest(losses, k) for k in range(5)] == [3, 1, 4, 2, 0]
+    """Of losses 0.9 0.5 0.7 0.4 0.6 argsort is 3 1 4 2 0; == 1 holds at index 1, == 2 at index 3."""
+    assert [inverse_permutation(LOSSES, k) for k in range(5)] == [4, 1, 3, 0, 2]
+    assert [kth_lowest(LOSSES, k) for k in range(5)] == [3, 1, 4, 2, 0]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20, unique=True), st.integers(0, 25))
@@ -75,27 +62,27 @@ def test_both_rules_agree_on_a_monotone_rising_curve(losses: list[float], k: int
 
 
 def test_early_stops() -> None:
-    assert [last_two([0.9, 0.8, 0.7][:n]) for n in (1, 2, 3)] == [False] * 3
-    assert last_two([0.9, 0.8, 0.81])
-    assert last_two([101.0])  # the official code compares the first loss with 100
+    """The official code compares the first loss with 100."""
+    curves = [0.9], [0.9, 0.8], [0.9, 0.8, 0.7], [0.9, 0.8, 0.81], [101.0]
+    assert [*map(last_two, curves)] == [False, False, False, True, True]
     falling_then_flat = [0.9, 0.5, 0.6, 0.7, 0.6, 0.55, 0.6]
-    assert not patience(falling_then_flat[:6])
-    assert patience(falling_then_flat)
-    assert not patience([1 - 0.01 * i for i in range(50)])
+    curves = falling_then_flat[:6], falling_then_flat, [1 - 0.01 * i for i in range(50)]
+    assert [*map(patience, curves)] == [False, True, False]
 
 
 def test_learning_rates() -> None:
-    assert cosine_annealing(0, 100, 10) == 1.0
-    assert cosine_annealing(50, 100, 10) == pytest.approx(0.5)
-    assert cosine_annealing(100, 100, 10) == pytest.approx(0.0)
+    """Cosine: 1 where a network's phase begins, 1/2 halfway, 0 at its end; over the whole run by default."""
+    factor = Training(steps=100).factor("cosine")
+    for first, last, steps in ((0, None, (0, 50, 100)), (20, None, (20, 60, 100)), (20, 40, (20, 30, 40))):
+        assert [factor(step, first, last) for step in steps] == pytest.approx([1.0, 0.5, 0.0])
+    assert factor(10, 0, 1000) == factor(10, 0, None)
     paper = cosine_official(1_999_999, 2_000_000, 50_000)  # 39 of 2000 epochs
     assert paper == pytest.approx(0.5 * (1 + np.cos(np.pi * 39 / 2000)))
     assert paper > 0.999
 
 
 def test_the_official_result_file() -> None:
-    written = json.loads(official_result(evaluated(50_000, 8.0, 0.5), "online"))
-    assert written == {
+    assert json.loads(official_result(evaluated(50_000, 8.0, 0.5), "online")) == {
         "model selection": "online",
         "epoch": 50.0,
         "best normalized score avg": 8.0,

@@ -18,7 +18,7 @@ from dqlab.errors import ConfigError, first_line, lacks_memory
 from dqlab.machine import processor_family
 from dqlab.networks import activations
 from dqlab.training.execution import products
-from dqlab.training.execution.merging import merge_sums
+from dqlab.training.execution.products import merge_sums
 from dqlab.training.execution.torch_internals import (
     call_onednn_from_cpp,
     compile_graph,

@@ -1,7 +1,6 @@
 """What training uses of PyTorch that PyTorch does not document, all in one place: another version may rename it.
 
-tests/training/test_torch_internals.py says, name by name, what would break then; `diffusion/process.py` and
-`networks/stacking.py`, which lie below, beside the line what each of them uses.
+`diffusion/process.py` and `networks/stacking.py`, which lie below, say beside the line what each of them uses.
 """
 
 from __future__ import annotations
