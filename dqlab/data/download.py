@@ -69,9 +69,8 @@ def download_from(
 ) -> dict[str, Any]:
     """Fetch a file, as `download` does, from the first of several addresses that has it, and keep its digest beside it.
 
-    From the addresses that are `own` the same file must come as the first time. Returns the `address` that had it, and
-    why those before had nothing (`failed`): attributes of a `LocatedDataset`. An UnavailableError where none has it; a
-    BrokenError, if it broke off or was another file somewhere.
+    From the addresses that are `own` the same file must come as the first time. Returns `address` and `failed` of a
+    `LocatedDataset`. An UnavailableError where none has it; a BrokenError, if it broke off or was another somewhere.
     """
     refuse_if_planning(addresses[0])
     failed: list[UnavailableError | BrokenError] = []
@@ -116,14 +115,9 @@ def download(
 ) -> None:
     """Fetch `url` to `path`, whole or not at all, continuing an earlier attempt's `.part` file where that still fits.
 
-    Where another process is fetching the same file, its end is awaited.
-
-    Args:
-        magic: what the file must begin with, whatever the server says that it sends.
-        check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
-        progress: called with bytes done and bytes in all (None where the server does not say).
-        timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
-            `LEAST_RATE` bytes a second came, it is too.
+    The file must begin with `magic`; `check` looks at all of it before it appears: what it raises a BrokenError for is
+    deleted. `progress` hears bytes done and in all (None where the server does not say). An attempt is given up after
+    `timeout` seconds without a byte, or twice as many in which less than `LEAST_RATE` bytes a second came.
 
     An UnavailableError where the server cannot be reached, has no such file, or sends something else; a BrokenError
     where the transfer broke off (what came is kept for a resume); a DataError where the file cannot be written.
@@ -243,7 +237,7 @@ def digest_fault(path: Path, digest: str) -> str:
 
 def dataset_addresses(task: Task) -> list[str]:
     """Addresses at which the task's file can be had: D4RL's server, and Hugging Face's where it has the file."""
-    return [address for address in (task.url, hugging_face_address(task.file)) if address]
+    return list(filter(None, (task.url, hugging_face_address(task.file))))
 
 
 def mirror_addresses(mirrors: Sequence[str] | str, file: str) -> list[str]:
