@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, Done, Run, refused
-from made_collections import collect
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab.config.gin_syntax import parse_bindings
@@ -19,23 +18,12 @@ from dqlab.errors import ConfigError
 SAFE = {"PYTHONSAFEPATH": "1"}
 """As the installed command: Python itself does not look for modules in the current folder."""
 SHORT = [*TINY[1:], "Training.steps=4", "Training.eval_every=2"]
-AXES = "\n".join(
-    [
-        "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}",
-        "Grid.seeds = (0,)",
-        "LocalEngine.workers = 1",
-        "Report.reps = 100",
-        "",
-    ]
-)
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `collect` writes for Pendulum-v1."""
-    folder = tmp_path_factory.mktemp("collected")
-    collect(folder, "Collection.mixture={'random': 1.0}", "Collection.episodes=3", "Collection.name='made'")
-    return folder / "made.gin"
+AXES = """
+Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}
+Grid.seeds = (0,)
+LocalEngine.workers = 1
+Report.reps = 100
+"""
 
 
 def fine(done: Done) -> str:
@@ -43,34 +31,28 @@ def fine(done: Done) -> str:
     return done.stdout
 
 
-def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, in_process: Run) -> None:
-    """Planned, trained, reported, compared, and again in part: every command knows the task that the file makes."""
-    (tmp_path / "grid.gin").write_text(f"include '{collected}'\n" + "\n".join(SHORT) + "\n" + AXES)
+def test_a_grid_on_a_collected_set(tmp_path: Path, dqlab: Run) -> None:
+    """Planned, trained, reported, compared, and again in part: every command knows the task that `collect` wrote.
+
+    Its module lies in another folder, beside the recipe.
+    """
+    (tmp_path / "mine").mkdir()
+    write_module(tmp_path / "mine")
+    recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
+    (tmp_path / "mine" / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
+    fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
+    known = parse_bindings((tmp_path / "out" / "made.gin").read_text())
+    assert known["import_path.folders"] == (f"{tmp_path}/mine",)
+    (tmp_path / "grid.gin").write_text("include 'out/made.gin'\n" + "\n".join(SHORT) + AXES)
     grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
-    fine(in_process(*grid, "--tasks", "Pendulum-v1"))
-    assert json.loads((tmp_path / "grid" / "grid.json").read_text())["tasks"] == ["Pendulum-v1"]
-    left = fine(in_process(*grid, "--dry-run"))
+    fine(dqlab(*grid, "--tasks", "rail-own-Rail-v0", env=SAFE))
+    assert json.loads((tmp_path / "grid" / "grid.json").read_text())["tasks"] == ["rail-own-Rail-v0"]
+    left = fine(dqlab(*grid, "--dry-run", env=SAFE))
     assert "Nothing is left to train" in left, "the same cells, with and without --tasks"
-    said = fine(in_process("compare", "grid"))
+    said = fine(dqlab("compare", "grid", env=SAFE))
     assert "damaged" not in said
-    assert "Pendulum-v1: scores" in said
-    pack = next((tmp_path / "grid" / "packs").iterdir())
-    fine(in_process("eval", str(pack.relative_to(tmp_path))))
-    refused(in_process(*grid, "--tasks", "Pendulm-v1", "--dry-run"), "Pendulum-v1")
-
-
-def test_runs_compare_though_nothing_is_registered(collected: Path, in_process: Run) -> None:
-    short = ["--set", *SHORT, "--gin", str(collected)]
-    fine(in_process("train", "--out", "one", *short))
-    fine(in_process("train", "--out", "two", "--seeds", "1", *short))
-    compared = json.loads(fine(in_process("compare", "one", "two", "--json")))
-    assert {(row["task"], *row["seeds"]) for row in compared["scores"]} == {("Pendulum-v1", 0, 1)}
-    assert compared["groups"][0]["config"] == {}
-
-
-def test_references_are_read_as_text() -> None:
-    text = "Experiment.task = @no_such/thing()\na.b = [@other, %more]\n"
-    assert parse_bindings(text) == {"Experiment.task": "@no_such/thing()", "a.b": ["@other", "%more"]}
+    assert "rail-own-Rail-v0: " in said
+    refused(dqlab(*grid, "--tasks", "rail-own-Rial-v0", "--dry-run", env=SAFE), "rail-own-Rail-v0")
 
 
 def own(folder: Path, *more: str) -> Path:
@@ -121,25 +103,10 @@ def test_wrong_folders_are_said(tmp_path: Path, in_process: Run) -> None:
     refused(in_process("train", "--gin", "wrong.gin"), "wrong.gin:1: import_path.folders must be a tuple of folders")
 
 
-ONE = [({"min_score": 1.0}, "max_score is None"), ({"max_score": float("nan"), "min_score": 0}, "max_score is nan")]
-
-
-@pytest.mark.parametrize(("given", "said"), ONE, ids=str)
-def test_one_reference_score_is_no_scale(given: dict[str, float], said: str) -> None:
-    with pytest.raises(ConfigError, match=f"gymnasium_task.{said}. Set two returns"):
-        gymnasium_task("Pendulum-v1", **given)
-
-
-def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dqlab: Run) -> None:
-    """The gin file that `collect` writes lies in another folder than the module beside the recipe."""
-    (tmp_path / "mine").mkdir()
-    write_module(tmp_path / "mine")
-    recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
-    (tmp_path / "mine" / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
-    fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
-    known = parse_bindings((tmp_path / "out" / "made.gin").read_text())
-    assert known["import_path.folders"] == (f"{tmp_path}/mine",)
-    fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))
+def test_one_reference_score_is_no_scale() -> None:
+    for given, said in (({"min_score": 1.0}, "None"), ({"max_score": float("nan"), "min_score": 0.0}, "nan")):
+        with pytest.raises(ConfigError, match=f"gymnasium_task.max_score is {said}. Set two returns"):
+            gymnasium_task("Pendulum-v1", **given)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-7])
