@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import h5py
 import numpy as np
 import pytest
 from conftest import TINY, Done, Run
@@ -52,34 +51,59 @@ def load(task: Task, path: Path, rule: str = "unit") -> Transitions:
     return load_dataset(task, (f"file:{path}",), action_bounds=rule)
 
 
-def refusal(task: Task, path: Path, rule: str = "unit") -> str:
-    with pytest.raises(DataError) as caught:
-        load(task, path, rule)
-    said = message_of(caught.value)
-    assert "\n" not in said
-    assert str(path) in said
-    assert rule != "unit" or all(way in said for way in BOTH)
-    return said
+def noted(path: Path, stored: Any) -> Path:
+    """The same rows, with what they say of their bounds."""
+    notes = {"action_bounds": stored if isinstance(stored, str) else json.dumps({"stored": stored})}
+    np.savez(path.with_name("noted.npz"), **np.load(path), metadata=[json.dumps(notes)])
+    return path.with_name("noted.npz")
 
 
 def recorded(path: Path, name: str = "actions") -> Any:
     return np.load(path)[name]
 
 
-def test_what_lies_outside_is_refused_and_both_ways_out_are_named(
-    tmp_path: Path, rail: Callable[..., Task], d4rl_file: Callable[..., Path]
+REFUSED: list[tuple[tuple[float, float], tuple[float, float], Any, str, str]] = [
+    ((-2, 2), (-2, 2), None, "unit", r"lie outside of \[-1, 1\]: they reach from -2 to 2\..* bounds are \[-2, 2\]"),
+    ((-0.4, 0.4), (-0.4, 0.4), None, "unit", r"within the environment's own bounds, \[-0.4, 0.4\]"),
+    ((0, 1), (0, 1), None, "unit", r"within the environment's own bounds, \[0, 1\]"),
+    ((-2, 2), (-0.3, 0.3), [[-2], [2]], "unit", r"recorded in \[-2, 2\], as the dataset says, not in \[-1, 1\]"),
+    ((-2, 2), (-0.3, 0.3), [-1, 1], "env", r"recorded in \[-1, 1\], as the dataset says"),
+    ((-1, 1), (-2, 2), None, "env", r"lie outside of the environment's bounds, \[-1, 1\]: they reach from -2 to 2"),
+]
+"""The environment's bounds, those of the data, what these say of theirs, the rule, and what is said."""
+
+
+@pytest.mark.parametrize(("own", "data", "stored", "rule", "words"), REFUSED)
+def test_what_may_be_meant_otherwise_is_refused_and_both_ways_out_are_named(
+    own: tuple[float, float],
+    data: tuple[float, float],
+    stored: Any,
+    rule: str,
+    words: str,
+    tmp_path: Path,
+    rail: Callable[..., Task],
 ) -> None:
-    said = refusal(rail(), write_data(tmp_path))
-    assert "lie outside of [-1, 1]: they reach from -2 to 2" in said
-    assert "The environment's bounds are [-2, 2]" in said
-    actions = np.zeros((60, 6), dtype=np.float32)
-    actions[7, 2] = -1.5
-    path = d4rl_file(actions=actions)
-    assert "actions of 1 row(s)" in refusal(WALKER, path)
-    assert "lie outside of the environment's bounds, [-1, 1]" in refusal(WALKER, path, "env")
-    assert load(WALKER, path, "as_is").action.min() == -1.5
+    task, path = rail(*own), noted(write_data(tmp_path, *data), stored)
+    with pytest.raises(DataError, match=words) as caught:
+        load(task, path, rule)
+    said = message_of(caught.value)
+    assert "\n" not in said
+    assert str(path) in said
+    assert rule == "env" or all(way in said for way in BOTH)
+
+
+def test_shares_are_taken_as_they_are(tmp_path: Path, rail: Callable[..., Task]) -> None:
+    """Those that reach beyond narrow bounds, or say that they are shares; what else a set says is passed over."""
+    narrow, wide, path = rail(-0.4, 0.4), rail(), write_data(tmp_path, -1.0, 1.0)
+    shares = load(narrow, path)
+    np.testing.assert_array_equal(shares.action.numpy(), recorded(path))
+    assert shares.provenance.actions.startswith("actions taken as shares of [")
+    weak = write_data(tmp_path, -0.3, 0.3)
+    assert len(load(narrow, noted(weak, [-1.0, 1.0]))) == 200
+    for odd in ("{", "[]", '{"stored": 3}', '{"stored": [[[1]], [[2]]]}', '{"stored": [1e999, "a"]}', "null"):
+        assert len(load(wide, noted(weak, odd))) == 200
     with pytest.raises(ConfigError, match=r"load_dataset.action_bounds cannot be 'envs'. Did you mean 'env'"):
-        load(WALKER, path, "envs")
+        load(wide, weak, "envs")
 
 
 def test_rounding_is_no_reason(d4rl_file: Callable[..., Path]) -> None:
@@ -91,7 +115,7 @@ def test_rounding_is_no_reason(d4rl_file: Callable[..., Path]) -> None:
     np.testing.assert_array_equal(found.action.numpy(), actions[:-1])
 
 
-@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (300.0, 500.0)])
+@pytest.mark.parametrize(("low", "high"), [(-0.4, 0.4), (300.0, 500.0)])
 def test_rescaled_actions_do_in_the_environment_what_was_recorded(
     low: float, high: float, tmp_path: Path, rail: Callable[..., Task]
 ) -> None:
@@ -108,40 +132,6 @@ def test_rescaled_actions_do_in_the_environment_what_was_recorded(
         env.unwrapped.state = recorded(path, "observations")[row]
         reward = env.step(found.action[row].numpy())[1]
         assert reward == pytest.approx(float(recorded(path, "rewards")[row]), rel=1e-4)
-
-
-@pytest.mark.parametrize(("low", "high"), [(-0.4, 0.4), (0.0, 1.0)])
-def test_narrow_bounds_cannot_be_told_from_shares(
-    low: float, high: float, tmp_path: Path, rail: Callable[..., Task]
-) -> None:
-    """Forces in [-0.4, 0.4] would pass for weak ones in [-1, 1]: 40% of what was done."""
-    task, path = rail(low, high), write_data(tmp_path, low, high)
-    assert f"within the environment's own bounds, [{low:g}, {high:g}]" in refusal(task, path)
-    assert load(task, path, "env").action.min() == -1.0
-    wide = write_data(tmp_path, -1.0, 1.0)
-    shares = load(task, wide)
-    np.testing.assert_array_equal(shares.action.numpy(), recorded(wide))
-    assert shares.provenance.actions.startswith("actions taken as shares of [")
-
-
-def with_note(path: Path, stored: Any) -> Path:
-    """The same rows as HDF5, with what they say of their bounds."""
-    target = path.with_suffix(".hdf5")
-    with h5py.File(target, "w") as file:
-        for name, array in np.load(path).items():
-            file[name] = array
-        file["metadata/action_bounds"] = stored if isinstance(stored, str) else json.dumps({"stored": stored})
-    return target
-
-
-def test_what_a_set_says_of_its_bounds_counts(tmp_path: Path, rail: Callable[..., Task]) -> None:
-    narrow, wide = rail(-0.4, 0.4), rail()
-    weak = write_data(tmp_path, -0.3, 0.3)
-    assert len(load(narrow, with_note(weak, [-1.0, 1.0]))) == 190
-    assert "recorded in [-1, 1], as the dataset says" in refusal(wide, with_note(weak, [-1.0, 1.0]), "env")
-    assert "recorded in [-2, 2], as the dataset says, not in [-1, 1]" in refusal(wide, with_note(weak, [[-2], [2]]))
-    for odd in ("{", "[]", '{"stored": 3}', '{"stored": [[[1]], [[2]]]}', '{"stored": [1e999, "a"]}', "null"):
-        assert len(load(wide, with_note(weak, odd))) == 190
 
 
 def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(
