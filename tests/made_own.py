@@ -69,14 +69,10 @@ def write_data(folder: Path, low: float = -2.0, high: float = 2.0, episodes: int
 
 def task_gin(data: Path, *more: str) -> str:
     """A gin file's text that trains on both, with reference scores."""
-    return "\n".join(
-        [
-            "Experiment.task = @gymnasium_task()",
-            f"gymnasium_task.env_id = {ENV_ID!r}",
-            "gymnasium_task.min_score = -10.0",
-            "gymnasium_task.max_score = 0.0",
-            f"load_dataset.sources = ('file:{data}',)",
-            *more,
-            "",
-        ]
-    )
+    return f"""
+Experiment.task = @gymnasium_task()
+gymnasium_task.env_id = {ENV_ID!r}
+gymnasium_task.min_score = -10.0
+gymnasium_task.max_score = 0.0
+load_dataset.sources = ('file:{data}',)
+""" + "\n".join(more)

@@ -132,7 +132,7 @@ def forget(path: Path) -> None:
 def use_run(run: Path) -> None:
     """What compare, sync, eval and --resume read of a run."""
     folder, state = RunFolder(run), {}
-    _compare(run)
+    _said(lambda: compare(run))
     _said(lambda: send_folder(run, tracking_uri(run), "made", over=True))
     read = partial(checkpoint.read_checkpoint, kind=WeightsRecord)
     for which in CHECKPOINT_RULES:
@@ -158,7 +158,7 @@ def _restore(folder: RunFolder, state: Any) -> None:
 def use_grid(grid: Path) -> None:
     """What compare, sync, and `ablate` with its report read of a grid."""
     folder = GridFolder(grid)
-    _compare(grid)
+    _said(lambda: compare(grid))
     _said(lambda: send_folder(grid, tracking_uri(grid), "made", over=True))
     _said(lambda: folder.check("steps"))
     _said(lambda: folder.open_packs({result.cell.id for result in SMALL.results}))
@@ -168,13 +168,10 @@ def use_grid(grid: Path) -> None:
     _said(lambda: collect_results(folder))
 
 
-def _compare(folder: Path) -> None:
-    def read() -> None:
-        found = read_folder(folder)
-        if found.runs:
-            tuple(comparison_warnings(found, group_runs(found.runs)))
-
-    _said(read)
+def compare(folder: Path) -> None:
+    found = read_folder(folder)
+    if found.runs:
+        tuple(comparison_warnings(found, group_runs(found.runs)))
 
 
 def _said(read: Callable[[], object]) -> None:
@@ -218,7 +215,7 @@ DOORS = [
 ]
 
 
-@pytest.mark.parametrize(("door", "name", "old", "new", "said"), DOORS)
+@pytest.mark.parametrize(("door", "name", "old", "new", "said"), DOORS, ids=[door[-1] for door in DOORS])
 def test_doors(door: str, name: str, old: bytes, new: bytes, said: str, run: Path, dqlab: Any, tmp_path: Path) -> None:
     """The commands themselves: one message, exit code 2; where other seeds are sound, a warning."""
     path = run / name

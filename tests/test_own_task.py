@@ -31,70 +31,49 @@ def fine(done: Done) -> str:
     return done.stdout
 
 
-def test_a_grid_on_a_collected_set(tmp_path: Path, dqlab: Run) -> None:
-    """Planned, trained, reported, compared, and again in part: every command knows the task that `collect` wrote.
+def test_a_collected_set_in_every_command(tmp_path: Path, dqlab: Run) -> None:
+    """Each knows the task that `collect` wrote, and finds its module, which lies beside the recipe.
 
-    Its module lies in another folder, beside the recipe.
+    Without reference scores: in every command numbers are returns, and called so.
     """
-    (tmp_path / "mine").mkdir()
-    write_module(tmp_path / "mine")
+    run, mine, name = tmp_path / "run", tmp_path / "mine", "rail-own-Rail-v0"
+    mine.mkdir()
+    write_module(mine)
     recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
-    (tmp_path / "mine" / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
+    (mine / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
     fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
-    known = parse_bindings((tmp_path / "out" / "made.gin").read_text())
-    assert known["import_path.folders"] == (f"{tmp_path}/mine",)
-    (tmp_path / "grid.gin").write_text("include 'out/made.gin'\n" + "\n".join(SHORT) + AXES)
-    grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
-    fine(dqlab(*grid, "--tasks", "rail-own-Rail-v0", env=SAFE))
-    assert json.loads((tmp_path / "grid" / "grid.json").read_text())["tasks"] == ["rail-own-Rail-v0"]
-    left = fine(dqlab(*grid, "--dry-run", env=SAFE))
-    assert "Nothing is left to train" in left, "the same cells, with and without --tasks"
-    said = fine(dqlab("compare", "grid", env=SAFE))
-    assert "damaged" not in said
-    assert "rail-own-Rail-v0: " in said
-    refused(dqlab(*grid, "--tasks", "rail-own-Rial-v0", "--dry-run", env=SAFE), "rail-own-Rail-v0")
-
-
-def own(folder: Path, *more: str) -> Path:
-    """A folder with a module, data and a gin file that names both as a user would: by what lies beside it."""
-    folder.mkdir()
-    write_module(folder)
-    write_data(folder)
-    text = "include 'gin/base/diffusion_ql.gin'\n" + task_gin(Path("mine/rail.npz"), *SHORT, *more)
-    (folder / "own.gin").write_text(text + "load_dataset.action_bounds = 'env'\n")
-    return folder / "own.gin"
-
-
-def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, dqlab: Run) -> None:
-    """The task has no reference scores: in every command numbers are returns, and called so."""
-    path = own(tmp_path / "mine")
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(line for line in lines if "_score =" not in line) + "\n")
-    (tmp_path / "mine" / "grid.gin").write_text("include 'own.gin'\n" + AXES)
-    said = fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
+    made = tmp_path / "out" / "made.gin"
+    assert parse_bindings(made.read_text())["import_path.folders"] == (str(mine),)
+    made.write_text("\n".join(line for line in made.read_text().splitlines() if "_score =" not in line))
+    said = fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))
     assert "return" in said
     assert " score " not in said
-    stored = (tmp_path / "run" / "config.gin").read_text()
-    assert f"import_path.folders = ('{tmp_path}/mine',)" in stored
-    assert f"load_dataset.sources = ('file:{tmp_path}/mine/rail.npz',)" in stored
+    stored = parse_bindings((run / "config.gin").read_text())
+    assert stored["import_path.folders"] == (str(mine),)
+    assert stored["load_dataset.sources"] == (f"file:{tmp_path}/out/made.hdf5",)
     (tmp_path / "else").mkdir()
-    fine(dqlab("train", "--gin", str(tmp_path / "run" / "config.gin"), "--out", "else/run"))
-    summaries = [json.loads((tmp_path / run / "seed-0" / "summary.json").read_text()) for run in ("run", "else/run")]
+    fine(dqlab("train", "--gin", str(run / "config.gin"), "--out", "else/run", env=SAFE))
+    summaries = [json.loads((place / "seed-0" / "summary.json").read_text()) for place in (run, tmp_path / "else/run")]
     assert summaries[0] == summaries[1]
     assert summaries[0]["caveat"] == "not D4RL; returns, no scores"
     assert all(row["score_mean"] == row["return_mean"] for row in summaries[0]["selection"].values())
-    assert not list((tmp_path / "run").rglob("best_score_*.txt"))
-    evaluation, allowed = ["eval", "run", "--checkpoint", "best"], f"import_path.folders=('{tmp_path}/mine',)"
-    shutil.copy(tmp_path / "mine" / "rail.py", tmp_path / "run")
+    assert not list(run.rglob("best_score_*.txt"))
+    evaluation, allowed = ["eval", "run", "--checkpoint", "best"], f"import_path.folders=('{mine}',)"
+    shutil.copy(mine / "rail.py", run)
     done = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's, nor from it
     assert (done.returncode, allowed in done.stderr, "No module named 'rail'" in done.stderr) == (2, True, True)
     assert "score" not in fine(dqlab(*evaluation, "--set", allowed, env=SAFE)).replace("no scores", "")
-    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
+    (tmp_path / "grid.gin").write_text("include 'out/made.gin'\n" + "\n".join(SHORT) + AXES)
+    grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
+    fine(dqlab(*grid, "--tasks", name, env=SAFE))
     report = (tmp_path / "grid" / "report" / "index.html").read_text()
     assert "Returns (not D4RL; returns, no scores)." in report
     assert "ormalised score" not in report
-    compared = fine(dqlab("compare", "run", "else/run", "grid"))
-    assert "returns (not D4RL; returns, no scores)" in compared
+    left = fine(dqlab(*grid, "--dry-run", env=SAFE))
+    assert "Nothing is left to train" in left, "the same cells, with and without --tasks"
+    refused(dqlab(*grid, "--tasks", "rail-own-Rial-v0", "--dry-run", env=SAFE), name)
+    compared = fine(dqlab("compare", "run", "else/run", "grid", env=SAFE))
+    assert f"{name}: returns (not D4RL; returns, no scores)" in compared
     assert "damaged" not in compared
 
 

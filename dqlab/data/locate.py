@@ -358,9 +358,7 @@ def _oddities(found: Survey) -> Iterator[str]:
             yield f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}"
     if repeated := repeated_rows(columns.observations, columns.actions, columns.rewards):
         yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
-    if not len(lengths):
-        yield f"no episode ends within the {len(columns):,} rows"
-    elif found.unfinished:
+    if found.unfinished:
         yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"
     if task and len(lengths):
         limit, most = f"{task.name}'s limit of {task.episode_limit:,} steps", task.episode_limit
@@ -368,8 +366,6 @@ def _oddities(found: Survey) -> Iterator[str]:
             yield f"{long:,} episode(s) are longer than {limit}, up to {lengths.max():,}"
         if most > 1 and (lengths == most).all() and not found.timeouts.any():
             yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
-    if columns.timeouts is None and not task:
-        yield "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
     if columns.next_observations is not None:
         inside = ~(found.terminals | found.timeouts)[:-1]
         one, other = columns.observations[1:], columns.next_observations[:-1]

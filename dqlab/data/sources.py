@@ -19,7 +19,7 @@ from dqlab.data.formats import base
 from dqlab.data.formats.arrays import opened_hdf5
 from dqlab.data.formats.base import COLLECTED, CONVERTED, HDF5_MAGIC, PROVENANCE, Columns, Format, data_formats
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, action_rule, caveat_of, q_learning_view
+from dqlab.data.transitions import Transitions, action_rule, caveat_of, is_unit, q_learning_view
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
@@ -243,7 +243,8 @@ def load_dataset(
     """
     transform, actions = reward_transforms.get(reward_transform), action_rule(task, action_bounds)
     found = find_dataset(task, sources, progress)
-    origin = {**found.origin(), **actions.origin()}
+    low, high = ((), ()) if is_unit(actions.low, actions.high) else (actions.low, actions.high)
+    origin = {**found.origin(), "action_rule": actions.name, "action_low": low, "action_high": high}
     return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)
 
 

@@ -124,11 +124,6 @@ class ActionRule:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
-    def origin(self) -> dict[str, Any]:
-        """What `Provenance` says of it: the rule, and what -1 and 1 stand for."""
-        low, high = ((), ()) if is_unit(self.low, self.high) else (self.low, self.high)
-        return {"action_rule": self.name, "action_low": low, "action_high": high}
-
 
 def action_rule(task: Task, name: str) -> ActionRule:
     """The rule of that name, with the bounds of the task's environment; a ConfigError where either cannot be had."""

@@ -73,16 +73,11 @@ REFUSED: list[tuple[tuple[float, float], tuple[float, float], Any, str, str]] = 
 """The environment's bounds, those of the data, what these say of theirs, the rule, and what is said."""
 
 
-@pytest.mark.parametrize(("own", "data", "stored", "rule", "words"), REFUSED)
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[-1])
 def test_what_may_be_meant_otherwise_is_refused_and_both_ways_out_are_named(
-    own: tuple[float, float],
-    data: tuple[float, float],
-    stored: Any,
-    rule: str,
-    words: str,
-    tmp_path: Path,
-    rail: Callable[..., Task],
+    case: Any, tmp_path: Path, rail: Callable[..., Task]
 ) -> None:
+    own, data, stored, rule, words = case
     task, path = rail(*own), noted(write_data(tmp_path, *data), stored)
     with pytest.raises(DataError, match=words) as caught:
         load(task, path, rule)
@@ -134,13 +129,11 @@ def test_rescaled_actions_do_in_the_environment_what_was_recorded(
         assert reward == pytest.approx(float(recorded(path, "rewards")[row]), rel=1e-4)
 
 
-def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(
-    tmp_path: Path, rail: Callable[..., Task], in_process: Run
-) -> None:
+def test_training_says_so(tmp_path: Path, rail: Callable[..., Task], in_process: Run) -> None:
     rail()
 
-    def train(*more: str, steps: int = 6) -> Done:
-        text = task_gin(write_data(tmp_path), *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
+    def train(*more: str) -> Done:
+        text = task_gin(write_data(tmp_path), *TINY[1:], "Training.steps=6", "Training.eval_every=3")
         (tmp_path / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
         forget_rail()
         return in_process("train", "--gin", "own.gin", "--out", "run", *more)
@@ -153,12 +146,7 @@ def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(
     assert done.returncode == 0, done.stderr
     assert "actions rescaled from [-2, 2]" in done.stdout
     assert "load_dataset.action_bounds = 'env'" in (tmp_path / "run" / "config.gin").read_text()
-    facts = tmp_path / "run" / "run.json"
-    assert json.loads(facts.read_text())["data"]["action_high"] == [2.0]
-    facts.write_text(facts.read_text().replace('"state": "finished"', '"state": "running"'))
-    other = train("--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
-    assert other.returncode == 2
-    assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["action_high"] == [2.0]
 
 
 def test_minari_says_in_which_bounds_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

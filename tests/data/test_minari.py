@@ -133,36 +133,29 @@ def hoppers(name: str) -> dict[str, np.ndarray]:
 def test_a_task_of_minaris_knows_its_dataset(store: Path) -> None:
     """`minari` alone; not the default sources, whose error says so; its name in other commands."""
     task = tasks.get("mujoco-hopper-medium-v0")
-    own = r"not a task of D4RL's.* It has one of its own: --set .*'minari:mujoco/hopper/m"
-    with pytest.raises(DataError, match=own):
+    with pytest.raises(DataError, match=r"not a task of D4RL's.* one of its own: --set .*'minari:mujoco/hopper/m"):
         load_dataset(task)
     rows = hoppers(task.minari)
     small("made/small-v0", {})
     data = load_dataset(task, "minari")
-    np.testing.assert_array_equal(data.reward, rows["rewards"].astype(np.float32))
-    assert (data.provenance.source, data.provenance.path) == ("minari", task.minari)
-    assert resolve_dataset(task.name).place == store / task.minari
-    listed = {item["name"]: item for item in list_datasets()["minari"]}
-    assert listed[task.name]["note"] == f"{len(data)} steps, 5 episodes"
-    assert listed["mujoco-hopper-expert-v0"]["note"] == "not here"
-    assert f"minari:{task.minari}" not in listed
-    assert "minari:made/small-v0" in listed
-    assert f"{store / task.minari} (" in fetch_dataset(task)
-
-
-def test_transitions_and_where_they_are_from() -> None:
-    rows = hoppers("made/hopper-v2")
-    data = load_dataset(HOPPER, ("d4rl_cache", "minari:made/hopper-v2"))
     wanted = [rows[name] for name in ("observations", "actions", "rewards", "next_observations", "terminals")]
     for field, column in zip(data.fields, wanted, strict=False):  # cut rows are kept: what followed them is known
         np.testing.assert_array_equal(field, column.astype(np.float32))
     known = data.provenance
-    assert (known.source, known.path, known.caveat) == ("minari", "made/hopper-v2", "not D4RL")
-    assert known.digest == FORMAT.digest(Path("made/hopper-v2"))
+    assert (known.source, known.path, known.episodes) == ("minari", task.minari, 5)
+    assert known.digest == FORMAT.digest(Path(task.minari))
     assert known.is_d4rl is known.stand_in is known.synthetic is False
-    assert known.episodes == 5
+    assert resolve_dataset(task.name).place == store / task.minari
+    listed = {item["name"]: item["note"] for item in list_datasets()["minari"]}
+    assert listed[task.name] == f"{len(data)} steps, 5 episodes"
+    assert listed["mujoco-hopper-expert-v0"] == "not here"
+    assert f"minari:{task.minari}" not in listed
+    assert "minari:made/small-v0" in listed
+    assert f"{store / task.minari} (" in fetch_dataset(task)
+    named = ("d4rl_cache", f"minari:{task.minari}")
+    assert load_dataset(HOPPER, named).provenance.caveat == "not D4RL"
     with pytest.raises(DataError, match="11 wide, the task's is 17"):
-        load_dataset(tasks.get("walker2d-medium-v2"), ("minari:made/hopper-v2",))
+        load_dataset(tasks.get("walker2d-medium-v2"), named)
 
 
 def test_what_is_not_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

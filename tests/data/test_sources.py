@@ -67,9 +67,8 @@ def test_embedded_set_is_what_it_says(task: Task) -> None:
     """25 medium episodes (score 40 to 70), 25 expert ones (85 or more), with provenance inside; both are small."""
     data = load_dataset(task, ("embedded",))
     with h5py.File(data.provenance.path) as file:
-        actions, rewards, terminals, timeouts = (
-            file[name][()] for name in ("actions", "rewards", "terminals", "timeouts")
-        )
+        names = ("actions", "rewards", "terminals", "timeouts")
+        actions, rewards, terminals, timeouts = (file[name][()] for name in names)
         notes = {name: file[f"metadata/{name}"][()].decode() for name in file["metadata"]}
     ends = np.flatnonzero(terminals | timeouts)
     assert ends[-1] == len(rewards) - 1
