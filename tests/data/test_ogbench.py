@@ -167,6 +167,8 @@ def test_what_is_wrong_with_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch
             FORMAT.read(folder / CUBE.name)
     with pytest.raises(DataError, match="'cube-singel-play-singletask-v0' is no task of OGBench's.*cube-single-play"):
         FORMAT.read(folder / "cube-singel-play-singletask-v0")
+    with pytest.raises(DataError, match="hopper-medium-v2 is not a task of OGBench's"):
+        find_dataset(tasks.get("hopper-medium-v2"), "ogbench")
     with np.load(place) as stored:
         arrays = {name: stored[name] for name in ("observations", "actions", "terminals", "qpos")}
     for changed, task, message in (
