@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -22,13 +22,17 @@ TEXTS = (b"", b"null", b"[]", b"{}", b'"x"', b"{", *ODD)
 
 
 def damaged(content: bytes, chance: Random) -> bytes:
-    """Some bytes in a file's place."""
-    ways: tuple[Callable[[bytes, Random], bytes], ...] = (_cut, _flipped, _replaced, _whole, *[_changed] * 6)
-    return chance.choice(ways)(content, chance)
-
-
-def _cut(content: bytes, chance: Random) -> bytes:
-    return content[: chance.randrange(len(content) + 1)]
+    """Some bytes in a file's place: cut, flipped, partly or wholly others, or its JSON with another value or name."""
+    start, end = sorted(chance.randrange(len(content) + 1) for _ in range(2))
+    how = chance.randrange(10)
+    if how == 0:
+        return content[:start]
+    if how == 1:
+        return _flipped(content, chance)
+    if how == 2:  # a piece becomes something else, or a second copy of another piece
+        other = chance.choice([*TEXTS, content[start:end] * 2, chance.randbytes(9)])
+        return content[:start] + other + content[chance.choice([start, end]) :]
+    return chance.choice(TEXTS) if how == 3 else _changed(content, chance)
 
 
 def _flipped(content: bytes, chance: Random) -> bytes:
@@ -36,17 +40,6 @@ def _flipped(content: bytes, chance: Random) -> bytes:
     for _ in range(chance.randint(1, 4) if changed else 0):
         changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
     return bytes(changed)
-
-
-def _replaced(content: bytes, chance: Random) -> bytes:
-    """A piece of it becomes something else, or a second copy of another piece."""
-    start, end = sorted(chance.randrange(len(content) + 1) for _ in range(2))
-    other = chance.choice([*TEXTS, content[start:end] * 2, chance.randbytes(9)])
-    return content[:start] + other + content[end if chance.random() < 0.5 else start :]
-
-
-def _whole(content: bytes, chance: Random) -> bytes:
-    return chance.choice(TEXTS)
 
 
 def _changed(content: bytes, chance: Random) -> bytes:
@@ -91,10 +84,9 @@ def _places(found: Any) -> Iterator[tuple[Any, Any]]:
 @contextmanager
 def one_damaged(paths: list[Path], chance: Random) -> Iterator[Path]:
     """One of the files is damaged within this, in a few cases it is gone or no file at all."""
-    path = chance.choice(paths)
+    path, how = chance.choice(paths), chance.random()
     content = path.read_bytes()
     path.unlink()
-    how = chance.random()
     try:
         if how < 0.02:
             path.mkdir()
@@ -106,8 +98,5 @@ def one_damaged(paths: list[Path], chance: Random) -> Iterator[Path]:
             path.write_bytes(damaged(content, chance))
         yield path
     finally:
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         path.write_bytes(content)

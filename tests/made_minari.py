@@ -10,31 +10,27 @@ import numpy as np
 import pytest
 
 minari = pytest.importorskip("minari")
+from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 
 def roll_out(env: Any, seed: int) -> Any:
     """One episode of random actions."""
-    from minari.data_collector import EpisodeBuffer
-
-    states, steps = [env.reset(seed=seed)[0]], []
+    observations, steps = [env.reset(seed=seed)[0]], []
     env.action_space.seed(seed)
     while not steps or not (steps[-1][2] or steps[-1][3]):
         action = env.action_space.sample()
-        state, reward, terminated, truncated, _ = env.step(action)
-        states.append(state)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        observations.append(observation)
         steps.append((action, reward, terminated, truncated))
-    actions, rewards, terminations, truncations = (list(column) for column in zip(*steps, strict=True))
-    return EpisodeBuffer(
-        observations=states, actions=actions, rewards=rewards, terminations=terminations, truncations=truncations
-    )
+    return EpisodeBuffer(None, None, None, observations, *map(list, zip(*steps, strict=True)))
 
 
-def pendulums(name: str = "made/pendulum-v0", limit: int = 3, episodes: int = 6, **arguments: Any) -> Any:
-    """InvertedPendulum: random actions drop it after some steps, or it is cut at the limit."""
+def pendulums(name: str = "made/pendulum-v0", **arguments: Any) -> Any:
+    """InvertedPendulum: random actions drop it after some steps, or it is cut at the third."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        env = gymnasium.make("InvertedPendulum-v4", max_episode_steps=limit)
-    return create(name, [roll_out(env, seed) for seed in range(episodes)], env=env, **arguments)
+        env = gymnasium.make("InvertedPendulum-v4", max_episode_steps=3)
+    return create(name, [roll_out(env, seed) for seed in range(6)], env=env, **arguments)
 
 
 def create(name: str, buffers: list[Any], **arguments: Any) -> Any:

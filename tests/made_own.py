@@ -47,36 +47,32 @@ def write_module(folder: Path, low: float = -2.0, high: float = 2.0) -> Path:
 
 def write_data(folder: Path, low: float = -2.0, high: float = 2.0, episodes: int = 10) -> Path:
     """`rail.npz`: episodes of a noisy controller, forces as the environment takes them, in [low, high]."""
-    rng = np.random.default_rng(0)
-    rows: dict[str, list[object]] = {name: [] for name in ("observations", "actions", "rewards", "next_observations")}
-    for _ in range(episodes):
-        state = rng.uniform(-1.0, 1.0, 2).astype(np.float32)
-        for _ in range(STEPS):
-            force = np.clip(-4.0 * state[0] - 2.0 * state[1] + rng.normal(), -1.0, 1.0) * (high - low) / 2
-            force = np.float32(force + (high + low) / 2)
-            speed = state[1] + 0.1 * force
-            following = np.array([state[0] + 0.1 * speed, speed], dtype=np.float32)
-            reward = -(state[0] ** 2 + 0.01 * force**2)
-            for name, value in zip(rows, (state, [force], reward, following), strict=True):
-                rows[name].append(value)
-            state = following
-    path = folder / "rail.npz"
-    ends = np.arange(episodes * STEPS) % STEPS == STEPS - 1
-    arrays = {name: np.array(values, dtype=np.float32) for name, values in rows.items()}
+    rng, half, middle = np.random.default_rng(0), (high - low) / 2, (high + low) / 2
+    states, forces = [rng.uniform(-1.0, 1.0, (episodes, 2)).astype(np.float32)], []
+    for _ in range(STEPS):
+        position, speed = states[-1].T
+        shares = np.clip(-4.0 * position - 2.0 * speed + rng.normal(size=episodes), -1.0, 1.0)
+        forces.append(np.float32(shares * half + middle))
+        speed = speed + 0.1 * forces[-1]
+        states.append(np.stack([position + 0.1 * speed, speed], axis=1).astype(np.float32))
+    seen, actions = np.stack(states, axis=1), np.stack(forces, axis=1)  # (episodes, steps, ...)
+    arrays = {
+        "observations": seen[:, :-1].reshape(-1, 2),
+        "actions": actions.reshape(-1, 1),
+        "rewards": -(seen[:, :-1, 0] ** 2 + np.float32(0.01) * actions**2).reshape(-1),
+        "next_observations": seen[:, 1:].reshape(-1, 2),
+    }
+    path, ends = folder / "rail.npz", np.arange(episodes * STEPS) % STEPS == STEPS - 1
     np.savez(path, **arrays, terminals=np.zeros_like(ends), timeouts=ends)
     return path
 
 
 def task_gin(data: Path, *more: str) -> str:
     """A gin file's text that trains on both, with reference scores."""
-    return "\n".join(
-        [
-            "Experiment.task = @gymnasium_task()",
-            f"gymnasium_task.env_id = {ENV_ID!r}",
-            "gymnasium_task.min_score = -10.0",
-            "gymnasium_task.max_score = 0.0",
-            f"load_dataset.sources = ('file:{data}',)",
-            *more,
-            "",
-        ]
-    )
+    return f"""
+Experiment.task = @gymnasium_task()
+gymnasium_task.env_id = {ENV_ID!r}
+gymnasium_task.min_score = -10.0
+gymnasium_task.max_score = 0.0
+load_dataset.sources = ('file:{data}',)
+""" + "\n".join(more)

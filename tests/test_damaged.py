@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from conftest import refused
 from damaging import one_damaged
 from made_folders import fail_cell, folder_of, write_grid, write_reusing, write_run
 from made_grids import made_grid
+from mlflow import MlflowClient
+from mlflow.store.entities import PagedList
 from mlflow_stores import fresh_store
 
 from dqlab.ablation.folder import GridFolder
@@ -46,55 +49,41 @@ CASES, SEED = int(os.environ.get("DQLAB_FUZZ", "150")), int(os.environ.get("DQLA
 SMALL = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)
 
 
-class Sink:
-    """In MLflow's place: takes what its client takes, and nothing that a server would refuse."""
+def create_run(experiment: str, start: int | None = None, tags: Any = None, run_name: str = "") -> Any:
+    json.dumps([start, tags, run_name]).encode()
+    assert start is None or 0 < start < 2**63
+    assert all(isinstance(text, str) for text in tags.values())
+    return SimpleNamespace(info=SimpleNamespace(run_id="0" * 32))
 
-    tracking_uri = "http://nowhere"
 
-    def get_experiment_by_name(self, name: str) -> Any:
-        assert isinstance(name, str)
-        return SimpleNamespace(experiment_id="0", lifecycle_stage="active")
+def log_batch(run: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+    for metric in metrics:
+        float(metric.value)
+        assert min(metric.timestamp, metric.step) >= 0
+        assert max(metric.timestamp, metric.step) < 2**63
+    for each in (*params, *tags):
+        f"{each.key}{each.value}".encode()
 
-    def create_run(self, experiment: str, start: int | None = None, tags: Any = None, run_name: str = "") -> Any:
-        json.dumps([start, tags, run_name]).encode()
-        assert start is None or 0 < start < 2**63
-        assert all(isinstance(text, str) for text in tags.values())
-        return SimpleNamespace(info=SimpleNamespace(run_id="0" * 32))
 
-    def search_runs(self, *_: Any, **__: Any) -> Any:
-        page = SimpleNamespace(token=None)
-        return type("Page", (list,), vars(page))()
+def log_artifact(run: str, path: str, folder: str | None = None) -> None:
+    assert Path(path).is_file()
 
-    def log_batch(self, run: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
-        for metric in metrics:
-            float(metric.value)
-            assert 0 <= metric.timestamp < 2**63
-            assert 0 <= metric.step < 2**63
-        for each in (*params, *tags):
-            f"{each.key}{each.value}".encode()
 
-    def log_text(self, run: str, text: str, name: str) -> None:
-        text.encode()
-
-    def log_artifact(self, run: str, path: str, folder: str | None = None) -> None:
-        assert Path(path).is_file()
-
-    def get_run(self, run: str) -> Any:
-        return SimpleNamespace(data=SimpleNamespace(tags={"failure": "it became NaN"}))
-
-    def set_terminated(self, run: str, status: str, end: int | None = None) -> None:
-        assert status in ("FINISHED", "FAILED", "KILLED")
-
-    def update_run(self, run: str, status: str) -> None:
-        assert status in ("RUNNING", "FINISHED", "FAILED", "KILLED")
-
-    def delete_tag(self, run: str, name: str) -> None:
-        """Gone."""
+def check_status(run: str, status: str, end: int | None = None) -> None:
+    assert status in ("RUNNING", "FINISHED", "FAILED", "KILLED")
 
 
 @pytest.fixture
 def sink(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_module, "mlflow_client", lambda uri: Sink())
+    """In MLflow's place: takes what its client takes, and nothing that a server would refuse."""
+    client = create_autospec(MlflowClient, instance=True, tracking_uri="http://nowhere")
+    client.get_experiment_by_name.return_value = SimpleNamespace(experiment_id="0", lifecycle_stage="active")
+    client.search_runs.return_value = PagedList([], None)
+    client.get_run.return_value.data.tags = {"failure": "it became NaN"}
+    client.create_run, client.log_batch, client.log_artifact = create_run, log_batch, log_artifact
+    client.log_text.side_effect = lambda run, text, name: text.encode()
+    client.set_terminated = client.update_run = check_status
+    monkeypatch.setattr(sync_module, "mlflow_client", lambda uri: client)
     monkeypatch.setattr(os, "fsync", lambda file: None)  # of thousands of writes none must survive a power cut
 
 
@@ -142,7 +131,7 @@ def forget(path: Path) -> None:
 def use_run(run: Path) -> None:
     """What compare, sync, eval and --resume read of a run."""
     folder, state = RunFolder(run), {}
-    _compare(run)
+    _said(lambda: compare(run))
     _said(lambda: send_folder(run, tracking_uri(run), "made", over=True))
     read = partial(checkpoint.read_checkpoint, kind=WeightsRecord)
     for which in CHECKPOINT_RULES:
@@ -168,7 +157,7 @@ def _restore(folder: RunFolder, state: Any) -> None:
 def use_grid(grid: Path) -> None:
     """What compare, sync, and `ablate` with its report read of a grid."""
     folder = GridFolder(grid)
-    _compare(grid)
+    _said(lambda: compare(grid))
     _said(lambda: send_folder(grid, tracking_uri(grid), "made", over=True))
     _said(lambda: folder.check("steps"))
     _said(lambda: folder.open_packs({result.cell.id for result in SMALL.results}))
@@ -178,13 +167,10 @@ def use_grid(grid: Path) -> None:
     _said(lambda: collect_results(folder))
 
 
-def _compare(folder: Path) -> None:
-    def read() -> None:
-        found = read_folder(folder)
-        if found.runs:
-            tuple(comparison_warnings(found, group_runs(found.runs)))
-
-    _said(read)
+def compare(folder: Path) -> None:
+    found = read_folder(folder)
+    if found.runs:
+        tuple(comparison_warnings(found, group_runs(found.runs)))
 
 
 def _said(read: Callable[[], object]) -> None:
@@ -214,30 +200,21 @@ def check(use: Callable[[Path], None], folder: Path, paths: Iterable[Path], what
 
 
 HUGE = b"1" + b"0" * 400
+DEEP = b'"more": ' + b"[" * 5000 + b"]" * 5000 + b', "task": '
+SUMMARY = "seed-0/summary.json"
+JOURNAL = "seed-0/metrics.jsonl"
 DOORS = [
-    (
-        "compare",
-        "seed-0/summary.json",
-        b'"score_mean": 50.0',
-        b'"score_mean": 1' + b"0" * 400,
-        "selection.last.score_mean: ",
-    ),
+    ("compare", SUMMARY, b'"score_mean": 50.0', b'"score_mean": ' + HUGE, "selection.last.score_mean: "),
     ("compare", "config.gin", b"Experiment.seeds = ", b"Experiment.seeds = ((", "config.gin:"),
-    ("sync", "seed-0/metrics.jsonl", b'"step": 2000', b'"step": ' + HUGE, "metrics.jsonl is damaged (1.step: "),
-    ("sync", "seed-0/metrics.jsonl", b'"step": 2000', b'"step" 2000', "(expected `:` at line 2 column "),
+    ("sync", JOURNAL, b'"step": 2000', b'"step": ' + HUGE, "metrics.jsonl is damaged (1.step: "),
+    ("sync", JOURNAL, b'"step": 2000', b'"step" 2000', "(expected `:` at line 2 column "),
     ("sync", "mlflow.json", b'"runs": {', b'"runs": 3, "x": {', "mlflow.json is damaged (runs: "),
-    (
-        "eval",
-        "run.json",
-        b'"task": ',
-        b'"more": ' + b"[" * 5000 + b"]" * 5000 + b', "task": ',
-        "run.json is damaged (recursion",
-    ),
+    ("eval", "run.json", b'"task": ', DEEP, "run.json is damaged (recursion"),
     ("eval", "run.json", b"walker2d", b"\xff\xfe", "run.json is damaged (invalid unicode"),
 ]
 
 
-@pytest.mark.parametrize(("door", "name", "old", "new", "said"), DOORS, ids=[f"{door[0]} {door[1]}" for door in DOORS])
+@pytest.mark.parametrize(("door", "name", "old", "new", "said"), DOORS, ids=[door[-1] for door in DOORS])
 def test_doors(door: str, name: str, old: bytes, new: bytes, said: str, run: Path, dqlab: Any, tmp_path: Path) -> None:
     """The commands themselves: one message, exit code 2; where other seeds are sound, a warning."""
     path = run / name
@@ -248,7 +225,7 @@ def test_doors(door: str, name: str, old: bytes, new: bytes, said: str, run: Pat
     fresh_store(tmp_path / "runs")
     done = dqlab(door, "runs/run")
     assert "Traceback" not in done.stderr
-    if name == "seed-0/summary.json":
+    if name == SUMMARY:
         assert f"Left out: runs/run/{name} is damaged ({said}" in done.stdout
         return
     refused(done, said)
@@ -256,16 +233,10 @@ def test_doors(door: str, name: str, old: bytes, new: bytes, said: str, run: Pat
 
 def test_run_folders(run: Path) -> None:
     check(use_run, run, [path for path in run.rglob("*") if path.is_file() and path.suffix != ".jsonl"], "run")
+    check(use_run, run, run.glob("*/metrics.jsonl"), "journal")
 
 
 def test_grid_folders(grid: Path) -> None:
     names = ("*.json", "packs/*/*.json", "packs/*/*/*.json", "packs/*/*/config.gin")
     check(use_grid, grid, [path for name in names for path in grid.glob(name)], "grid")
-
-
-def test_journals(run: Path) -> None:
-    check(use_run, run, run.glob("*/metrics.jsonl"), "journal")
-
-
-def test_journals_of_a_grid(grid: Path) -> None:
     check(use_grid, grid, grid.glob("packs/*/*/metrics.jsonl"), "journal of a grid")

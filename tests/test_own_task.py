@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, Done, Run, refused
-from made_collections import collect
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab.config.gin_files import parse_bindings
@@ -19,23 +18,12 @@ from dqlab.errors import ConfigError
 SAFE = {"PYTHONSAFEPATH": "1"}
 """As the installed command: Python itself does not look for modules in the current folder."""
 SHORT = [*TINY[1:], "Training.steps=4", "Training.eval_every=2"]
-AXES = "\n".join(
-    [
-        "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}",
-        "Grid.seeds = (0,)",
-        "LocalEngine.workers = 1",
-        "Report.reps = 100",
-        "",
-    ]
-)
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `collect` writes for Pendulum-v1."""
-    folder = tmp_path_factory.mktemp("collected")
-    collect(folder, "Collection.mixture={'random': 1.0}", "Collection.episodes=3", "Collection.name='made'")
-    return folder / "made.gin"
+AXES = """
+Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}
+Grid.seeds = (0,)
+LocalEngine.workers = 1
+Report.reps = 100
+"""
 
 
 def fine(done: Done) -> str:
@@ -43,76 +31,49 @@ def fine(done: Done) -> str:
     return done.stdout
 
 
-def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, in_process: Run) -> None:
-    """Planned, trained, reported, compared, and again in part: every command knows the task that the file makes."""
-    (tmp_path / "grid.gin").write_text(f"include '{collected}'\n" + "\n".join(SHORT) + "\n" + AXES)
-    grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
-    fine(in_process(*grid, "--tasks", "Pendulum-v1"))
-    assert json.loads((tmp_path / "grid" / "grid.json").read_text())["tasks"] == ["Pendulum-v1"]
-    left = fine(in_process(*grid, "--dry-run"))
-    assert "Nothing is left to train" in left, "the same cells, with and without --tasks"
-    said = fine(in_process("compare", "grid"))
-    assert "damaged" not in said
-    assert "Pendulum-v1: scores" in said
-    pack = next((tmp_path / "grid" / "packs").iterdir())
-    fine(in_process("eval", str(pack.relative_to(tmp_path))))
-    refused(in_process(*grid, "--tasks", "Pendulm-v1", "--dry-run"), "Pendulum-v1")
+def test_a_collected_set_in_every_command(tmp_path: Path, dqlab: Run) -> None:
+    """Each knows the task that `collect` wrote, and finds its module, which lies beside the recipe.
 
-
-def test_runs_compare_though_nothing_is_registered(collected: Path, in_process: Run) -> None:
-    short = ["--set", *SHORT, "--gin", str(collected)]
-    fine(in_process("train", "--out", "one", *short))
-    fine(in_process("train", "--out", "two", "--seeds", "1", *short))
-    compared = json.loads(fine(in_process("compare", "one", "two", "--json")))
-    assert {(row["task"], *row["seeds"]) for row in compared["scores"]} == {("Pendulum-v1", 0, 1)}
-    assert compared["groups"][0]["config"] == {}
-
-
-def test_references_are_read_as_text() -> None:
-    text = "Experiment.task = @no_such/thing()\na.b = [@other, %more]\n"
-    assert parse_bindings(text) == {"Experiment.task": "@no_such/thing()", "a.b": ["@other", "%more"]}
-
-
-def own(folder: Path, *more: str) -> Path:
-    """A folder with a module, data and a gin file that names both as a user would: by what lies beside it."""
-    folder.mkdir()
-    write_module(folder)
-    write_data(folder)
-    text = "include 'gin/base/diffusion_ql.gin'\n" + task_gin(Path("mine/rail.npz"), *SHORT, *more)
-    (folder / "own.gin").write_text(text + "load_dataset.action_bounds = 'env'\n")
-    return folder / "own.gin"
-
-
-def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, dqlab: Run) -> None:
-    """The task has no reference scores: in every command numbers are returns, and called so."""
-    path = own(tmp_path / "mine")
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(line for line in lines if "_score =" not in line) + "\n")
-    (tmp_path / "mine" / "grid.gin").write_text("include 'own.gin'\n" + AXES)
-    said = fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
+    Without reference scores: in every command numbers are returns, and called so.
+    """
+    run, mine, name = tmp_path / "run", tmp_path / "mine", "rail-own-Rail-v0"
+    mine.mkdir()
+    write_module(mine)
+    recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
+    (mine / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
+    fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
+    made = tmp_path / "out" / "made.gin"
+    assert parse_bindings(made.read_text())["import_path.folders"] == (str(mine),)
+    made.write_text("\n".join(line for line in made.read_text().splitlines() if "_score =" not in line))
+    said = fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))
     assert "return" in said
     assert " score " not in said
-    stored = (tmp_path / "run" / "config.gin").read_text()
-    assert f"import_path.folders = ('{tmp_path}/mine',)" in stored
-    assert f"load_dataset.sources = ('file:{tmp_path}/mine/rail.npz',)" in stored
+    stored = parse_bindings((run / "config.gin").read_text())
+    assert stored["import_path.folders"] == (str(mine),)
+    assert stored["load_dataset.sources"] == (f"file:{tmp_path}/out/made.hdf5",)
     (tmp_path / "else").mkdir()
-    fine(dqlab("train", "--gin", str(tmp_path / "run" / "config.gin"), "--out", "else/run"))
-    summaries = [json.loads((tmp_path / run / "seed-0" / "summary.json").read_text()) for run in ("run", "else/run")]
+    fine(dqlab("train", "--gin", str(run / "config.gin"), "--out", "else/run", env=SAFE))
+    summaries = [json.loads((place / "seed-0" / "summary.json").read_text()) for place in (run, tmp_path / "else/run")]
     assert summaries[0] == summaries[1]
     assert summaries[0]["caveat"] == "not D4RL; returns, no scores"
     assert all(row["score_mean"] == row["return_mean"] for row in summaries[0]["selection"].values())
-    assert not list((tmp_path / "run").rglob("best_score_*.txt"))
-    evaluation, allowed = ["eval", "run", "--checkpoint", "best"], f"import_path.folders=('{tmp_path}/mine',)"
-    shutil.copy(tmp_path / "mine" / "rail.py", tmp_path / "run")
+    assert not list(run.rglob("best_score_*.txt"))
+    evaluation, allowed = ["eval", "run", "--checkpoint", "best"], f"import_path.folders=('{mine}',)"
+    shutil.copy(mine / "rail.py", run)
     done = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's, nor from it
     assert (done.returncode, allowed in done.stderr, "No module named 'rail'" in done.stderr) == (2, True, True)
     assert "score" not in fine(dqlab(*evaluation, "--set", allowed, env=SAFE)).replace("no scores", "")
-    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
+    (tmp_path / "grid.gin").write_text("include 'out/made.gin'\n" + "\n".join(SHORT) + AXES)
+    grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
+    fine(dqlab(*grid, "--tasks", name, env=SAFE))
     report = (tmp_path / "grid" / "report" / "index.html").read_text()
     assert "Returns (not D4RL; returns, no scores)." in report
     assert "ormalised score" not in report
-    compared = fine(dqlab("compare", "run", "else/run", "grid"))
-    assert "returns (not D4RL; returns, no scores)" in compared
+    left = fine(dqlab(*grid, "--dry-run", env=SAFE))
+    assert "Nothing is left to train" in left, "the same cells, with and without --tasks"
+    refused(dqlab(*grid, "--tasks", "rail-own-Rial-v0", "--dry-run", env=SAFE), name)
+    compared = fine(dqlab("compare", "run", "else/run", "grid", env=SAFE))
+    assert f"{name}: returns (not D4RL; returns, no scores)" in compared
     assert "damaged" not in compared
 
 
@@ -121,25 +82,10 @@ def test_wrong_folders_are_said(tmp_path: Path, in_process: Run) -> None:
     refused(in_process("train", "--gin", "wrong.gin"), "wrong.gin:1: import_path.folders must be a tuple of folders")
 
 
-ONE = [({"min_score": 1.0}, "max_score is None"), ({"max_score": float("nan"), "min_score": 0}, "max_score is nan")]
-
-
-@pytest.mark.parametrize(("given", "said"), ONE, ids=str)
-def test_one_reference_score_is_no_scale(given: dict[str, float], said: str) -> None:
-    with pytest.raises(ConfigError, match=f"gymnasium_task.{said}. Set two returns"):
-        gymnasium_task("Pendulum-v1", **given)
-
-
-def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dqlab: Run) -> None:
-    """The gin file that `collect` writes lies in another folder than the module beside the recipe."""
-    (tmp_path / "mine").mkdir()
-    write_module(tmp_path / "mine")
-    recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
-    (tmp_path / "mine" / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
-    fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
-    known = parse_bindings((tmp_path / "out" / "made.gin").read_text())
-    assert known["import_path.folders"] == (f"{tmp_path}/mine",)
-    fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))
+def test_one_reference_score_is_no_scale() -> None:
+    for given, said in (({"min_score": 1.0}, "None"), ({"max_score": float("nan"), "min_score": 0.0}, "nan")):
+        with pytest.raises(ConfigError, match=f"gymnasium_task.max_score is {said}. Set two returns"):
+            gymnasium_task("Pendulum-v1", **given)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-7])

@@ -18,14 +18,15 @@ EXPERIMENT_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """What each field of `Experiment` is to the identity of a run; one that is not here fails a test."""
 
-_RETIRED = "load_dataset.memory_map load_dataset.map_dir Collection.minari_id d4rl_download.root d4rl_download.sha256"
+_RETIRED = "load_dataset.memory_map load_dataset.map_dir Collection.minari_id "
+_RETIRED += "d4rl_download.root d4rl_download.sha256 d4rl_download.mirrors_first"
 RETIRED = tuple(_RETIRED.split())
 """Parameters that earlier versions stored and that never had an effect on results; read over in gin files."""
 
 _WITHOUT_EFFECT = """
 Tracking.mlflow Tracking.patience Tracking.experiment Tracking.keep_checkpoints
 Training.checkpoint_seconds Training.execution Experiment.threads import_path.folders
-load_dataset.sources d4rl_download.mirrors d4rl_download.mirrors_first ogbench.mirrors
+load_dataset.sources d4rl_download.mirrors ogbench.mirrors
 """
 WITHOUT_EFFECT = (*_WITHOUT_EFFECT.split(), *RETIRED)
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and

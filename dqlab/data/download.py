@@ -69,9 +69,8 @@ def download_from(
 ) -> dict[str, Any]:
     """Fetch a file, as `download` does, from the first of several addresses that has it, and keep its digest beside it.
 
-    From the addresses that are `own` the same file must come as the first time. Returns the `address` that had it, and
-    why those before had nothing (`failed`): attributes of a `LocatedDataset`. An UnavailableError where none has it; a
-    BrokenError, if it broke off or was another file somewhere.
+    From the addresses that are `own` the same file must come as the first time. Returns `address` and `failed` of a
+    `LocatedDataset`. An UnavailableError where none has it; a BrokenError, if it broke off or was another somewhere.
     """
     refuse_if_planning(addresses[0])
     failed: list[UnavailableError | BrokenError] = []
@@ -82,8 +81,8 @@ def download_from(
             digest = sha256_of(part)
             if address in own and (fault := digest_fault(path, digest)):
                 raise BrokenError(f"{address} sends another file than before: {fault}")
-            with write_errors(_digest_path(path), ""):
-                write_text(_digest_path(path), f"{digest}  {path.name}\n")
+            with write_errors(_beside(path, ".sha256"), ""):
+                write_text(_beside(path, ".sha256"), f"{digest}  {path.name}\n")
 
         try:
             download(address, path, check=check_and_record, **options)
@@ -116,19 +115,14 @@ def download(
 ) -> None:
     """Fetch `url` to `path`, whole or not at all, continuing an earlier attempt's `.part` file where that still fits.
 
-    Where another process is fetching the same file, its end is awaited.
-
-    Args:
-        magic: what the file must begin with, whatever the server says that it sends.
-        check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
-        progress: called with bytes done and bytes in all (None where the server does not say).
-        timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
-            `LEAST_RATE` bytes a second came, it is too.
+    The file must begin with `magic`; `check` looks at all of it before it appears: what it raises a BrokenError for is
+    deleted. `progress` hears bytes done and in all (None where the server does not say). An attempt is given up after
+    `timeout` seconds without a byte, or twice as many in which less than `LEAST_RATE` bytes a second came.
 
     An UnavailableError where the server cannot be reached, has no such file, or sends something else; a BrokenError
     where the transfer broke off (what came is kept for a resume); a DataError where the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    part = _beside(path, ".part")
     with write_errors(path, "Free some space or set D4RL_DATASET_DIR."), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.stat().st_mtime_ns if path.exists() else 0
@@ -143,15 +137,15 @@ def download(
             check(part)
         except BrokenError:
             part.unlink()
-            _resume_note(part).unlink(missing_ok=True)
+            _beside(part, ".json").unlink(missing_ok=True)
             raise
         os.replace(part, path)
-        _resume_note(part).unlink(missing_ok=True)
+        _beside(part, ".json").unlink(missing_ok=True)
 
 
-def _resume_note(part: Path) -> Path:
-    """Where the server's identification of a partly fetched file is kept."""
-    return part.with_name(part.name + ".json")
+def _beside(path: Path, suffix: str) -> Path:
+    """The `.part` of a file that came, the server's name for that (`.json`), or the first download's `.sha256`."""
+    return path.with_name(path.name + suffix)
 
 
 def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: float) -> None:
@@ -174,7 +168,7 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
             detour = f", redirected to {response.geturl()}," if response.geturl() != url else ""
             raise UnavailableError(f"{url}{detour} sends {what} in place of the file")
         with part.open("ab" if resumed else "wb", buffering=0) as file:
-            _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
+            _beside(part, ".json").write_text(json.dumps({"url": url, "tag": _tag(response)}))
             came, since = 0, time.monotonic()
             while piece:
                 file.write(piece)
@@ -198,7 +192,7 @@ def _request(url: str, part: Path, timeout: float) -> Any:
     """The rest of the `.part` file where the server has it, else the whole file."""
     size, tag = 0, ""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        note = json.loads(_resume_note(part).read_text())
+        note = json.loads(_beside(part, ".json").read_text())
         if note["url"] == url and note["tag"] and (size := part.stat().st_size):
             tag = str(note["tag"])
     for asked in [{"Range": f"bytes={size}-", "If-Range": tag}, {}] if tag else [{}]:
@@ -225,14 +219,9 @@ def _broken(url: str, part: Path, why: str) -> BrokenError:
     return BrokenError(f"{said}. What came is kept: the same command continues it.")
 
 
-def _digest_path(path: Path) -> Path:
-    """Where a first download's SHA-256 is kept, as `sha256sum -c` reads it; D4RL publishes none."""
-    return path.with_name(path.name + ".sha256")
-
-
 def digest_fault(path: Path, digest: str) -> str:
     """What is wrong with a file of this digest that is to be the one that was downloaded; empty if it is."""
-    kept, known = _digest_path(path), ""
+    kept, known = _beside(path, ".sha256"), ""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         known = kept.read_text()[:64].lower()
     if len(known.strip()) != 64 or known == digest:
@@ -243,7 +232,7 @@ def digest_fault(path: Path, digest: str) -> str:
 
 def dataset_addresses(task: Task) -> list[str]:
     """Addresses at which the task's file can be had: D4RL's server, and Hugging Face's where it has the file."""
-    return [address for address in (task.url, hugging_face_address(task.file)) if address]
+    return list(filter(None, (task.url, hugging_face_address(task.file))))
 
 
 def mirror_addresses(mirrors: Sequence[str] | str, file: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -12,18 +12,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pydantic_core import to_json
 from rich.table import Column, Table
 from rich.text import Text
 
-from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.download import Progress, cache_folder, dataset_addresses, digest_fault, minari_store, no_progress
 from dqlab.data.formats.base import CONVERTED, Columns, Format, UnreadError, format_of, whole_columns
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, find_dataset
-from dqlab.data.survey import Survey, find_faults, repeated_rows
+from dqlab.data.transitions import BOUNDS_ADVICE, ActionRange, cuts_of, transition_rows
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of, nearest, printable, printable_name
@@ -35,6 +35,7 @@ MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"  # where 
 CACHE, DOWNLOAD = "d4rl_cache", "d4rl_download"  # sources, unless a task names one of its own
 MOST_TEXT = 300
 SATURATED = 0.99  # actions of larger size count as saturated
+NUMBERS = ("observations", "actions", "rewards", "next_observations")
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,7 @@ def fetch_dataset(
 ) -> str:
     """Fetch a task's dataset from the first source that has it, unless it is in D4RL's cache; what to tell of it.
 
-    Sources are as in load_dataset.sources; by default D4RL's server, or that of the task's own benchmark. A DqlabError
-    where none has it. Of rows that a source makes itself only the source's name is told.
+    Sources are as in load_dataset.sources; by default the task's own, or D4RL's server. A DqlabError where none has it.
     """
     cached = () if force or task.benchmark else (CACHE,)
     found = find_dataset(task, (*cached, *(sources or (task.source or DOWNLOAD,))), progress)
@@ -138,15 +138,9 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
     after = Survey(target.read(), task)
     lines = [f"{target.place}: {after.counts}"]
-    gone, terminals = before.transitions - after.transitions, int(after.terminals.sum())
-    forgets = columns.next_observations is not None and after.columns.next_observations is None
-    if gone:
-        why = ": it does not say what followed rows at which episodes were cut, or the last row" if forgets else ""
-        lines.append(f"Lost: {gone:,} of {before.transitions:,} transition(s){why}.")
-    if forgets and terminals:
-        lines.append(f"Not kept: the observations after {terminals:,} terminal row(s); nothing is learnt from them.")
-    if note := ActionRange(after.columns).note:
-        lines.append(f"Note: {note}; for training, {BOUNDS_ADVICE}.")
+    if gone := before.transitions - after.transitions:
+        why = "it does not say what followed rows at which episodes were cut, or the last row"
+        lines.append(f"Lost: {gone:,} of {before.transitions:,} transition(s): {why}.")
     return lines
 
 
@@ -156,11 +150,7 @@ def reading_status(name: str) -> AbstractContextManager[object]:
 
 
 def list_datasets() -> dict[str, list[dict[str, Any]]]:
-    """All datasets that have a name: D4RL's, those that ship with dqlab, OGBench's and Minari's.
-
-    Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
-    the `addresses` where it can be had.
-    """
+    """All datasets that have a name, by whose they are: where each is, or would be, and its `size` if it is there."""
     listed: dict[str, list[dict[str, Any]]] = {"d4rl": [], "embedded": [], "ogbench": [], "minari": []}
 
     def add(family: str, name: str, place: Path, note: str, addresses: Iterable[str] = ()) -> None:
@@ -237,20 +227,14 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
         return
     table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
     for title, value in known.items():
-        parts = value if title in ("columns", "metadata") else {"": value}
-        for part, said in parts.items():
-            row = f"{title.replace('_', ' ')} {printable_name(part)}".rstrip()
-            table.add_row(Text(row), Text(_as_text(said)))
-    console = Console()
-    console.print(table)
-    if note := known["actions_note"]:
-        console.print(Text(f"{note.capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
+        for part, said in (value if title in ("columns", "metadata") else {"": value}).items():
+            table.add_row(Text(f"{title.replace('_', ' ')} {printable_name(part)}".rstrip()), Text(_as_text(said)))
+    Console().print(table)
 
 
 def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
     """Everything that is known of a dataset, as plain values; ends of a column without a finite value are None."""
-    columns, task, actions = found.columns, found.task, ActionRange(found.columns)
-    there = whole_columns(columns).items()
+    columns, task, there = found.columns, found.task, whole_columns(found.columns).items()
     known: dict[str, Any] = {
         "dataset": dataset.named,
         "place": str(dataset.place),
@@ -264,13 +248,9 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "terminals": int(found.terminals.sum()),
         "timeouts": int(found.timeouts.sum()),
         "timeouts_from": found.cuts,
-        "terminal_and_timeout": found.both,
         "masked": 0 if columns.masks is None else int((columns.masks == 0).sum()),
-        "duplicate_rows": repeated_rows(columns.observations, columns.actions, columns.rewards),
         "columns": {name: {"shape": list(column.shape), "dtype": str(column.dtype)} for name, column in there},
         "action_saturation": (np.abs(columns.actions) > SATURATED).mean(axis=0).tolist(),
-        "actions_outside": actions.rows_outside,
-        "actions_note": actions.note,
         "episode_length": describe_values(found.lengths),
         "episode_return": describe_values(found.returns),
         "metadata": dict(columns.metadata),
@@ -303,3 +283,94 @@ def _as_text(value: Any) -> str:
         return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
     text = str("unknown" if value is None else value)
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
+
+
+class Survey:
+    """A dataset, cut into episodes: by its task's step limit, where that is known and no cuts are recorded.
+
+    `cuts` says where `timeouts` are known from. `lengths` and `returns` are of every episode that ends.
+    """
+
+    def __init__(self, columns: Columns, task: Task | None = None) -> None:
+        self.columns, self.task, self.terminals = columns, task, columns.terminals.astype(bool)
+        recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
+        self.timeouts = cuts_of(self.terminals, recorded, task.episode_limit if task else None)
+        self.cuts = "recorded" if recorded is not None else "step limit" if task else "unknown"
+        last = np.flatnonzero(self.terminals | self.timeouts)
+        self.lengths, self.returns = np.diff(last, prepend=-1), np.zeros(0)
+        if len(last):  # what is not finite stays in its episode
+            rewards, starts = columns.rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1)
+            self.returns = np.add.reduceat(rewards, starts)
+        self.unfinished = len(columns) - int(self.lengths.sum())  # rows after the last end
+        self.transitions = int(transition_rows(columns, self.timeouts).sum())
+        self.counts = f"{len(columns):,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
+        self.values = {name: ValueCounts(each) for name, each in whole_columns(columns).items() if name in NUMBERS}
+
+
+class ValueCounts:
+    """NaNs and infinities in a column (n, ...), the rows that have some, and each dimension's range of other values."""
+
+    def __init__(self, column: NDArray[Any]) -> None:
+        table = column.reshape(len(column), -1).astype(np.result_type(column.dtype, np.float32), copy=False)
+        finite = np.isfinite(table)
+        self.nans = int(np.isnan(table).sum())
+        self.infinities = int((~finite).sum()) - self.nans
+        self.bad_rows = np.flatnonzero(~finite.all(axis=1))
+        self.low = np.min(table, axis=0, where=finite, initial=np.inf)
+        self.high = np.max(table, axis=0, where=finite, initial=-np.inf)
+
+
+def repeated_rows(*columns: NDArray[Any]) -> int:
+    """How many rows of several columns (n, ...), as float32, repeat an earlier one, by hashes of 64 bits."""
+    with np.errstate(over="ignore"):
+        tables = [column.reshape(len(column), -1).astype(np.float32) + np.float32(0) for column in columns]  # -0 is 0
+    hashes = pd.util.hash_pandas_object(pd.DataFrame(np.concatenate(tables, axis=1)), index=False)
+    return int(hashes.duplicated().sum())
+
+
+def find_faults(found: Survey) -> tuple[list[str], list[str]]:
+    """What says that a dataset is damaged, or another task's; and what is strange in it: a sentence each."""
+    return list(_damage(found)), list(_oddities(found))
+
+
+def _damage(found: Survey) -> Iterator[str]:
+    known, task = whole_columns(found.columns), found.task
+    for name, wanted in (("observations", task.state_dim), ("actions", task.action_dim)) if task else ():
+        if task and (width := known[name].shape[1]) != wanted:
+            yield f"'{name}' is {width} wide, {task.name}'s is {wanted}: another task's"
+    for name, values in found.values.items():
+        if rows := len(values.bad_rows):
+            count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
+            yield f"'{name}' has {count} in {rows:,} row(s), first in row {values.bad_rows[0]:,}"
+    for name in (name for name in known if name not in NUMBERS):
+        if odd := int(((known[name] != 0) & (known[name] != 1)).sum()):
+            yield f"'{name}' is neither 0 nor 1 in {odd:,} row(s)"
+
+
+def _oddities(found: Survey) -> Iterator[str]:
+    columns, task, lengths = found.columns, found.task, found.lengths
+    if both := int((found.terminals & found.timeouts).sum()):
+        yield f"{both:,} row(s) are both terminal and timeout: D4RL's view drops them"
+    if note := ActionRange(columns).note:
+        yield f"{note}; {BOUNDS_ADVICE}"
+    for name in ("observations", "actions", "rewards"):
+        values = found.values[name]
+        still = np.flatnonzero(values.low == values.high)
+        if len(still) and len(columns) > 1:
+            yield f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}"
+    if repeated := repeated_rows(columns.observations, columns.actions, columns.rewards):
+        yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
+    if found.unfinished:
+        yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"
+    if task and len(lengths):
+        limit, most = f"{task.name}'s limit of {task.episode_limit:,} steps", task.episode_limit
+        if long := int((lengths > most).sum()):
+            yield f"{long:,} episode(s) are longer than {limit}, up to {lengths.max():,}"
+        if most > 1 and (lengths == most).all() and not found.timeouts.any():
+            yield f"every episode is terminal at {limit}, and none is cut: are these timeouts? Values end at a terminal"
+    if columns.next_observations is not None:
+        inside = ~(found.terminals | found.timeouts)[:-1]
+        one, other = columns.observations[1:], columns.next_observations[:-1]
+        same = ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
+        if breaks := int((~same & inside).sum()):
+            yield f"{breaks:,} row(s) inside of episodes have a next observation that is not the next row's"

@@ -14,13 +14,12 @@ import numpy as np
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
 from dqlab.data import download
-from dqlab.data.bounds import action_rule
 from dqlab.data.download import BrokenError, Progress, UnavailableError, download_from, no_progress
 from dqlab.data.formats import base
 from dqlab.data.formats.arrays import opened_hdf5
 from dqlab.data.formats.base import COLLECTED, CONVERTED, HDF5_MAGIC, PROVENANCE, Columns, Format, data_formats
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
+from dqlab.data.transitions import Transitions, action_rule, caveat_of, is_unit, q_learning_view
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
@@ -135,7 +134,6 @@ def d4rl_download(
     argument: str = "",
     progress: Progress = no_progress,
     mirrors: tuple[str, ...] = (),
-    mirrors_first: bool = False,
     timeout: float = 30.0,
 ) -> LocatedDataset:
     """Download D4RL's file into D4RL's cache, from the first address that has it.
@@ -149,12 +147,11 @@ def d4rl_download(
         progress: called with bytes done and in all.
         mirrors: further addresses, in order: a base with D4RL's folders, or an address with `{file}` (path on D4RL's
             server) or `{name}` (the file's name).
-        mirrors_first: ask them before D4RL's server.
         timeout: seconds without a byte after which an address is given up.
     """
     path = cache_path(task)
     own, others = download.dataset_addresses(task), download.mirror_addresses(argument or mirrors, task.file)
-    addresses = others if argument else [*others, *own] if mirrors_first else [*own, *others]
+    addresses = others if argument else [*own, *others]
 
     def check_row_count(address: str, part: Path) -> None:
         if address != download.hugging_face_address(task.file):
@@ -246,7 +243,8 @@ def load_dataset(
     """
     transform, actions = reward_transforms.get(reward_transform), action_rule(task, action_bounds)
     found = find_dataset(task, sources, progress)
-    origin = {**found.origin(), **actions.origin()}
+    low, high = ((), ()) if is_unit(actions.low, actions.high) else (actions.low, actions.high)
+    origin = {**found.origin(), "action_rule": actions.name, "action_low": low, "action_high": high}
     return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)
 
 

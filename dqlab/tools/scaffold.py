@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.plugins import importable
-from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, is_unit, unit_actions
 from dqlab.data.formats.base import Columns, check_widths
-from dqlab.data.locate import locate_dataset
-from dqlab.data.survey import Survey, find_faults
+from dqlab.data.locate import Survey, find_faults, locate_dataset
+from dqlab.data.transitions import BOUNDS_ADVICE, action_rule, bounds_text, is_unit, unit_actions
 from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task

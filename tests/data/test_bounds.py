@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import h5py
 import numpy as np
 import pytest
 from conftest import TINY, Done, Run
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab.ablation.planning import ConfigResolver, make_plan
-from dqlab.config.identity import is_as_before
 from dqlab.data import Transitions, load_dataset
 from dqlab.data.formats.base import format_of
 from dqlab.envs import make_env, tasks
@@ -33,59 +31,74 @@ def forget_rail() -> None:
     gymnasium.registry.pop("own/Rail-v0", None)
 
 
-@pytest.fixture(autouse=True)
-def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Modules are found in an empty folder, and forgotten."""
+@pytest.fixture
+def rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Task]]:
+    """The task of an environment whose forces lie in given bounds."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it does not see what is written anew within a second
-    yield
-    forget_rail()
-
-
-@pytest.fixture
-def rail(tmp_path: Path) -> Callable[..., Task]:
-    """The task of an environment whose forces lie in given bounds."""
 
     def make(low: float = -2.0, high: float = 2.0) -> Task:
         write_module(tmp_path, low, high)
         forget_rail()
         return tasks.get(gymnasium_task(ENV_ID, -10.0, 0.0))
 
-    return make
+    yield make
+    forget_rail()
 
 
-def load(task: Task, path: Path, rule: str = "unit", **more: Any) -> Transitions:
-    return load_dataset(task, (f"file:{path}",), action_bounds=rule, **more)
+def load(task: Task, path: Path, rule: str = "unit") -> Transitions:
+    return load_dataset(task, (f"file:{path}",), action_bounds=rule)
 
 
-def refusal(task: Task, path: Path, rule: str = "unit", **more: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        load(task, path, rule, **more)
-    said = message_of(caught.value)
-    assert "\n" not in said
-    assert str(path) in said
-    return said
+def noted(path: Path, stored: Any) -> Path:
+    """The same rows, with what they say of their bounds."""
+    notes = {"action_bounds": stored if isinstance(stored, str) else json.dumps({"stored": stored})}
+    np.savez(path.with_name("noted.npz"), **np.load(path), metadata=[json.dumps(notes)])
+    return path.with_name("noted.npz")
 
 
 def recorded(path: Path, name: str = "actions") -> Any:
     return np.load(path)[name]
 
 
-def test_what_lies_outside_is_refused_and_both_ways_out_are_named(
-    tmp_path: Path, rail: Callable[..., Task], d4rl_file: Callable[..., Path]
+REFUSED: list[tuple[tuple[float, float], tuple[float, float], Any, str, str]] = [
+    ((-2, 2), (-2, 2), None, "unit", r"lie outside of \[-1, 1\]: they reach from -2 to 2\..* bounds are \[-2, 2\]"),
+    ((-0.4, 0.4), (-0.4, 0.4), None, "unit", r"within the environment's own bounds, \[-0.4, 0.4\]"),
+    ((0, 1), (0, 1), None, "unit", r"within the environment's own bounds, \[0, 1\]"),
+    ((-2, 2), (-0.3, 0.3), [[-2], [2]], "unit", r"recorded in \[-2, 2\], as the dataset says, not in \[-1, 1\]"),
+    ((-2, 2), (-0.3, 0.3), [-1, 1], "env", r"recorded in \[-1, 1\], as the dataset says"),
+    ((-1, 1), (-2, 2), None, "env", r"lie outside of the environment's bounds, \[-1, 1\]: they reach from -2 to 2"),
+]
+"""The environment's bounds, those of the data, what these say of theirs, the rule, and what is said."""
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[-1])
+def test_what_may_be_meant_otherwise_is_refused_and_both_ways_out_are_named(
+    case: Any, tmp_path: Path, rail: Callable[..., Task]
 ) -> None:
-    said = refusal(rail(), write_data(tmp_path))
-    assert "lie outside of [-1, 1]: they reach from -2 to 2" in said
-    assert "The environment's bounds are [-2, 2]" in said
-    assert all(way in said for way in BOTH)
-    actions = np.zeros((60, 6), dtype=np.float32)
-    actions[7, 2] = -1.5
-    path = d4rl_file(actions=actions)
-    said = refusal(WALKER, path)
-    assert "actions of 1 row(s)" in said
-    assert all(way in said for way in BOTH)
-    assert "lie outside of the environment's bounds, [-1, 1]" in refusal(WALKER, path, "env")
-    assert load(WALKER, path, "as_is").action.min() == -1.5
+    own, data, stored, rule, words = case
+    task, path = rail(*own), noted(write_data(tmp_path, *data), stored)
+    with pytest.raises(DataError, match=words) as caught:
+        load(task, path, rule)
+    said = message_of(caught.value)
+    assert "\n" not in said
+    assert str(path) in said
+    assert rule == "env" or all(way in said for way in BOTH)
+
+
+def test_shares_are_taken_as_they_are(tmp_path: Path, rail: Callable[..., Task]) -> None:
+    """Those that reach beyond narrow bounds, or say that they are shares; what else a set says is passed over."""
+    narrow, path = rail(-0.4, 0.4), write_data(tmp_path, -1.0, 1.0)
+    shares = load(narrow, path)
+    np.testing.assert_array_equal(shares.action.numpy(), recorded(path))
+    assert shares.provenance.actions == "actions taken as shares of [-0.4, 0.4]"
+    weak = write_data(tmp_path, -0.3, 0.3)
+    assert len(load(narrow, noted(weak, [-1.0, 1.0]))) == 200
+    wide = rail()  # the environment's new bounds are those of `narrow`, too
+    for odd in ("{", "[]", '{"stored": 3}', '{"stored": [[[1]], [[2]]]}', '{"stored": [1e999, "a"]}', "null"):
+        assert len(load(wide, noted(weak, odd))) == 200
+    with pytest.raises(ConfigError, match=r"load_dataset.action_bounds cannot be 'envs'. Did you mean 'env'"):
+        load(wide, weak, "envs")
 
 
 def test_rounding_is_no_reason(d4rl_file: Callable[..., Path]) -> None:
@@ -97,18 +110,15 @@ def test_rounding_is_no_reason(d4rl_file: Callable[..., Path]) -> None:
     np.testing.assert_array_equal(found.action.numpy(), actions[:-1])
 
 
-@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (300.0, 500.0), (0.0, 0.4)])
+@pytest.mark.parametrize(("low", "high"), [(-0.4, 0.4), (300.0, 500.0)])
 def test_rescaled_actions_do_in_the_environment_what_was_recorded(
     low: float, high: float, tmp_path: Path, rail: Callable[..., Task]
 ) -> None:
     task, path = rail(low, high), write_data(tmp_path, low, high)
-    found = load(task, path, "env")
+    found, plain = load(task, path, "env"), load(task, path, "as_is")
     assert found.action.abs().max() == 1.0
-    middle, half = (high + low) / 2, (high - low) / 2
-    np.testing.assert_allclose(found.action.numpy() * half + middle, recorded(path), rtol=1e-6)
-    known = found.provenance
-    assert (*known.action_low, *known.action_high) == pytest.approx((low, high))
-    plain = load(task, path, "as_is")
+    np.testing.assert_allclose(found.action.numpy() * (high - low) / 2 + (high + low) / 2, recorded(path), rtol=1e-6)
+    assert (*found.provenance.action_low, *found.provenance.action_high) == pytest.approx((low, high))
     np.testing.assert_array_equal(plain.action.numpy(), recorded(path))
     assert (plain.provenance.action_low, plain.provenance.actions) == ((), "actions as they are")
     env = make_env(task)
@@ -119,53 +129,11 @@ def test_rescaled_actions_do_in_the_environment_what_was_recorded(
         assert reward == pytest.approx(float(recorded(path, "rewards")[row]), rel=1e-4)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-0.4, 0.4), (0.0, 1.0)])
-def test_narrow_bounds_cannot_be_told_from_shares(
-    low: float, high: float, tmp_path: Path, rail: Callable[..., Task]
-) -> None:
-    """Forces in [-0.4, 0.4] would pass for weak ones in [-1, 1]: 40% of what was done."""
-    task, path = rail(low, high), write_data(tmp_path, low, high)
-    said = refusal(task, path)
-    assert f"within the environment's own bounds, [{low:g}, {high:g}]" in said
-    assert all(way in said for way in BOTH)
-    assert load(task, path, "env").action.min() == -1.0
-    wide = write_data(tmp_path, -1.0, 1.0)
-    shares = load(task, wide)
-    np.testing.assert_array_equal(shares.action.numpy(), recorded(wide))
-    assert shares.provenance.actions.startswith("actions taken as shares of [")
+def test_training_says_so(tmp_path: Path, rail: Callable[..., Task], in_process: Run) -> None:
+    rail()
 
-
-def with_note(path: Path, stored: Any) -> Path:
-    """The same rows as HDF5, with what they say of their bounds."""
-    target = path.with_suffix(".hdf5")
-    with h5py.File(target, "w") as file:
-        for name, array in np.load(path).items():
-            file[name] = array
-        file["metadata/action_bounds"] = stored if isinstance(stored, str) else json.dumps({"stored": stored})
-    return target
-
-
-def test_what_a_set_says_of_its_bounds_counts(tmp_path: Path, rail: Callable[..., Task]) -> None:
-    narrow, wide = rail(-0.4, 0.4), rail()
-    weak = write_data(tmp_path, -0.3, 0.3)
-    assert len(load(narrow, with_note(weak, [-1.0, 1.0]))) == 190
-    assert "recorded in [-1, 1], as the dataset says" in refusal(wide, with_note(weak, [-1.0, 1.0]), "env")
-    assert "recorded in [-2, 2], as the dataset says, not in [-1, 1]" in refusal(wide, with_note(weak, [[-2], [2]]))
-    for odd in ("{", "[]", '{"stored": 3}', '{"stored": [[[1]], [[2]]]}', '{"stored": [1e999, "a"]}', "null"):
-        assert len(load(wide, with_note(weak, odd))) == 190
-
-
-def test_wrong_choices(tmp_path: Path) -> None:
-    for wrong, said in (("envs", "'envs'. Did you mean 'env'"), (["env"], r"\['env'\]")):
-        with pytest.raises(ConfigError, match=f"load_dataset.action_bounds cannot be {said}"):
-            load(WALKER, tmp_path / "made.hdf5", wrong)  # type: ignore[arg-type]
-
-
-def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, in_process: Run) -> None:
-    write_module(tmp_path)
-
-    def train(*more: str, steps: int = 6) -> Done:
-        text = task_gin(write_data(tmp_path), *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
+    def train(*more: str) -> Done:
+        text = task_gin(write_data(tmp_path), *TINY[1:], "Training.steps=6", "Training.eval_every=3")
         (tmp_path / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
         forget_rail()
         return in_process("train", "--gin", "own.gin", "--out", "run", *more)
@@ -179,23 +147,6 @@ def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, 
     assert "actions rescaled from [-2, 2]" in done.stdout
     assert "load_dataset.action_bounds = 'env'" in (tmp_path / "run" / "config.gin").read_text()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["action_high"] == [2.0]
-    facts = tmp_path / "run" / "run.json"
-    facts.write_text(facts.read_text().replace('"state": "finished"', '"state": "running"'))
-    other = train("--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
-    assert other.returncode == 2
-    assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
-
-
-def test_the_data_commands_say_the_same(tmp_path: Path, in_process: Run, d4rl_file: Callable[..., Path]) -> None:
-    path = d4rl_file(actions=np.full((60, 6), 2.0, dtype=np.float32) * (np.arange(60) % 2 * 2 - 1)[:, None])
-    verified = in_process("data", "verify", path.name, "--task", WALKER.name)
-    assert verified.returncode == 0, verified.stdout
-    assert "damage" not in verified.stdout
-    said = [verified.stdout, in_process("data", "info", path.name).stdout]
-    said.append(in_process("data", "convert", path.name, "other.npz").stdout)
-    for text in said:
-        assert "ctions of 60 row(s) lie outside of [-1, 1]: they reach from -2 to 2" in text.replace("56", "60")
-        assert all(way in text for way in BOTH)
 
 
 def test_minari_says_in_which_bounds_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,15 +154,14 @@ def test_minari_says_in_which_bounds_it_is(tmp_path: Path, monkeypatch: pytest.M
     made = pytest.importorskip("made_minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     env = gymnasium.make("Pendulum-v1", max_episode_steps=5)
-    buffers = [made.roll_out(env, seed) for seed in range(3)]
-    for buffer in buffers:
-        buffer.actions[:] = [0.2 * action for action in buffer.actions]
-    made.create("own/weak-v0", buffers, env=env)
-    task = describe_environment("Pendulum-v1", episode_limit=5)
+    buffer = made.roll_out(env, 0)
+    buffer.actions[:] = [0.2 * action for action in buffer.actions]
+    made.create("own/weak-v0", [buffer], env=env)
+    task, source = describe_environment("Pendulum-v1", episode_limit=5), "minari:own/weak-v0"
     with pytest.raises(DataError, match=r"minari:own/weak-v0: actions are recorded in \[-2, 2\]"):
-        load_dataset(task, ("minari:own/weak-v0",))
-    found = load_dataset(task, ("minari:own/weak-v0",), action_bounds="env")
-    form, path = format_of("minari:own/weak-v0")
+        load_dataset(task, source)
+    found = load_dataset(task, source, action_bounds="env")
+    form, path = format_of(source)
     np.testing.assert_allclose(2.0 * found.action.numpy(), form.read(path).actions, rtol=1e-6)
 
 
@@ -221,10 +171,7 @@ def test_the_rule_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
     path.write_text(
         "include 'gin/quickstart.gin'\nGrid.axes = {'eta': {'DiffusionQL.eta': (1.0,)}}\nGrid.seeds = (0,)\n"
     )
-    rules = ["unit", "env", "as_is"]
-    plans = [make_plan(ConfigResolver([path], [f"load_dataset.action_bounds={rule!r}"])) for rule in rules]
-    plain = make_plan(ConfigResolver([path]))
-    ids = [plan.cells[0].id for plan in (plain, *plans)]
+    chosen = [[], *([f"load_dataset.action_bounds={rule!r}"] for rule in ("unit", "env", "as_is"))]
+    ids = [make_plan(ConfigResolver([path], rule)).cells[0].id for rule in chosen]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
-    assert is_as_before("data.load_dataset.action_bounds", "unit")

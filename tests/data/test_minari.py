@@ -29,9 +29,9 @@ from dqlab.data.sources import find_dataset  # noqa: E402
 from dqlab.envs import tasks  # noqa: E402
 from dqlab.errors import ConfigError, DataError  # noqa: E402
 
-NAMES = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 FORMAT = MinariFormat()
 HOPPER = tasks.get("hopper-medium-v2")
+OBSERVED = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -41,90 +41,79 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
-def one_episode(length: int = 3, **changes: Any) -> EpisodeBuffer:
-    arrays = {
-        "observations": np.arange(2.0 * (length + 1)).reshape(length + 1, 2),
-        "actions": np.full((length, 1), 0.5, dtype=np.float32),
-        "rewards": np.ones(length),
-        "terminations": np.zeros(length, dtype=bool),
-        "truncations": np.arange(length) == length - 1,
+def small(name: str, *changes: dict[str, Any], **spaces_given: Any) -> None:
+    """A dataset of episodes of three steps, with changes."""
+    episode = {
+        "observations": np.arange(8.0).reshape(4, 2),
+        "actions": np.full((3, 1), 0.5, dtype=np.float32),
+        "rewards": np.ones(3),
+        "terminations": np.zeros(3, dtype=bool),
+        "truncations": np.arange(3) == 2,
     }
-    return EpisodeBuffer(**{**arrays, **changes})
-
-
-SPACES = {
-    "observation_space": spaces.Box(-np.inf, np.inf, (2,), np.float64),
-    "action_space": spaces.Box(-1, 1, (1,), np.float32),
-}
+    buffers = [EpisodeBuffer(**{**episode, **change}) for change in changes]
+    create(name, buffers, **{"observation_space": OBSERVED, "action_space": spaces.Box(-1, 1, (1,)), **spaces_given})
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
 def test_columns_are_what_minari_iterates(data_format: str) -> None:
     wanted = rows_of(pendulums(data_format=data_format))
-    assert wanted["terminals"].any()
-    assert wanted["timeouts"].any()
+    assert all(wanted[ends].any() for ends in ("terminals", "timeouts"))
     columns = FORMAT.read(Path("made/pendulum-v0"))
     assert len(columns) == len(wanted["rewards"])
-    for name in NAMES:
-        column = getattr(columns, name)
-        assert column.dtype == wanted[name].dtype
-        np.testing.assert_array_equal(column, wanted[name])
+    for name, column in wanted.items():
+        np.testing.assert_array_equal(getattr(columns, name), column, strict=True)
     assert "InvertedPendulum-v4" in columns.metadata["env_spec"]
 
 
 def test_ends_of_episodes_by_hand() -> None:
     """Terminated and truncated at once: terminated. Neither: cut, for the next row is another episode's."""
-    flags = {"terminations": np.array([False, True]), "truncations": np.array([False, True])}
-    never = {"terminations": np.zeros(2, dtype=bool), "truncations": np.zeros(2, dtype=bool)}
-    create("made/ends-v0", [one_episode(2, **flags), one_episode(2, **never)], **SPACES)
+    both, never = np.arange(3) == 2, np.zeros(3, dtype=bool)
+    ends = [{"terminations": both, "truncations": both}, {"terminations": never, "truncations": never}]
+    small("made/ends-v0", *ends)
     columns = FORMAT.read(Path("made/ends-v0"))
-    assert columns.terminals.tolist() == [False, True, False, False]
-    assert np.asarray(columns.timeouts).tolist() == [False, False, False, True]
-    assert np.asarray(columns.next_observations)[1].tolist() == [4.0, 5.0]
+    assert columns.terminals.tolist() == [*both, *never]
+    assert np.asarray(columns.timeouts).tolist() == [*never, *both]
+    assert np.asarray(columns.next_observations)[2].tolist() == [6.0, 7.0]
 
 
 def test_goal_environments_give_their_observation() -> None:
-    goal = {"observation": SPACES["observation_space"], "desired_goal": spaces.Box(-1, 1, (3,), np.float64)}
+    goal = spaces.Dict({"observation": OBSERVED, "desired_goal": spaces.Box(-1, 1, (3,), np.float64)})
     observations = {"observation": np.arange(8.0).reshape(4, 2), "desired_goal": np.zeros((4, 3))}
-    buffer = one_episode(3, observations=observations)
-    create("made/goal-v0", [buffer], **{**SPACES, "observation_space": spaces.Dict(goal)})
+    small("made/goal-v0", {"observations": observations}, observation_space=goal)
     columns = FORMAT.read(Path("made/goal-v0"))
     assert columns.observations.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert columns.metadata["observations"] == "the entry 'observation'; left out: desired_goal"
 
 
-REFUSED = {
-    "images": ({"observation_space": spaces.Box(0, 1, (4, 4), np.float64)}, r"observations of Box\(shape \(4, 4\)\)"),
-    "numbers": ({"observation_space": spaces.Discrete(3)}, "observations of Discrete"),
-    "choices": ({"action_space": spaces.Discrete(3)}, "actions of Discrete"),
-    "other entries": ({"observation_space": spaces.Dict({"image": spaces.Box(0, 1, (2,))})}, r"Dict\(image\)"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_flat_is_refused(case: str) -> None:
-    changes, message = REFUSED[case]
-    create("made/other-v0", [], **{**SPACES, **changes})
-    with pytest.raises(DataError, match=message):
+@pytest.mark.parametrize(
+    ("what", "space", "said"),
+    [
+        ("observation", spaces.Box(0, 1, (4, 4), np.float64), r"observations of Box\(shape \(4, 4\)\)"),
+        ("observation", spaces.Dict({"image": spaces.Box(0, 1, (2,))}), r"observations of Dict\(image\)"),
+        ("action", spaces.Discrete(3), "actions of Discrete"),
+    ],
+)
+def test_what_is_not_flat_is_refused(what: str, space: Any, said: str) -> None:
+    small("made/other-v0", **{f"{what}_space": space})
+    with pytest.raises(DataError, match=said):
         FORMAT.read(Path("made/other-v0"))
 
 
 def test_what_is_not_there_damaged_or_of_another_minari(store: Path) -> None:
-    with pytest.raises(DataError, match="The store is empty"):
-        FORMAT.read(Path("made/pendulum-v0"))
-    create("made/small-v0", [one_episode()], **SPACES)
-    with pytest.raises(DataError, match="Did you mean 'made/small-v0'"):
-        FORMAT.read(Path("made/smal-v0"))
-    data = store / "made" / "small-v0" / "data"
-    known = json.loads((data / "metadata.json").read_text())
-    (data / "metadata.json").write_text(json.dumps({**known, "minari_version": "9.8.7"}))
-    with pytest.raises(UnreadError, match=r"does not support the dataset generated by Minari 9.8.7"):
-        FORMAT.read(Path("made/small-v0"))
-    (data / "metadata.json").write_text(json.dumps(known))
-    main = data / "main_data.hdf5"
+    def check(error: type[DataError], said: str, name: str = "made/small-v0") -> None:
+        with pytest.raises(error, match=said):
+            FORMAT.read(Path(name))
+
+    check(DataError, "The store is empty")
+    small("made/small-v0", {})
+    check(DataError, "Did you mean 'made/small-v0'", "made/smal-v0")
+    said, main = (store / "made" / "small-v0" / "data" / name for name in ("metadata.json", "main_data.hdf5"))
+    known = said.read_text()
+    said.write_text(json.dumps({**json.loads(known), "minari_version": "9.8.7"}))
+    check(UnreadError, "does not support the dataset generated by Minari 9.8.7")
+    said.write_text(known)
     main.write_bytes(main.read_bytes()[:700])
-    with pytest.raises(DataError, match=r"made/small-v0.*cannot be read"):
-        FORMAT.read(Path("made/small-v0"))
+    check(DataError, "made/small-v0.*cannot be read: it is damaged")
 
 
 def test_without_minari_one_line(in_process: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,42 +126,36 @@ def hoppers(name: str) -> dict[str, np.ndarray]:
     """Real hoppers; some fall, some are cut after 15 steps."""
     env = gymnasium.make("Hopper-v5", max_episode_steps=15)
     rows = rows_of(create(name, [roll_out(env, seed) for seed in range(5)], env=env))
-    assert rows["timeouts"].any()
-    assert rows["terminals"].any()
+    assert all(rows[ends].any() for ends in ("terminals", "timeouts"))
     return rows
 
 
 def test_a_task_of_minaris_knows_its_dataset(store: Path) -> None:
     """`minari` alone; not the default sources, whose error says so; its name in other commands."""
     task = tasks.get("mujoco-hopper-medium-v0")
-    own = r"not a task of D4RL's.* It has one of its own: --set .*'minari:mujoco/hopper/m"
-    with pytest.raises(DataError, match=own):
+    with pytest.raises(DataError, match=r"not a task of D4RL's.* one of its own: --set .*'minari:mujoco/hopper/m"):
         load_dataset(task)
     rows = hoppers(task.minari)
+    small("made/small-v0", {})
     data = load_dataset(task, "minari")
-    np.testing.assert_array_equal(data.reward, rows["rewards"].astype(np.float32))
-    assert (data.provenance.source, data.provenance.path) == ("minari", task.minari)
-    assert resolve_dataset(task.name).place == store / task.minari
-    listed = {item["name"]: item for item in list_datasets()["minari"]}
-    assert listed[task.name]["note"] == f"{len(data)} steps, 5 episodes"
-    assert listed["mujoco-hopper-expert-v0"]["note"] == "not here"
-    assert f"minari:{task.minari}" not in listed
-    assert f"{store / task.minari} (" in fetch_dataset(task)
-
-
-def test_transitions_and_where_they_are_from() -> None:
-    rows = hoppers("made/hopper-v2")
-    data = load_dataset(HOPPER, ("d4rl_cache", "minari:made/hopper-v2"))
     wanted = [rows[name] for name in ("observations", "actions", "rewards", "next_observations", "terminals")]
     for field, column in zip(data.fields, wanted, strict=False):  # cut rows are kept: what followed them is known
         np.testing.assert_array_equal(field, column.astype(np.float32))
     known = data.provenance
-    assert (known.source, known.path, known.caveat) == ("minari", "made/hopper-v2", "not D4RL")
-    assert known.digest == FORMAT.digest(Path("made/hopper-v2"))
+    assert (known.source, known.path, known.episodes) == ("minari", task.minari, 5)
+    assert known.digest == FORMAT.digest(Path(task.minari))
     assert known.is_d4rl is known.stand_in is known.synthetic is False
-    assert known.episodes == 5
+    assert resolve_dataset(task.name).place == store / task.minari
+    listed = {item["name"]: item["note"] for item in list_datasets()["minari"]}
+    assert listed[task.name] == f"{len(data)} steps, 5 episodes"
+    assert listed["mujoco-hopper-expert-v0"] == "not here"
+    assert f"minari:{task.minari}" not in listed
+    assert "minari:made/small-v0" in listed
+    assert f"{store / task.minari} (" in fetch_dataset(task)
+    named = ("d4rl_cache", f"minari:{task.minari}")
+    assert load_dataset(HOPPER, named).provenance.caveat == "not D4RL"
     with pytest.raises(DataError, match="11 wide, the task's is 17"):
-        load_dataset(tasks.get("walker2d-medium-v2"), ("minari:made/hopper-v2",))
+        load_dataset(tasks.get("walker2d-medium-v2"), named)
 
 
 def test_what_is_not_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

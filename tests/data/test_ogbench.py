@@ -26,29 +26,26 @@ ROWS = 40
 EPISODES = 3
 
 
-def collected(folder: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small set of a task's in a folder, in OGBench's layout; its file."""
-    monkeypatch.setattr(oracle, "EPISODE_ROWS", ROWS)
-    kind = "play" if "-play-" in task else "noisy"
-    gin_files.load_gin(
-        [],
-        [
-            f"Collection.task='{task}'",
-            f"Collection.name='{task}'",
-            f"Collection.mixture={{'oracle:{kind}': 1.0}}",
-            f"Collection.episodes={EPISODES}",
-            "Collection.formats=('ogbench',)",
-        ],
-    )
-    (place,) = Collection().run(folder, log=lambda line: None)
-    return Path(place)
-
-
 ogbench = pytest.importorskip("ogbench")
 pytest.importorskip("dm_control")
 
 ROBOTS = ("scene-noisy-singletask-v0", "puzzle-3x3-play-singletask-task5-v0")
 CUBE = tasks.get("cube-single-play-singletask-v0")
+FILE = "cube-single-play-v0.npz"
+FORMAT = OGBenchFormat()
+
+
+def collect(folder: Path, **asked: Any) -> list[str]:
+    gin_files.load_gin([], [f"Collection.{name}={value!r}" for name, value in asked.items()])
+    return list(map(str, Collection().run(folder, log=lambda line: None)))
+
+
+def collected(folder: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small set of a task's in a folder, in OGBench's layout; its file."""
+    monkeypatch.setattr(oracle, "EPISODE_ROWS", ROWS)
+    mixture = {f"oracle:{'play' if '-play-' in task else 'noisy'}": 1.0}
+    (place,) = collect(folder, task=task, name=task, mixture=mixture, episodes=EPISODES, formats=("ogbench",))
+    return Path(place)
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +61,12 @@ def folder(played: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(played.parent, tmp_path / "set"))
 
 
-def by_the_library(place: Path, task: str) -> dict[str, Any]:
-    """The training set that ogbench makes; it wants a file for validation beside it."""
+def assert_same(place: Path, task: str) -> None:
+    """Transitions are those that ogbench makes; it wants a file for validation beside it."""
     shutil.copy(place, place.with_name(f"{place.stem}-val.npz"))
-    env, made, _ = ogbench.make_env_and_datasets(task, dataset_path=str(place), disable_env_checker=True)
+    env, wanted, _ = ogbench.make_env_and_datasets(task, dataset_path=str(place), disable_env_checker=True)
     env.close()
-    return dict(made)
-
-
-def assert_same(folder: Path, place: Path, task: str) -> None:
-    wanted = by_the_library(place, task)
-    found = load_dataset(tasks.get(task), (f"ogbench:{folder}",), action_bounds="as_is")
+    found = load_dataset(tasks.get(task), f"ogbench:{place.parent}", action_bounds="as_is")
     names = ("observations", "actions", "rewards", "next_observations")
     for name, mine in zip(names, (found.state, found.action, found.reward, found.next_state), strict=True):
         np.testing.assert_array_equal(mine.numpy(), wanted[name], name)
@@ -85,7 +77,7 @@ def assert_same(folder: Path, place: Path, task: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*precision lowered")
 @pytest.mark.parametrize("name", ROBOTS)
 def test_transitions_are_the_librarys(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_same(tmp_path, collected(tmp_path, name, monkeypatch), name)
+    assert_same(collected(tmp_path, name, monkeypatch), name)
 
 
 @pytest.mark.parametrize("name", ["antmaze-medium-navigate-singletask-v0", "antsoccer-arena-stitch-singletask-v0"])
@@ -97,28 +89,26 @@ def test_transitions_of_mazes_are_the_librarys(name: str, tmp_path: Path) -> Non
     observations, actions = draw.normal(size=(4000, task.state_dim)), draw.uniform(-1, 1, (4000, 8))
     rows = {"observations": observations.astype(np.float32), "actions": actions.astype(np.float32)}
     np.savez(place, **rows, qpos=qpos, terminals=np.arange(4000) % 500 == 499)
-    assert_same(tmp_path, place, name)
-    masks = OGBenchFormat().read(tmp_path / name).masks
-    assert masks is not None
+    assert_same(place, name)
+    masks = np.asarray(FORMAT.read(tmp_path / name).masks)
     assert 0 < (masks == 0).sum() < 100
 
 
 @pytest.mark.filterwarnings("ignore:.*precision lowered")
 def test_what_is_solved_ends_no_episode(folder: Path) -> None:
-    assert_same(folder, folder / "cube-single-play-v0.npz", CUBE.name)
-    columns = OGBenchFormat().read(folder / CUBE.name)
-    assert columns.masks is not None
+    assert_same(folder / FILE, CUBE.name)
+    columns = FORMAT.read(folder / CUBE.name)
     assert len(columns) == EPISODES * ROWS
     assert not columns.terminals.any()
-    assert np.flatnonzero(columns.timeouts).tolist() == [ROWS - 1, 2 * ROWS - 1, 3 * ROWS - 1]  # type: ignore[arg-type]
-    assert np.array_equal(columns.masks == 0, columns.rewards == 0)
+    assert np.flatnonzero(np.asarray(columns.timeouts)).tolist() == [ROWS - 1, 2 * ROWS - 1, 3 * ROWS - 1]
+    assert np.array_equal(np.asarray(columns.masks) == 0, columns.rewards == 0)
 
 
 def test_oracles_play_again_what_they_played(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever numpy's global generator has done; and they move the cube."""
     np.random.seed(9)
     again = collected(tmp_path / "again", CUBE.name, monkeypatch)
-    with np.load(folder / "cube-single-play-v0.npz") as one, np.load(again) as other:
+    with np.load(folder / FILE) as one, np.load(again) as other:
         for name in ("observations", "actions", "qpos", "qvel", "terminals"):
             np.testing.assert_array_equal(one[name], other[name])
         assert not np.array_equal(one["actions"][:ROWS], one["actions"][ROWS : 2 * ROWS])
@@ -131,61 +121,56 @@ def test_where_no_oracle_plays(tmp_path: Path) -> None:
     for task, kind, form, said in (
         (CUBE.name, "fast", "npz", there_are),
         ("antmaze-large-navigate-singletask-v0", "play", "npz", there_are),
-        ("hopper-medium-v2", "play", "npz", there_are),
         (CUBE.name, "play", "ogbench", "'ogbench-cube-single-oracle-play' is no task of OGBench's"),
     ):
-        asked = {"task": task, "mixture": {f"oracle:{kind}": 1.0}, "episodes": 9, "formats": (form,)}
-        gin_files.load_gin([], [f"Collection.{name}={value!r}" for name, value in asked.items()])
         with pytest.raises((ConfigError, DataError), match=said):
-            Collection().run(tmp_path)
+            collect(tmp_path, task=task, mixture={f"oracle:{kind}": 1.0}, episodes=9, formats=(form,))
 
 
 def test_sets_of_dqlabs_are_marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = f"ogbench:{folder}"
     known = load_dataset(CUBE, (source,)).provenance
     assert (known.source, known.caveat, known.is_d4rl) == ("ogbench", "not OGBench's data", False)
-    with np.load(folder / "cube-single-play-v0.npz") as stored:
+    with np.load(folder / FILE) as stored:
         arrays = {name: stored[name] for name in stored if name != "metadata"}
-    np.savez(folder / "cube-single-play-v0.npz", **arrays)
+    np.savez(folder / FILE, **arrays)
     assert find_dataset(CUBE, (source,)).caveat == "not OGBench's data"  # too few rows
     assert find_dataset(replace(CUBE, rows=EPISODES * ROWS), (source,)).caveat == ""
     monkeypatch.chdir(folder)
-    assert find_dataset(CUBE, ("ogbench:.",)).place == folder / "cube-single-play-v0.npz"
+    assert find_dataset(CUBE, ("ogbench:.",)).place == folder / FILE
     monkeypatch.chdir(folder.parent)
     assert absolute_source("ogbench:set") == f"ogbench:{folder.resolve()}"
 
 
 def test_a_set_in_several_files(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "split").mkdir()
-    whole = OGBenchFormat().read(folder / CUBE.name)
-    with np.load(folder / "cube-single-play-v0.npz") as stored:
+    split, names = tmp_path / "split", ("observations", "actions", "terminals", "qpos")
+    split.mkdir()
+    whole = FORMAT.read(folder / CUBE.name)
+    with np.load(folder / FILE) as stored:
         for number, rows in enumerate((slice(0, ROWS), slice(ROWS, None))):
-            np.savez(
-                tmp_path / "split" / f"cube-single-play-v0-{number:03d}.npz",
-                **{name: stored[name][rows] for name in ("observations", "actions", "terminals", "qpos")},
-            )
-    shutil.copy(folder / "cube-single-play-v0.npz", tmp_path / "split" / "cube-single-play-v0-000-val.npz")
-    found = find_dataset(CUBE, (f"ogbench:{tmp_path / 'split'}",))
+            np.savez(split / f"cube-single-play-v0-{number:03d}.npz", **{name: stored[name][rows] for name in names})
+    shutil.copy(folder / FILE, split / "cube-single-play-v0-000-val.npz")
+    found = find_dataset(CUBE, f"ogbench:{split}")
     assert found.caveat == "2 files of a larger set"
-    parts = found.read(CUBE)
+    parts, digest = found.read(CUBE), found.digest()
     for name in ("observations", "rewards", "masks", "timeouts"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
-    digest = found.digest()
-    shutil.copy(tmp_path / "split" / "cube-single-play-v0-000.npz", tmp_path / "split" / "cube-single-play-v0-002.npz")
-    assert find_dataset(CUBE, (f"ogbench:{tmp_path / 'split'}",)).digest() != digest
+    shutil.copy(split / "cube-single-play-v0-000.npz", split / "cube-single-play-v0-002.npz")
+    assert find_dataset(CUBE, f"ogbench:{split}").digest() != digest
 
 
 def test_what_is_wrong_with_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = folder / "cube-single-play-v0.npz"
+    place = folder / FILE
     with monkeypatch.context() as patch:
         patch.setattr("dqlab.data.formats.base.available_memory", lambda: 30_000)
         with pytest.raises(DataError, match="cannot be read: there is not enough memory for what it claims to hold"):
-            OGBenchFormat().read(folder / CUBE.name)
+            FORMAT.read(folder / CUBE.name)
     with pytest.raises(DataError, match="'cube-singel-play-singletask-v0' is no task of OGBench's.*cube-single-play"):
-        OGBenchFormat().read(folder / "cube-singel-play-singletask-v0")
+        FORMAT.read(folder / "cube-singel-play-singletask-v0")
+    with pytest.raises(DataError, match="hopper-medium-v2 is not a task of OGBench's"):
+        find_dataset(tasks.get("hopper-medium-v2"), "ogbench")
     with np.load(place) as stored:
         arrays = {name: stored[name] for name in ("observations", "actions", "terminals", "qpos")}
-    shutil.copy(place, folder / "puzzle-3x3-play-v0.npz")
     for changed, task, message in (
         ({}, "puzzle-3x3-play-singletask-v0", "'button_states'"),
         ({"qpos": None}, CUBE.name, "has no 'qpos'"),
@@ -195,10 +180,10 @@ def test_what_is_wrong_with_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch
         kept = {name: value for name, value in {**arrays, **changed}.items() if value is not None}
         np.savez(folder / f"{dataset_of(task)}.npz", **kept)
         with pytest.raises(DataError, match=message):
-            OGBenchFormat().read(folder / task)
+            FORMAT.read(folder / task)
     place.write_bytes(place.read_bytes()[:5000])
     with pytest.raises(DataError, match="truncated"):
-        OGBenchFormat().read(folder / CUBE.name)
+        FORMAT.read(folder / CUBE.name)
 
 
 def test_commands_know_it_by_its_task(

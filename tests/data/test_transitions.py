@@ -17,7 +17,7 @@ from conftest import ROOT, Run, bindings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqlab.data import Transitions
+from dqlab.data import Batch, Transitions
 from dqlab.data.formats.arrays import D4RL
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.rewards import as_is, cql_antmaze, reward_transforms
@@ -50,48 +50,33 @@ def cut_by(rows: Columns, limit: int) -> Columns:
     return replace(rows, timeouts=timeouts)
 
 
-def looped(rows: Columns, chunk: int, next_action: bool) -> list[dict[str, Any]]:
-    """Transitions as one would write them down row by row."""
+def looped(rows: Columns, chunk: int, next_action: bool) -> list[tuple[Any, ...]]:
+    """Transitions, fields as in `Batch`, as one would write them down row by row."""
     made, n = [], len(rows)
     assert rows.timeouts is not None
-    for first in range(n):
-        steps: list[int] = []
-        for row in range(first, min(first + chunk, n)):
-            steps.append(row)
-            if rows.terminals[row] or rows.timeouts[row]:
-                break
-        last = steps[-1]
+    over = rows.terminals | rows.timeouts
+    for first in range(n - chunk + 1):
+        steps, last = range(first, first + chunk), first + chunk - 1
         unknown = rows.next_observations is None and (rows.timeouts[last] or last == n - 1)
-        if len(steps) < chunk or unknown:
+        if over[first:last].any() or unknown:
             continue
         solved = [row for row in steps if rows.masks is not None and not rows.masks[row]]
         terminal = bool(rows.terminals[last] or solved)
         following = range(last + 1, last + 1 + chunk)
         action = np.zeros(chunk * rows.actions.shape[1])
         if next_action and not terminal:
-            if following[-1] >= n or any(
-                rows.terminals[row] or rows.timeouts[row] for row in range(last, following[-1])
-            ):
+            if following[-1] >= n or over[last : following[-1]].any():
                 continue
-            action = np.concatenate([rows.actions[row] for row in following])
+            action = rows.actions[following].reshape(-1)
+        rewards = [0.0 if solved and row > solved[0] else rows.rewards[row] for row in steps]
+        known = rows.observations[last + 1] if rows.next_observations is None else rows.next_observations[last]
         made.append(
-            {
-                "state": rows.observations[first],
-                "action": np.concatenate([rows.actions[row] for row in steps]),
-                "reward": [0.0 if solved and row > solved[0] else rows.rewards[row] for row in steps],
-                "next_state": (
-                    rows.observations[last + 1] if rows.next_observations is None else rows.next_observations[last]
-                ),
-                "terminal": float(terminal),
-                "next_action": action,
-            }
+            (rows.observations[first], rows.actions[steps].reshape(-1), rewards, known, float(terminal), action)
         )
     return made
 
 
-def check_against(
-    rows: Columns, view: Callable[..., Transitions], chunk: int = 1, next_action: bool = False
-) -> Transitions | None:
+def check_against(rows: Columns, view: Callable[..., Transitions], chunk: int = 1, next_action: bool = False) -> Any:
     """The view is that of a loop over the rows, or refused where there is no transition."""
     expected = looped(rows, chunk, next_action)
     if not expected:
@@ -100,10 +85,10 @@ def check_against(
         return None
     found = view(chunk=chunk, next_action=next_action)
     assert len(found) == found.provenance.transitions == len(expected)
-    for name in ("state", "action", "reward", "next_state", "terminal", *(["next_action"] if next_action else [])):
-        wanted = np.array([each[name] for each in expected], dtype=np.float32)
-        assert getattr(found, name).numpy().tolist() == wanted.reshape(getattr(found, name).shape).tolist(), name
-    assert next_action or found.next_action is None
+    assert (found.next_action is None) == (not next_action)
+    for name, field, values in zip(Batch._fields, found.fields, zip(*expected, strict=True), strict=True):
+        if field is not None:
+            assert field.numpy().tolist() == np.array(values, np.float32).reshape(field.shape).tolist(), name
     return found
 
 
@@ -131,7 +116,6 @@ def test_real_rows(shared: Path, name: str) -> None:
     for chunk, next_action in ((5, False), (1, True), (5, True)):
         check_against(rows, partial(view_of, rows), chunk, next_action)
     view = check_against(rows, partial(view_of, rows))
-    assert view is not None
     if name != "pen-human-v1":
         with h5py.File(path) as file:
             own = file["next_observations"][()]  # inside an episode the file's own column must agree

@@ -181,9 +181,9 @@ def format_of(dataset: str) -> tuple[Format, Path]:
     for entry in data_formats:
         if path.suffix.lower() in entry.item.suffixes:
             return entry.item(), path
-    known = [f"{entry.name} ({', '.join(entry.item.suffixes) or entry.name + ':...'})" for entry in data_formats]
-    there_are = ", ".join([*known, "or FORMAT:PATH"])
-    raise ConfigError(f"No format of datasets has the suffix of '{dataset}'. Known: {there_are}.")
+    known = ", ".join(suffix for entry in data_formats for suffix in entry.item.suffixes)
+    ways = f"Known: {known}; or FORMAT:PATH, with a format of `dqlab list data_format`"
+    raise ConfigError(f"No format of datasets has the suffix of '{dataset}'. {ways}.")
 
 
 MATRIX_COLUMNS = ("observations", "actions", "next_observations")

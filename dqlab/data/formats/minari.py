@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.bounds import BOUNDS_METADATA
 from dqlab.data.download import MINARI_STORE, Progress, UnavailableError, minari_store, no_progress, refuse_if_planning
 from dqlab.data.formats import base
 from dqlab.data.formats.base import Columns, Format, data_formats
 from dqlab.data.sources import LocatedDataset, data_sources
+from dqlab.data.transitions import BOUNDS_METADATA
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line, nearest, pip_install
 
