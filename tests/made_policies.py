@@ -8,23 +8,19 @@ from torch import Tensor, nn
 from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims
+from dqlab.testing import one_noise
 
 LINE = Dims(state=1, action=1)
 """One state, one action dimension."""
+drawn = one_noise
 
 
 def bind(module: nn.Module, row: Tensor | None = None) -> Network:
     """A module called with its own values, in float64, or with those of a row."""
     layout = Layout.of(module.double() if row is None else module)
     return layout.bind(layout.flatten(dict(module.named_parameters())).detach() if row is None else row)
-
-
-def drawn(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """The randomness that was declared."""
-    return draw_noise(specs, generator_for(seed, "tests", 0), dtype)
 
 
 class Unprepared(MLPDenoiser):
@@ -54,8 +50,8 @@ class Fit:
         torch.manual_seed(0)
         self.policy, module = policy, policy.build(LINE)
         self.layout = Layout.of(module)
-        row = self.layout.flatten(dict(module.named_parameters())).detach().requires_grad_()
-        self.row, self.before = row, self.loss(row, 1024, 10**6).detach()
+        self.row = row = self.layout.flatten(dict(module.named_parameters())).detach().requires_grad_()
+        self.before = self.loss(row, 1024, 10**6).detach()
         adam = torch.optim.Adam([row], lr=rate)
         for step in range(steps):
             row.grad = torch.autograd.grad(self.loss(row, batch, step), row)[0]
@@ -64,9 +60,8 @@ class Fit:
 
     def loss(self, row: Tensor, batch: int, seed: int) -> Tensor:
         noise = drawn(self.policy.loss_noise(LINE, batch), seed, torch.float32)
-        return self.policy.losses(
-            self.layout.bind(row), LINE, torch.zeros(batch, 1), two_modes(batch, seed), noise
-        ).mean()
+        actions = two_modes(batch, seed)
+        return self.policy.losses(self.layout.bind(row), LINE, torch.zeros(batch, 1), actions, noise).mean()
 
     def shares(self, count: int = 4000) -> tuple[float, float, float]:
         """Of samples: how many lie within 0.15 of the left mode, of the right mode, and within 0.3 of the middle."""

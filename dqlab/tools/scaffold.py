@@ -6,6 +6,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,15 +104,14 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
 def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
     """Undiscounted returns of episodes of random actions; a ConfigError where the environment gives NaN or infinity."""
     rng = np.random.default_rng(0)
-    environments = env_backends.get("gymnasium")(task, "mujoco210")
-    finite = np.isfinite(environments.reset(list(range(episodes)), [0] * episodes)).all()
     returns, live = np.zeros(episodes), np.arange(episodes)
-    while finite and len(live):
-        stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
-        finite = np.isfinite(np.column_stack([stepped.state, stepped.reward])).all()
-        returns[live] += stepped.reward
-        live = live[~stepped.over]
-    environments.close()
+    with closing(env_backends.get("gymnasium")(task, "mujoco210")) as environments:
+        finite = np.isfinite(environments.reset(list(range(episodes)), [0] * episodes)).all()
+        while finite and len(live):
+            stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
+            finite = np.isfinite(np.column_stack([stepped.state, stepped.reward])).all()
+            returns[live] += stepped.reward
+            live = live[~stepped.over]
     if not finite:
         given = "observations or rewards of random actions are NaN or infinite"
         raise ConfigError(f"{task.name}: {given}. Mend the environment.")

@@ -19,7 +19,7 @@ from dqlab.data.sources import absolute_source, find_dataset
 from dqlab.envs import tasks
 from dqlab.envs.ogbench_tasks import dataset_of
 from dqlab.errors import ConfigError, DataError
-from dqlab.tools.collect import oracle
+from dqlab.tools.collect import behaviours
 from dqlab.tools.collect.recipe import Collection
 
 ROWS = 40
@@ -28,7 +28,7 @@ EPISODES = 3
 
 def collected(folder: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small set of a task's in a folder, in OGBench's layout; its file."""
-    monkeypatch.setattr(oracle, "EPISODE_ROWS", ROWS)
+    monkeypatch.setattr(behaviours, "EPISODE_ROWS", ROWS)
     kind = "play" if "-play-" in task else "noisy"
     gin_files.load_gin(
         [],
