@@ -8,19 +8,23 @@ from torch import Tensor, nn
 from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims
-from dqlab.testing import one_noise
 
 LINE = Dims(state=1, action=1)
 """One state, one action dimension."""
-drawn = one_noise
 
 
 def bind(module: nn.Module, row: Tensor | None = None) -> Network:
     """A module called with its own values, in float64, or with those of a row."""
     layout = Layout.of(module.double() if row is None else module)
     return layout.bind(layout.flatten(dict(module.named_parameters())).detach() if row is None else row)
+
+
+def drawn(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """The randomness that was declared."""
+    return draw_noise(specs, generator_for(seed, "tests", 0), dtype)
 
 
 class Unprepared(MLPDenoiser):

@@ -37,18 +37,10 @@ MEANT = {
 def new_task(
     data: str, env_id: str, kwargs: dict[str, Any], out: Path | None, rule: str, limit: int, episodes: int, force: bool
 ) -> list[str]:
-    """Write the gin file; returns what has been found out, in lines.
+    """Write the gin file, of arguments as the command has them; returns what has been found out, in lines.
 
     A DataError where the data are damaged, or not the environment's (other widths, actions out of its bounds); a
     ConfigError where the environment cannot be used, it cannot be told how actions are meant, or the file exists.
-
-    Args:
-        data: a path, or FORMAT:NAME.
-        env_id, kwargs: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder, too.
-        out: the gin file, replaced by `force`; None for the data's name in the current folder.
-        rule: `load_dataset.action_bounds`; empty where it is to be found out.
-        limit: steps after which an episode is cut; 0 for the environment's own.
-        episodes: of random actions, by which they are scored.
     """
     if episodes < 1 or limit < 0:
         raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")

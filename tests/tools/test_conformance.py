@@ -202,10 +202,10 @@ class Scaled(BehaviourCloning):
 
 
 def test_fields_are_read_without_postponed_annotations() -> None:
+    Probe(Scaled(), DIMS).check_wiring()
     assert Scaled(scale=3.0).hyper() == {"learning_rate": 3e-4, "scale": 3.0}
     with pytest.raises(ConfigError, match="Scaled.scale must be of type float, not 'high'"):
         Scaled(scale="high")  # type: ignore[arg-type]
-    Probe(Scaled(), DIMS).check_wiring()
 
 
 WRONG_LOSSES: dict[str, Any] = {

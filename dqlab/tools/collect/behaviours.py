@@ -24,6 +24,7 @@ from dqlab.errors import ConfigError
 from dqlab.files import expanded, sha256_of
 from dqlab.machine import package_version
 from dqlab.tools.collect.episodes import Amount, EpisodeRows
+from dqlab.tracking import RunFolder
 
 if TYPE_CHECKING:
     from dqlab.tools.collect.ppo import CollectionContext
@@ -139,21 +140,24 @@ class DqlabRun(PolicyBehaviour):
         self._which = checkpoint
 
     def prepare(self) -> None:
-        from dqlab.runs.load_policy import load_policies
+        from dqlab.runs.load_policy import EXPORTED, load_policies
         from dqlab.training.execution.modes import Eager
         from dqlab.training.programs import SamplerCore
 
-        policy = load_policies(self.argument, self._which)[0]
-        folder, ours = policy.source.folder, policy.task
-        self._check_shapes(f"{folder.path} (a run of {ours.name})", (ours.state_dim,), (ours.action_dim,))
+        source, folder = self.argument, RunFolder(expanded(self.argument))
+        if (folder.path / "run.json").exists() and not (folder.path / EXPORTED).exists():
+            source = str(folder.replica(folder.replicas()[0].name))  # others may have failed
+        policy = load_policies(source, self._which)[0]
+        ours = policy.task
+        self._check_shapes(f"{self.argument} (a run of {ours.name})", (ours.state_dim,), (ours.action_dim,))
         with policy.ready():
             self._core = SamplerCore(policy.pack, self.rows, Eager())
         self._policy = policy
 
     def about(self) -> str:
-        source = self._policy.source
-        name, step = source.folder.path.name, source.file.stem
-        return f"dqlab run {name} on {self._policy.task.name}, {step}, acting as in evaluation"
+        file, task = self._policy.source.file.absolute(), self._policy.task.name
+        replica = file.parent.parent
+        return f"dqlab run {replica.parent.name}/{replica.name} on {task}, {file.stem}, acting as in evaluation"
 
     def identity(self) -> str:
         with self._policy.ready():
