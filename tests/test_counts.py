@@ -34,7 +34,6 @@ BESIDE: dict[str, dict[str, Any]] = {
     "Experiment": {"task": "hopper-medium-v2"},
     "Grid": {"axes": {"eta": {"DiffusionQL.eta": (1.0, 2.0)}}},
     "gymnasium_task": {"env_id": "Pendulum-v1", "min_score": 0.0, "max_score": 1.0},
-    "DqlabRun": {"argument": "run", "context": None},
 }
 """What else a part wants to be made."""
 ZERO = {
@@ -48,8 +47,6 @@ ZERO = {
 }
 ZERO |= {"SlurmEngine.retries", "BDPO.warmup_steps", "DTQL.pretrain_steps"}
 """Where none is an answer though the default is some."""
-ANY = {"DqlabRun.seed"}
-"""-1 stands for all."""
 
 
 KINDS = ("int", "<class 'int'>", "PositiveInt", "NonNegativeInt", str(PositiveInt), str(NonNegativeInt))
@@ -84,6 +81,6 @@ def test_sizes_and_counts(selector: str, parameter: str) -> None:
     default, name = inspect.signature(wrapped).parameters[parameter].default, f"{wrapped.__name__}.{parameter}"
     make(selector, **{parameter: default})
     wrong = [-1, 0] if default > 0 and name not in ZERO else [-1]
-    for value in [*([] if name in ANY else wrong), True, 2.5, "many"]:
+    for value in [*wrong, True, 2.5, "many"]:
         with pytest.raises(ConfigError, match=re.escape(parameter)):
             make(selector, **{parameter: value})

@@ -112,11 +112,7 @@ def test_by_the_commands(run: library.Run, tmp_path: Path, in_process: Run) -> N
     done = in_process("eval", str(run.path), "--checkpoint", "last", "--episodes", "2")
     assert done.returncode == 0, done.stderr
     sets = ["Collection.task=''", "Collection.env_id='odd:Odd-v0'", "Collection.episodes=2", "Collection.transitions=0"]
-    sets += [
-        f"Collection.mixture={{'run:{run.path}': 1.0}}",
-        "Collection.reference_scores=(0.0, 1.0)",
-        "DqlabRun.seed=1",
-    ]
+    sets += [f"Collection.mixture={{'run:{run.path}/seed-1': 1.0}}", "Collection.reference_scores=(0.0, 1.0)"]
     args = ("collect", "--gin", str(ROOT / "gin" / "collect" / "random.gin"), "--out", "collected", "--set", *sets)
     done = in_process(*args)
     assert done.returncode == 0, done.stderr
