@@ -1,15 +1,9 @@
-"""What every component of a kind must do, for a plugin's own tests.
+"""What every component of a kind must do, for a plugin's own tests; each raises AssertionError with what is wrong.
 
-    from dqlab.testing import check
-    check("noise_schedule", "my_schedule")
-
-    from dqlab.testing import check_plugin
-    check_plugin("my_plugin")        # all that an installed package registers
-
-    from dqlab.testing import check_environment
-    check_environment("my_module:MyEnv-v0")     # before a policy is evaluated there
-
-Each check raises AssertionError with what is wrong.
+from dqlab.testing import check, check_environment, check_plugin
+check("noise_schedule", "my_schedule")
+check_plugin("my_plugin")        # all that an installed package registers
+check_environment("my_module:MyEnv-v0")     # before a policy is evaluated there
 """
 
 from dqlab.tools.conformance.environments import check_environment

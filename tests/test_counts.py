@@ -25,14 +25,11 @@ BESIDE: dict[str, dict[str, Any]] = {
     "Experiment": {"task": "hopper-medium-v2"},
     "Grid": {"axes": {"eta": {"DiffusionQL.eta": (1.0, 2.0)}}},
     "gymnasium_task": {"env_id": "Pendulum-v1", "min_score": 0.0, "max_score": 1.0},
-    "DqlabRun": {"argument": "run", "context": None},
 }
 """What else a part wants to be made."""
 ZERO = {"DAC.ema_start", "DiffusionQL.ema_start", "EDP.ema_start", "Training.top_k", "TQC.n_dropped"}
 ZERO |= {"LocalEngine.retries", "RayEngine.retries", "SlurmEngine.retries", "BDPO.warmup_steps", "DTQL.pretrain_steps"}
 """Where none is an answer though the default is some."""
-ANY = {"DqlabRun.seed"}
-"""-1 stands for all."""
 KINDS = ("int", "<class 'int'>", "PositiveInt", "NonNegativeInt", str(PositiveInt), str(NonNegativeInt))
 
 fill_registries()
@@ -57,6 +54,6 @@ def test_sizes_and_counts(selector: str, parameter: str) -> None:
     default, name = parameters[parameter].default, f"{make.__name__}.{parameter}"
     make(**{**needed, parameter: default})
     wrong = [-1, 0] if default > 0 and name not in ZERO else [-1]
-    for value in [*([] if name in ANY else wrong), True, 2.5, "many"]:
+    for value in [*wrong, True, 2.5, "many"]:
         with pytest.raises(ConfigError, match=re.escape(parameter)):
             make(**{**needed, parameter: value})

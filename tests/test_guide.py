@@ -32,9 +32,8 @@ Shell = Callable[[str], str]
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """Runs bash in an empty folder; its environment has the wheel, and this one's packages, but not this checkout."""
     folder = tmp_path_factory.mktemp("guide")
-    done = subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", folder / "environment"], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "venv", "--without-pip", folder / "environment"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no virtual environment: {done.stderr}")
     python = folder / "environment" / "bin" / "python"
@@ -89,17 +88,8 @@ def test_the_guide_works_as_written(shell: Shell) -> None:
                 assert re.search(pattern, said), f"{line!r} is not in:\n{said}"
     parts = [part for part in json.loads((work / "components.json").read_text()) if part["package"] == "mylab"]
     assert {part["kind"]: part["name"] for part in parts} == {kind: f"mylab_{name}" for kind, name in KINDS.items()}
-    assert all(part["docstring"] and part["source"] and part["gin_example"] for part in parts)
     facts = {name: json.loads((work / "runs" / name / "run.json").read_text()) for name in ("eager", "compiled")}
     assert [known["state"] for known in facts.values()] == ["finished"] * 2
     assert facts["compiled"]["execution"] == "compile"
     assert {path.name for path in (work / "runs" / "compiled").glob("seed-*")} == {"seed-0", "seed-1"}
     assert "mylab_geometric.last = 0.6" in (work / "runs" / "geometric" / "config.gin").read_text()
-
-
-def test_the_example_shows_no_more_than_it_should() -> None:
-    """A schedule of ten lines, an algorithm of two hundred."""
-    source = ROOT / "examples" / "dqlab-plugin" / "src" / "dqlab_plugin"
-    function = (source / "schedule.py").read_text().split("@noise_schedules", 1)[1]
-    assert len(function.splitlines()) <= 10
-    assert len((source / "algorithm.py").read_text().splitlines()) <= 200

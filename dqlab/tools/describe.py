@@ -200,14 +200,15 @@ def contract(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
 
 def _methods(base: type, own: list[type]) -> Iterator[str]:
     """Public methods that a class and all components of its kind have, its ancestors' of dqlab included."""
-    named = {name: member for ours in reversed(base.__mro__) if _is_ours(ours) for name, member in vars(ours).items()}
-    for name, member in named.items():
+    ours = [vars(each) for each in reversed(base.__mro__) if _is_ours(each)]
+    for name, member in {name: member for each in ours for name, member in each.items()}.items():
         public = inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
         if public and all(hasattr(other, name) for other in own):
-            summary = (inspect.getdoc(member) or "").split("\n", 1)[0]
+            said = [each[name].__doc__ for each in ours if inspect.isfunction(each.get(name)) and each[name].__doc__]
+            summary = f": {said[-1].splitlines()[0]}" if said else ""
             names = ", ".join(each for each in inspect.signature(member).parameters if each != "self")
             must = "must define " if getattr(member, "__isabstractmethod__", False) else ""
-            yield f"{must}{name}({names}): {summary}".replace("__call__(", "component(")
+            yield f"{must}{name}({names}){summary}".replace("__call__(", "component(")
 
 
 def _is_ours(base: type) -> bool:

@@ -313,5 +313,6 @@ CHECKS: Sequence[tuple[str, str, bool, Callable[[], DoctorFinding]]] = (
     ("More", "Ray", False, partial(find_extra, "ray", "grids on a cluster")),
     ("More", "SLURM", False, partial(find_extra, "slurm", "grids on SLURM")),
     ("More", "collecting", False, partial(find_extra, "collect", "dqlab collect")),
+    ("More", "ONNX", False, partial(find_extra, "export", "models of dqlab export for other runtimes")),
 )
 """Group, name, whether `dqlab train` needs it, and the check, in the order in which they are shown."""

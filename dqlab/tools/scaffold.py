@@ -6,6 +6,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,18 +36,10 @@ MEANT = {
 def new_task(
     data: str, env_id: str, kwargs: dict[str, Any], out: Path | None, rule: str, limit: int, episodes: int, force: bool
 ) -> list[str]:
-    """Write the gin file; returns what has been found out, in lines.
+    """Write the gin file, of arguments as the command has them; returns what has been found out, in lines.
 
     A DataError where the data are damaged, or not the environment's (other widths, actions out of its bounds); a
     ConfigError where the environment cannot be used, it cannot be told how actions are meant, or the file exists.
-
-    Args:
-        data: a path, or FORMAT:NAME.
-        env_id, kwargs: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder, too.
-        out: the gin file, replaced by `force`; None for the data's name in the current folder.
-        rule: `load_dataset.action_bounds`; empty where it is to be found out.
-        limit: steps after which an episode is cut; 0 for the environment's own.
-        episodes: of random actions, by which they are scored.
     """
     if episodes < 1 or limit < 0:
         raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")
@@ -102,15 +95,14 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
 def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
     """Undiscounted returns of episodes of random actions; a ConfigError where the environment gives NaN or infinity."""
     rng = np.random.default_rng(0)
-    environments = env_backends.get("gymnasium")(task, "mujoco210")
-    finite = np.isfinite(environments.reset(list(range(episodes)), [0] * episodes)).all()
     returns, live = np.zeros(episodes), np.arange(episodes)
-    while finite and len(live):
-        stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
-        finite = np.isfinite(np.column_stack([stepped.state, stepped.reward])).all()
-        returns[live] += stepped.reward
-        live = live[~stepped.over]
-    environments.close()
+    with closing(env_backends.get("gymnasium")(task, "mujoco210")) as environments:
+        finite = np.isfinite(environments.reset(list(range(episodes)), [0] * episodes)).all()
+        while finite and len(live):
+            stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
+            finite = np.isfinite(np.column_stack([stepped.state, stepped.reward])).all()
+            returns[live] += stepped.reward
+            live = live[~stepped.over]
     if not finite:
         given = "observations or rewards of random actions are NaN or infinite"
         raise ConfigError(f"{task.name}: {given}. Mend the environment.")

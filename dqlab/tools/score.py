@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 from numpy.typing import NDArray
 from rich.table import Table
 
 from dqlab.envs.tasks import D4RL, Task, tasks
-from dqlab.errors import ConfigError, DataError, nearest
+from dqlab.errors import ConfigError, DataError, nearest, one_line, printable_name
 from dqlab.files import expanded, read_user_text
 from dqlab.printing import Console
 
 Array = NDArray[np.float64]
-COLUMNS = ("return", "returns", "episode_return")  # of a CSV file that has several, where none is named
-KINDS = {".npy": "a NumPy array", ".json": "JSON", ".csv": "CSV"}  # of others: a number a line
-FIGURE = re.compile(r"[+-]?\.?\d")
+COLUMNS = ("return", "returns", "episode_return")  # of a table, where none is named
+KINDS = {".npy": "a NumPy array", ".json": "JSON"}  # of others: a table, CSV or a number a line
 
 
 def read_returns(given: Sequence[str], column: str = "") -> Array:
-    """The returns (n,) that arguments name: numbers; `-` for standard input; .npy, .json, .csv files; a number a line.
+    """The returns (n,) that arguments name: numbers; `-` for standard input; files: .npy, .json, CSV, a number a line.
 
-    A DataError where a file cannot be read, holds something else, or a return is not finite. `column` is that of CSV.
+    A DataError where a file cannot be read, holds something else, or a return is not finite. `column` is a table's.
     """
     found = [value for item in given for value in _returns_of(item, column)]
     if not found:
@@ -50,35 +48,29 @@ def _returns_of(item: str, column: str) -> list[float]:
             values = np.asarray(np.load(path, allow_pickle=False))
         else:
             values = _values(path, sys.stdin.read() if item == "-" else read_user_text(path), column)
-    except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as {KINDS.get(path.suffix, 'text')}: {error}.") from error
+    except (OSError, ValueError, EOFError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as {KINDS.get(path.suffix, 'a table')}: {one_line(error)}.") from error
     if values.dtype.kind not in "iuf":
         raise DataError(f"{path} holds no plain list of numbers.")
     return [float(value) for value in values.ravel()]
 
 
 def _values(path: Path, text: str, column: str) -> NDArray[Any]:
-    """The numbers in a file's text; a DataError where a table's column cannot be told, or a number is misspelt."""
+    """The numbers in a file's text; a ValueError where one is misspelt, a DataError where a column cannot be told."""
     if path.suffix == ".json":
         return np.asarray(json.loads(text))
-    text = text.strip("\ufeff\r\n ")
-    if not text:
+    if not (text := text.strip("\ufeff\r\n ")):
         return np.empty(0)
-    if path.suffix != ".csv":
-        values = np.loadtxt(io.StringIO(text), comments=None, ndmin=2)
-        if values.shape[1] > 1:
-            raise ValueError("it has more than one number a line; call a table .csv, and name the column with --column")
-        return values
-    first = [name.strip() for name in next(csv.reader([text.partition("\n")[0]]))]
-    if misspelt := [name for name in first if FIGURE.match(name) and not _is_number(name)]:
-        raise DataError(f"{path}: '{misspelt[0]}' in the first line is no number.")
-    headless = all(map(_is_number, first))
-    names = list(map(str, range(len(first)))) if headless else first
-    found = [name for name in ([column] if column else names if len(names) == 1 else COLUMNS) if name in names]
-    if not found:
-        raise DataError(f"{path}: which column are the returns? Name one with --column: {', '.join(names)}.")
-    body, index = text if headless else text.partition("\n")[2], names.index(found[0])
-    return np.loadtxt(io.StringIO(body), delimiter=",", usecols=index, quotechar='"', comments=None, ndmin=1)
+    table = pandas.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
+    names, wanted = list(map(str, table)), [column] if column else list(COLUMNS)
+    if not all(map(_is_number, first := table.iloc[0])):
+        names, table = [str(name).strip() for name in first], table[1:]
+    elif len(names) == 1:
+        wanted += names
+    if not (found := [name for name in wanted if name in names]):
+        known = ", ".join(map(printable_name, names))
+        raise DataError(f"{path}: which column are the returns? Name one with --column: {known}.")
+    return np.array([float(value) for value in table.iloc[:, names.index(found[0])]])
 
 
 def _is_number(text: str) -> bool:

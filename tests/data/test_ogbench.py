@@ -19,7 +19,7 @@ from dqlab.data.sources import absolute_source, find_dataset
 from dqlab.envs import tasks
 from dqlab.envs.ogbench_tasks import dataset_of
 from dqlab.errors import ConfigError, DataError
-from dqlab.tools.collect import oracle
+from dqlab.tools.collect import behaviours
 from dqlab.tools.collect.recipe import Collection
 
 ROWS = 40
@@ -42,7 +42,7 @@ def collect(folder: Path, **asked: Any) -> list[str]:
 
 def collected(folder: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small set of a task's in a folder, in OGBench's layout; its file."""
-    monkeypatch.setattr(oracle, "EPISODE_ROWS", ROWS)
+    monkeypatch.setattr(behaviours, "EPISODE_ROWS", ROWS)
     mixture = {f"oracle:{'play' if '-play-' in task else 'noisy'}": 1.0}
     (place,) = collect(folder, task=task, name=task, mixture=mixture, episodes=EPISODES, formats=("ogbench",))
     return Path(place)

@@ -107,8 +107,7 @@ def test_a_run_of_chunks_is_what_it_is_alone_and_whole(tmp_path: Path, monkeypat
 def test_by_the_commands(run: library.Run, tmp_path: Path, in_process: Run) -> None:
     """Evaluate, and collect with a run of chunks as behaviour: it plays its chunks there, too."""
     sets = ["Collection.task=''", "Collection.env_id='odd:Odd-v0'", "Collection.episodes=2", "Collection.transitions=0"]
-    sets += [f"Collection.mixture={{'run:{run.path}': 1.0}}", "Collection.reference_scores=(0.0, 1.0)"]
-    sets += ["DqlabRun.seed=1"]
+    sets += [f"Collection.mixture={{'run:{run.path}/seed-1': 1.0}}", "Collection.reference_scores=(0.0, 1.0)"]
     collect = ("collect", "--gin", str(ROOT / "gin" / "collect" / "random.gin"), "--out", "collected", "--set", *sets)
     for command in (("eval", str(run.path), "--checkpoint", "last", "--episodes", "2"), collect):
         done = in_process(*command)

@@ -15,7 +15,6 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 
 from dqlab import cli
-from dqlab.data.sources import make_rows
 from dqlab.errors import ConfigError, RunError
 from dqlab.tools.bandit import OFF, ON, ROWS, Cloud, FigureRow, draw_bandit, draw_clouds, mode_coverage, policy_samples
 
@@ -27,6 +26,7 @@ TINY = (
     "DiffusionPolicy.n_timesteps=5",
     "Tracking.mlflow=False",
 )
+COMMAND = ["figure", "bandit", "--samples", "20", "--set", *TINY, "--out"]
 CLONING, IMPROVEMENT = ROWS
 
 
@@ -41,7 +41,7 @@ def draw(out: Path, row: FigureRow, label: str, *bindings: str, samples: int = 1
 def figure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command itself, on budgets of seconds."""
     out = tmp_path_factory.mktemp("figure")
-    assert cli.main(["figure", "bandit", "--out", str(out), "--samples", "20", "--set", *TINY]) == 0
+    assert cli.main([*COMMAND, str(out)]) == 0
     return out
 
 
@@ -52,25 +52,23 @@ def test_all_panels(figure: Path) -> None:
         ["Ground truth", "Gaussian", "CVAE", "MMD", "Diffusion"],
         ["Ground truth, rewards", "Gaussian-QL", "CVAE-QL", "MMD-QL", "Diffusion-QL"],
     ]
-    for row in record:
-        assert row["panels"][0]["on_modes"] == 1.0
-        assert all(panel["samples"] == 20 for panel in row["panels"])
+    assert all(row["panels"][0]["on_modes"] == 1.0 for row in record)
+    assert all(panel["samples"] == 20 for row in record for panel in row["panels"])
     image = matplotlib.image.imread(figure / "bandit.png")
     assert min(image.shape[:2]) > 500
     assert float(image[..., :3].std()) > 0.02
     assert len((figure / "numbers.md").read_text().splitlines()) == 2 + 10
     weights = {path: path.stat().st_mtime_ns for path in figure.rglob("*.safetensors")}
     assert len(weights) >= 8
-    assert cli.main(["figure", "bandit", "--out", str(figure), "--samples", "20", "--set", *TINY]) == 0
+    assert cli.main([*COMMAND, str(figure)]) == 0
     assert {path: path.stat().st_mtime_ns for path in figure.rglob("*.safetensors")} == weights
     assert json.loads((figure / "numbers.json").read_text()) == record
 
 
 def test_an_unfinished_run_is_continued(figure: Path, tmp_path: Path) -> None:
     """What a run leaves behind that was killed before its first record is continued, and ends as another one."""
-    broken = tmp_path / "bc_diffusion"
-    shutil.copytree(figure / "bc_diffusion", broken)
-    (broken / "run.json").write_text(json.dumps({**json.loads((broken / "run.json").read_text()), "state": "running"}))
+    broken = shutil.copytree(figure / "bc_diffusion", tmp_path / "bc_diffusion")
+    (broken / "run.json").write_text((broken / "run.json").read_text().replace('"finished"', '"running"'))
     shutil.rmtree(broken / "seed-0")
     for name in ("checkpoint.safetensors", "config.gin"):
         (broken / name).unlink()
@@ -96,103 +94,65 @@ def test_samples_are_the_policys_own_and_repeat(figure: Path, tmp_path: Path) ->
     assert len({tuple(action) for action in first.tolist()}) > 3
 
 
-def trained(out: Path, row: FigureRow, label: str, steps: int, *bindings: str) -> dict[str, Any]:
-    """The numbers of a policy after so many updates."""
-    budget = (f"Training.steps={steps}", f"Training.eval_every={steps}", "Training.execution='eager'")
-    return draw(out, row, label, *budget, "Tracking.mlflow=False", *bindings, samples=1000)
+LONG = ("Training.execution='eager'", "Tracking.mlflow=False")
 
 
 def test_diffusion_covers_all_four_modes(tmp_path: Path) -> None:
-    """What the figure must show, of a short run: 95% of the samples on modes, and no mode left out.
-
-    A Gaussian fitted to the data has a tenth of its samples there, as is shown below.
-    """
-    found = trained(tmp_path, CLONING, "Diffusion", 4_000)
+    """What the figure must show, of a short run."""
+    budget = ("Training.steps=4_000", "Training.eval_every=4_000")
+    found = draw(tmp_path, CLONING, "Diffusion", *LONG, *budget, samples=1000)
     assert found["on_modes"] >= 0.95
     assert min(found["counts"]) >= 150
     assert found["entropy_share"] > 0.97
 
 
 def test_diffusion_ql_moves_to_the_best_mode(tmp_path: Path) -> None:
-    """After a third of the shipped run more samples are on the lower right mode than cloning puts there (a quarter).
-
-    None are left on the others; the rest is on its way.
-    """
-    short = ("DDIM.steps=2", "DiffusionQL.eta=1.0")
-    found = trained(tmp_path, IMPROVEMENT, "Diffusion-QL", 1_500, *short)
+    """After a third of the shipped run more samples are there than cloning puts there, and none on the others."""
+    budget = ("Training.steps=1_500", "Training.eval_every=1_500", "DDIM.steps=2", "DiffusionQL.eta=1.0")
+    found = draw(tmp_path, IMPROVEMENT, "Diffusion-QL", *LONG, *budget, samples=1000)
     assert found["on_best"] > 0.35
     assert sum(found["counts"][:3]) <= 20
 
 
-LEFT_UP, LEFT_DOWN, RIGHT_UP, BEST = (-0.8, 0.8), (-0.8, -0.8), (0.8, 0.8), (0.8, -0.8)
-NEAR, FAR = [LEFT_UP, BEST], [(0.0, 0.9), (-1.0, -1.0)]
-
-
-MIXED = [BEST] * 4 + [RIGHT_UP] * 2 + [(0.0, 0.0), (0.5, -0.8)]
-COVERED: dict[str, tuple[list[tuple[float, float]], tuple[int, ...], float, float]] = {
-    "by hand": (MIXED, (0, 0, 2, 4), math.log(3) - 2 / 3 * math.log(2), 0.75),
-    "equal modes": ([LEFT_UP, LEFT_DOWN, RIGHT_UP, BEST], (1, 1, 1, 1), 1.3862943611198906, 1.0),
-    "one mode": ([BEST] * 3, (0, 0, 0, 3), 0.0, 1.0),
-    "nothing on a mode": ([(0.0, 0.0)] * 5, (0, 0, 0, 0), 0.0, 0.0),
-    "a quarter is the radius": ([(0.8, -0.5500001), (0.8, -0.5499)], (0, 0, 0, 1), 0.0, 0.5),
-    "near and far": (NEAR + FAR, (1, 0, 0, 1), math.log(2), 0.5),
+BEST = (0.8, -0.8)
+MIXED = [BEST] * 4 + [(0.8, 0.8)] * 2 + [(0.0, 0.0), (0.5, -0.8)]
+COVERED: dict[str, tuple[list[tuple[float, float]], list[int], float, float]] = {
+    "by hand": (MIXED, [0, 0, 2, 4], math.log(3) - 2 / 3 * math.log(2), 0.75),
+    "equal modes": ([(-0.8, 0.8), (-0.8, -0.8), (0.8, 0.8), BEST], [1, 1, 1, 1], math.log(4), 1.0),
+    "nothing on a mode": ([(0.0, 0.0)] * 5, [0, 0, 0, 0], 0.0, 0.0),
+    "a quarter is the radius": ([(0.8, -0.5500001), (0.8, -0.5499)], [0, 0, 0, 1], 0.0, 0.5),
 }
 
 
-@pytest.mark.parametrize("case", COVERED)
-def test_coverage(case: str) -> None:
+def test_coverage() -> None:
     """Entropies are of near samples only."""
-    actions, counts, entropy, on_modes = COVERED[case]
-    got, n = mode_coverage(np.array(actions)), len(actions)
-    said = [got[name] for name in ("samples", "counts", "on_modes", "on_best")]
-    assert said == [n, list(counts), on_modes, counts[3] / n]
-    assert got["entropy"] == pytest.approx(entropy)
-    assert got["entropy_share"] == pytest.approx(entropy / math.log(4))
-
-
-def test_the_data_cover_all_modes_and_a_gaussian_fitted_to_them_does_not() -> None:
-    actions = make_rows(0, 10_000).actions[:-1].astype(float)
-    data = mode_coverage(actions)
-    assert data["on_modes"] > 0.9999
-    assert data["entropy_share"] > 0.9999
-    rng = np.random.default_rng(0)
-    fitted = np.clip(rng.multivariate_normal(actions.mean(0), np.cov(actions.T), 10_000), -1, 1)
-    assert 0.03 < mode_coverage(fitted)["on_modes"] < 0.2
+    for case, (actions, counts, entropy, on_modes) in COVERED.items():
+        got, n = mode_coverage(np.array(actions)), len(actions)
+        said = [got[name] for name in ("samples", "counts", "on_modes", "on_best")]
+        assert said == [n, counts, on_modes, counts[3] / n], case
+        assert got["entropy"] == pytest.approx(entropy)
+        assert got["entropy_share"] == pytest.approx(entropy / math.log(4))
     for broken in (np.zeros((0, 2)), np.array([[0.0, np.nan]])):
         with pytest.raises(RunError, match="at least one sample, and finite ones"):
             mode_coverage(broken)
 
 
-def rows() -> dict[str, list[Cloud]]:
-    rng = np.random.default_rng(0)
-    first = [Cloud(f"upper {index}", rng.uniform(-1, 1, (40, 2))) for index in range(3)]
-    second = [Cloud("lower 0", rng.uniform(-1, 1, (40, 2)), rng.normal(size=40)), Cloud("lower 1", np.zeros((5, 2)))]
-    return {"above": first, "below": second}
-
-
-def panels(figure: Any) -> list[Any]:
-    return [axes for part in figure.subfigs for axes in part.axes if axes.get_visible() and axes.get_aspect() == 1.0]
-
-
 def test_every_cloud_has_its_panel() -> None:
-    """Rewards are shown as colour, with a scale."""
-    figure = draw_clouds(rows())
-    drawn = panels(figure)
-    assert [axes.get_title() for axes in drawn] == ["upper 0", "upper 1", "upper 2", "lower 0", "lower 1"]
+    """Samples are where they are, coloured by what they hit, or by their rewards, with a scale."""
+    actions, rewards = np.array([(0.8, -0.8), (0.1, 0.2)]), np.array([1.0, 2.0])
+    rows = {"above": [Cloud("a", actions), Cloud("b", actions)], "below": [Cloud("c", actions, rewards)]}
+    figure = draw_clouds(rows)
+    panels = [each for part in figure.subfigs for each in part.axes if each.get_visible() and each.get_aspect() == 1.0]
+    assert [axes.get_title() for axes in panels] == ["a", "b", "c"]
     assert [part.get_suptitle() for part in figure.subfigs] == ["above", "below", ""]
-    for axes in drawn:
+    for axes in panels:
         assert axes.get_xlim() == axes.get_ylim() == (-1.2, 1.2)
         assert len(axes.patches) == 4  # the modes' rings
-        assert "on a mode" in axes.get_xlabel()
-    (points,) = [item for item in drawn[3].collections if isinstance(item, PathCollection)]
-    assert np.array_equal(points.get_array(), rows()["below"][0].rewards)
-    assert len(drawn[3].child_axes) == 1
-
-
-def test_samples_are_where_they_are_and_coloured_by_what_they_hit() -> None:
-    actions = np.array([(0.8, -0.8), (0.1, 0.2)])
-    (axes,) = panels(draw_clouds({"": [Cloud("", actions)]}))
-    (points,) = [item for item in axes.collections if isinstance(item, PathCollection)]
-    assert np.array_equal(points.get_offsets(), actions)
-    assert [tuple(colour[:3]) for colour in points.get_facecolor()] == [to_rgb(ON), to_rgb(OFF)]
-    assert axes.get_xlabel() == "on a mode 50.0%\nentropy 0.00 nats (0% of log 4)\non the best mode 50.0%"
+        assert axes.get_xlabel() == "on a mode 50.0%\nentropy 0.00 nats (0% of log 4)\non the best mode 50.0%"
+    plain, coloured = (
+        next(item for item in axes.collections if isinstance(item, PathCollection)) for axes in panels[1:]
+    )
+    assert np.array_equal(plain.get_offsets(), actions)
+    assert [tuple(colour[:3]) for colour in plain.get_facecolor()] == [to_rgb(ON), to_rgb(OFF)]
+    assert np.array_equal(coloured.get_array(), rewards)
+    assert len(panels[2].child_axes) == 1

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gin
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry
 from dqlab.envs import make_env
+from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
 from dqlab.envs.tasks import Task, to_unit
-from dqlab.errors import ConfigError, RunError, pip_install
+from dqlab.errors import ConfigError, pip_install
 from dqlab.files import expanded, sha256_of
+from dqlab.machine import package_version
 from dqlab.tools.collect.episodes import Amount, EpisodeRows
 from dqlab.tracking import RunFolder
 
@@ -122,84 +123,46 @@ class UniformRandom(PolicyBehaviour):
         return lambda observations: generator.uniform(-1.0, 1.0, (1, width))
 
 
-@behaviours.register("python", source="a function of yours")
-class PythonFunction(PolicyBehaviour):
-    """A function of yours, `python:MODULE:FUNCTION`: `(observation (S,), generator) -> action (A,)` in [-1, 1].
-
-    The generator is a `numpy.random.Generator`, the only place from which it may draw.
-    """
-
-    def prepare(self) -> None:
-        module, _, name = self.argument.partition(":")
-        try:
-            self._function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        except (ImportError, ValueError, AttributeError) as error:
-            advice = "Write python:MODULE:FUNCTION; the module must be installed, or on PYTHONPATH."
-            raise ConfigError(f"'python:{self.argument}' cannot be imported ({error}). {advice}") from error
-        if not callable(self._function):
-            raise ConfigError(f"'python:{self.argument}' is no function.")
-
-    def about(self) -> str:
-        return f"the function {self.argument}"
-
-    def identity(self) -> str:
-        try:
-            text = inspect.getsource(inspect.getmodule(self._function) or self._function)
-        except (OSError, TypeError):
-            text = ""
-        return f"python {self.argument} {hashlib.sha256(text.encode()).hexdigest()}"
-
-    def begin(self, seed: int) -> ActionFunction:
-        generator, width = np.random.default_rng(seed), self.context.task.action_dim
-
-        def act(observations: Array) -> Array:
-            action = np.asarray(self._function(observations[0], generator), np.float64)
-            if action.shape != (width,):
-                raise RunError(f"'python:{self.argument}' gives an action of shape {action.shape}, not ({width},).")
-            return action[None]
-
-        return act
-
-
 @behaviours.register("run", source="dqlab, `dqlab train`")
 class DqlabRun(PolicyBehaviour):
     """A run of dqlab's, `run:PATH`, acting as in its evaluations, with noise of its own.
 
     Args:
-        argument: the run's folder.
+        argument: the run's folder, for its first replica; a replica's folder in it, or another name of `load_policy`.
         context: where it acts.
         checkpoint: `last`, `best`, `offline`, or a .safetensors file.
-        seed: which replica; the first one by default (-1).
     """
 
     rows = 10
 
-    def __init__(self, argument: str, context: CollectionContext, checkpoint: str = "last", seed: int = -1) -> None:
+    def __init__(self, argument: str, context: CollectionContext, checkpoint: str = "last") -> None:
         super().__init__(argument, context)
-        check_counts("DqlabRun", -1, seed=seed)
-        self._folder, self._which, self._seed = RunFolder(expanded(argument)), checkpoint, seed
+        self._which = checkpoint
 
     def prepare(self) -> None:
-        from dqlab.runs.load_policy import load_policy
+        from dqlab.runs.load_policy import EXPORTED, load_policies
         from dqlab.training.execution.modes import Eager
         from dqlab.training.programs import SamplerCore
 
-        folder = self._folder
-        first = folder.replica(folder.replicas()[0].name)
-        place, seed = (folder.path, self._seed) if self._seed >= 0 else (first, None)
-        policy = load_policy(place, self._which, seed=seed)
+        source, folder = self.argument, RunFolder(expanded(self.argument))
+        if (folder.path / "run.json").exists() and not (folder.path / EXPORTED).exists():
+            source = str(folder.replica(folder.replicas()[0].name))  # others may have failed
+        policy = load_policies(source, self._which)[0]
         ours = policy.task
-        self._check_shapes(f"{folder.path} (a run of {ours.name})", (ours.state_dim,), (ours.action_dim,))
+        self._check_shapes(f"{self.argument} (a run of {ours.name})", (ours.state_dim,), (ours.action_dim,))
         with policy.ready():
             self._core = SamplerCore(policy.pack, self.rows, Eager())
         self._policy = policy
 
     def about(self) -> str:
-        name, file = self._folder.path.name, self._policy.source.file
-        return f"dqlab run {name} on {self._policy.task.name}, {file.stem}, acting as in evaluation"
+        file, task = self._policy.source.file.absolute(), self._policy.task.name
+        replica = file.parent.parent
+        return f"dqlab run {replica.parent.name}/{replica.name} on {task}, {file.stem}, acting as in evaluation"
 
     def identity(self) -> str:
-        return f"run {sha256_of(self._policy.source.file)} {sha256_of(self._folder.config)} {self.rows}"
+        with self._policy.ready():
+            configuration = hashlib.sha256(gin.config_str().encode()).hexdigest()
+        return f"run {sha256_of(self._policy.source.file)} {configuration} {self.rows}"
 
     def begin(self, seed: int) -> ActionFunction:
         import torch
@@ -220,15 +183,9 @@ class DqlabRun(PolicyBehaviour):
 
 
 class SavedPolicy(PolicyBehaviour):
-    """A policy in a file of stable-baselines3's. Actions are mapped from its own bounds to [-1, 1].
-
-    Attributes:
-        path: the file, once it is read.
-        deterministic: whether it acts by its mean.
-    """
+    """A policy in a file of stable-baselines3's, `path` once read; actions are mapped from its bounds to [-1, 1]."""
 
     rows = 10
-    deterministic = False
 
     def read(self, path: Path, statistics: Path | None) -> None:
         """Read a policy, of any algorithm, and VecNormalize's statistics, by which it is shown observations."""
@@ -262,11 +219,10 @@ class SavedPolicy(PolicyBehaviour):
         self._check_shapes(what, *(getattr(space, "shape", None) for space in spaces))
 
     def about(self) -> str:
-        how = "deterministic" if self.deterministic else "stochastic"
-        return f"stable-baselines3's {type(self._policy).__name__} in {self.path.name}, {how}"
+        return f"stable-baselines3's {type(self._policy).__name__} in {self.path.name}, stochastic"
 
     def identity(self) -> str:
-        return f"sb3 {[sha256_of(file) for file in (self.path, self._statistics) if file]} {self.deterministic}"
+        return f"sb3 {[sha256_of(file) for file in (self.path, self._statistics) if file]}"
 
     def begin(self, seed: int) -> ActionFunction:
         import torch
@@ -276,7 +232,7 @@ class SavedPolicy(PolicyBehaviour):
         def act(observations: Array) -> Array:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(generator.integers(2**62)))
-                actions, _ = self._policy.predict(self._normalise(observations), deterministic=self.deterministic)
+                actions, _ = self._policy.predict(self._normalise(observations), deterministic=False)
             return to_unit(np.asarray(actions), self._policy.action_space.low, self._policy.action_space.high)
 
         return act
@@ -288,16 +244,7 @@ class SB3Policy(SavedPolicy):
 
     Observations are normalised by VecNormalize's `vecnormalize.pkl` beside it, where there is one. Such files run code
     when they are read: open only what you trust.
-
-    Args:
-        argument: the file.
-        context: where it acts.
-        deterministic: whether it acts by its mean.
     """
-
-    def __init__(self, argument: str, context: CollectionContext, deterministic: bool = False) -> None:
-        super().__init__(argument, context)
-        self.deterministic = deterministic
 
     def prepare(self) -> None:
         path = expanded(self.argument)
@@ -312,3 +259,97 @@ def import_sb3() -> Any:
     except ImportError as error:
         raise ConfigError(f"Collecting needs stable-baselines3: {pip_install('collect')}") from error
     return stable_baselines3
+
+
+WAYS = {"play": "plan", "noisy": "markov"}
+"""The last word of a data set's name -> ogbench's module of the oracles that play in it."""
+EPISODE_ROWS = 1001
+"""Of an episode in OGBench's files of robot arms; the last one only ends it."""
+STACKING = {"cube-single": (0, 0), "cube-double": (0, 0.25), "cube-triple": (0.05, 0.35), "cube-quadruple": (0.1, 0.5)}
+"""Between which the probability is drawn in each episode that a goal lies on another cube; 0.5 elsewhere."""
+RANDOM_ACTIONS = {"cube": 0.1, "scene": 0.1, "puzzle": 0.2}
+"""Share of `noisy`'s actions that are uniformly random."""
+NOISE_SCALE = np.array([1.0, 1.0, 1.0, 3.0, 10.0])
+"""Of the noise on `noisy`'s actions (5,): x, y, z, yaw, gripper."""
+
+
+@behaviours.register(
+    "oracle", source=f"{FACTS['source']}, data_gen_scripts/generate_manipspace.py", cites=("park2025ogbench",)
+)
+class ScriptedOracle(PolicyBehaviour):
+    """OGBench's oracles on a task of its robot arms, `oracle:play` or `oracle:noisy`: one goal after the other.
+
+    `play` follows plans that noise has moved; `noisy` looks at every step, has Gaussian noise on its actions, and some
+    that are random. OGBench draws an episode again in which scene's cube has left the drawer's reach; here it stays.
+
+    Args:
+        argument: `play` or `noisy`.
+        context: where it acts.
+        noise: of plans; of `noisy`'s actions the largest deviation, which is drawn in each episode.
+    """
+
+    def __init__(self, argument: str, context: CollectionContext, noise: float = 0.1) -> None:
+        super().__init__(argument, context)
+        self._noise = noise
+
+    def prepare(self) -> None:
+        task = self.context.task
+        self._environment = environment_of(task.name)
+        self._first = self._environment.split("-")[0]
+        if task.benchmark != BENCHMARK or self.argument not in WAYS or self._first not in RANDOM_ACTIONS:
+            there_are = f"oracle:play and oracle:noisy, on OGBench's tasks of {', '.join(RANDOM_ACTIONS)}"
+            raise ConfigError(f"'oracle:{self.argument}' on {task.name}: there are {there_are}.")
+
+    def about(self) -> str:
+        return f"OGBench's scripted oracle '{self.argument}', noise {self._noise:g}"
+
+    def identity(self) -> str:
+        return f"oracle {self.argument} {self._noise} ogbench {package_version('ogbench')}"
+
+    def make_env(self) -> Any:
+        """Where goals are set, and episodes are as long as in OGBench's files."""
+        from gymnasium.wrappers import TimeLimit
+
+        from dqlab.envs.ogbench_env import RecordedOGBench
+
+        self._env = RecordedOGBench(dataset_of(self.context.task.name))
+        return TimeLimit(self._env, EPISODE_ROWS)
+
+    def begin(self, seed: int) -> ActionFunction:
+        """What holds for an episode goes by the seed; oracles draw from numpy's global generator, the environment's."""
+        generator = np.random.default_rng(seed)
+        stacking = generator.uniform(*STACKING.get(self._environment, (0.5, 0.5)))
+        deviation, random = 0.0 * NOISE_SCALE, 0.0
+        if self.argument == "noisy":
+            deviation, random = generator.uniform(0.0, self._noise) * NOISE_SCALE, RANDOM_ACTIONS[self._first]
+        oracle_of, current = cache(self._oracle), None
+
+        def turn(observation: Array, info: Mapping[str, Any]) -> Any:
+            oracle = oracle_of(str(info["privileged/target_task"]))
+            oracle.reset(observation, info)
+            return oracle
+
+        def act(observations: Array) -> Array:
+            nonlocal current
+            with self._env.own_numbers():
+                if current is None:
+                    current = turn(observations[0], self._env.info)
+                elif current.done:
+                    current = turn(*self._env.unwrapped.set_new_target(p_stack=stacking))
+                if np.random.uniform() < random:
+                    return np.random.uniform(-1.0, 1.0, (1, len(NOISE_SCALE)))
+                action = np.asarray(current.select_action(observations[0], self._env.info))
+                return np.clip(np.random.normal(action, deviation), -1.0, 1.0)[None]
+
+        return act
+
+    def _oracle(self, goal: str) -> Any:
+        """ogbench's oracle for a kind of goal, such as `cube`."""
+        way = WAYS[self.argument]
+        module = import_module(f"ogbench.manipspace.oracles.{way}.{goal}_{way}")
+        own: dict[str, Any] = {"noise": self._noise} if self.argument == "play" else {}
+        if self._first == "puzzle":
+            own["gripper_always_closed"] = True
+        elif (self._first, self.argument, goal) == ("scene", "noisy", "cube"):
+            own["max_step"] = 100
+        return getattr(module, f"{goal.title()}{way.title()}Oracle")(env=self._env, **own)

@@ -18,9 +18,9 @@ from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
 from dqlab.data import data_formats
 from dqlab.data.formats.base import COLLECTED, COLUMN_NAMES, PROVENANCE, Columns, Format, digest_of_columns
-from dqlab.envs import make_env, tasks
+from dqlab.envs import tasks
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
-from dqlab.envs.tasks import BOXED, Task
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, behaviours
@@ -53,7 +53,6 @@ class Collection:
         ranking_episodes: by which a checkpoint is ranked.
         seed: of the initial states and the action noise of the episodes.
         formats: in which the set is written, names of the `data_format` registry.
-        licence: as the set's metadata shall say.
     """
 
     task: str = ""
@@ -70,7 +69,6 @@ class Collection:
     ranking_episodes: PositiveInt = 10
     seed: NonNegativeInt = 0
     formats: tuple[str, ...] = ("d4rl",)
-    licence: str = "MIT, as dqlab"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -163,7 +161,7 @@ class CollectedSet:
         context, task = self.context, self.context.task
         if context.known:
             return task, "the task's" if self.recipe.task else "as configured"
-        if self._trains:
+        if any(behaviour.trains for behaviour in self.behaviours.values()):
             origin = f"measured in {context.ranking_episodes} episodes: random actions, and PPO's best checkpoint"
             return context.scored_task, origin
         low, best = context.random_return, max(float(each.returns.mean()) for each in self.rows.values())
@@ -174,46 +172,27 @@ class CollectedSet:
         return scored, "measured: random actions, and the best episode here"
 
     def metadata(self) -> dict[str, str]:
-        recipe, context = self.recipe, self.context
-        task, origin = self.reference
-        plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
-        known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
-        given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
-        physics = context.physics if task.body else "its own"
+        (task, origin), recipe = self.reference, self.recipe
+        env_id, env_kwargs = (recipe.env_id, recipe.env_kwargs) if recipe.env_id else (task.env_id, task.env_kwargs)
+        given = f" {dict(env_kwargs)}" if env_kwargs else ""
+        physics = self.context.physics if task.body else "its own"
         low, high = action_bounds(task)
-        env = make_env(context.task, context.physics)
-        env.close()
-        policies = [self._policy(key, task) for key in self.behaviours]
         return {
-            "name": recipe.task_name(task),
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
-            "description": f"Collected by dqlab on {task.robot}: " + "; ".join(each["text"] for each in policies),
-            "environment": f"{known['env_id']}{given}, physics {physics}, limit {task.episode_limit} steps",
-            "env_spec": env.spec.to_json(),  # it can be made again, with actions in [-1, 1], but without physics
+            "environment": f"{env_id}{given}, physics {physics}, limit {task.episode_limit} steps",
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
-            "behaviour": str(context.training) if self._trains else "none",
-            "policies": json.dumps(policies),
-            "algorithm_name": ", ".join(behaviour.about() for behaviour in self.behaviours.values()),
-            "seed": str(recipe.seed),
+            "policies": json.dumps([self._policy(key, task) for key in self.behaviours]),
             "versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),
             "config": self.config,
-            "licence": recipe.licence,
         }
 
-    @property
-    def _trains(self) -> bool:
-        return any(behaviour.trains for behaviour in self.behaviours.values())
-
     def _policy(self, key: str, task: Task) -> dict[str, Any]:
-        returns, rows = self.rows[key].returns, len(self.rows[key].rows["rewards"])
-        scores, about = task.score(returns), self.behaviours[key].about()
-        sizes = {"episodes": len(returns), "transitions": rows}
-        text = ", ".join([about, *(f"{size} {name}" for name, size in sizes.items())])
-        text += f", return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
-        known = {"name": key, "about": about, "share": self.recipe.mixture[key], **sizes}
+        returns, rows = self.rows[key].returns, self.rows[key].rows["rewards"]
+        known = {"name": key, "about": self.behaviours[key].about(), "share": self.recipe.mixture[key]}
+        known |= {"episodes": len(returns), "transitions": len(rows)}
         known |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
-        return {**known, "score": float(scores.mean()), "text": text}
+        return {**known, "score": float(task.score(returns).mean())}
 
     def write_files(self) -> list[str]:
         """Write every format that is asked for, and NAME.gin, which trains Diffusion-QL on it; the sets' files."""

@@ -91,9 +91,9 @@ def check_denoiser(entry: RegistryEntry[Callable[..., nn.Module]]) -> None:
     action, state = batch.action[0], batch.state[0]
     out = check_pure(module, action, t, state)
     check_shape("output", out, *action.shape)
+    check_independent_rows(module, action, t, state)
     for changed in ((action + 1, t, state), (action, (t + 1) % 5, state), (action, t, state + 1)):
         assert not torch.allclose(out, module(*changed)), "an input is ignored"
-    check_independent_rows(module, action, t, state)
     if hasattr(module, "prepare"):
         prepared = module.prepare(state, torch.arange(5))
         for index in range(5):

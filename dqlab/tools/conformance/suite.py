@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from dqlab.config.plugins import components_of, load_one
 from dqlab.config.registry import RegistryEntry, registry_of
 from dqlab.errors import DqlabError, error_place, message_of
-from dqlab.tools.conformance import data, diffusion, environments, networks, training
+from dqlab.tools.conformance import diffusion, environments, networks, training
 from dqlab.tools.conformance.made import UncheckedError
 
 CHECKS: dict[str, Callable[[RegistryEntry[Any]], None]] = {
     name.removeprefix("check_"): function
-    for module in (data, diffusion, environments, networks, training)
+    for module in (diffusion, environments, networks, training)
     for name, function in vars(module).items()
     if name.startswith("check_") and "entry" in function.__annotations__
 }
