@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from dqlab.envs.backend import step_environment
 from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.envs.tasks import Task
 
+STATES = Path(__file__).with_name("d4rl_states.py")
+"""The worker of D4RL's own stack that has and sets states."""
 State = dict[str, Any]
 """`qpos`, `qvel`; where there are such: a hand's places, `goal` (mazes), `remaining` (kitchen)."""
 
@@ -103,7 +106,7 @@ class D4RLStack:
     """
 
     def __init__(self, task: Task, copies: int, noise: bool = True) -> None:
-        self._worker, self._all = Worker(legacy_python()), list(range(copies))
+        self._worker, self._all = Worker(legacy_python(), program=STATES), list(range(copies))
         self._worker.ask("make", task=task.name, count=copies, noise=noise)
 
     def reset(self, seeds: Sequence[int]) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from both_stacks import STATES
 
 from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.errors import StackError
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.legacy
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    made = Worker(legacy_python())
+    made = Worker(legacy_python(), program=STATES)
     yield made
     made.close()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from both_stacks import D4RLStack, EnvironmentStack, GymnasiumStack, State, physical, state_of
+from both_stacks import STATES, D4RLStack, EnvironmentStack, GymnasiumStack, State, physical, state_of
 from conftest import ROOT, Run, bindings, isolated
 from fidelity import linear_policy, many_steps, one_step, returns_in_both, shared_environments
 from scipy.stats import ks_2samp
@@ -46,7 +46,7 @@ CHAOTIC = ("ant", "halfcheetah")
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    with closing(Worker(legacy_python())) as made:
+    with closing(Worker(legacy_python(), program=STATES)) as made:
         yield made
 
 

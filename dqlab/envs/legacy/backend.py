@@ -92,6 +92,7 @@ def legacy_python() -> Path:
 
 
 PROTOCOL = 1
+WORKER = Path(__file__).with_name("d4rl_worker.py")
 
 
 class Worker:
@@ -100,9 +101,12 @@ class Worker:
     Args:
         python: of the environment that holds the original stack.
         start_seconds, answer_seconds: how long it may take to import D4RL, and to answer.
+        program: the worker's file, or one that adds requests to it.
     """
 
-    def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
+    def __init__(
+        self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0, program: Path = WORKER
+    ) -> None:
         self._answer_seconds, self._last = answer_seconds, "none"
         mujoco = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()  # 2.1.0
         libraries = filter(None, [str(mujoco / "bin"), os.environ.get("LD_LIBRARY_PATH")])
@@ -116,7 +120,7 @@ class Worker:
         }
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process: Any = subprocess.Popen(
-            [str(python), "-m", "d4rl_worker"],
+            [str(python), str(program)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

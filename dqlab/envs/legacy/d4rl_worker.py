@@ -57,10 +57,7 @@ def versions() -> dict[str, str]:
 
 
 class Copy:
-    """An environment, by D4RL's name, with its episode limit and what its family hides beside `qpos` and `qvel`.
-
-    `core` is D4RL's own, inside gym's wrappers and D4RL's (whose `seed` does not reach what it wraps).
-    """
+    """An environment, by D4RL's name; `core` is D4RL's own, inside wrappers whose `seed` does not reach it."""
 
     def __init__(self, task: str, noise: bool) -> None:
         import gym
@@ -96,51 +93,6 @@ class Copy:
         terminated = bool(done) and not info.get("TimeLimit.truncated", False)
         return plain(observation), float(reward), terminated, bool(done)
 
-    def state(self) -> dict[str, Any]:
-        """All that decides what follows: beside `qpos` and `qvel` a hand's places, a goal, the kitchen's open tasks."""
-        env, data = self.core, self.core.sim.data
-        found: dict[str, Any] = {name: plain(place) for name, place in places(env).items()}
-        if hasattr(env, "set_target_goal"):
-            found["goal"] = plain(env.target_goal)
-        if hasattr(env, "get_target"):
-            found["goal"] = plain(env.get_target())
-        if hasattr(env, "tasks_to_complete"):
-            found["remaining"] = sorted(env.tasks_to_complete)
-        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **found}
-
-    def set_state(self, state: dict[str, Any]) -> list[float]:
-        """Forget the past (contacts, warm starts, time), stand in this state; the observation of it."""
-        env, sim = self.core, self.core.sim
-        qpos, qvel = np.array(state["qpos"], dtype=float), np.array(state["qvel"], dtype=float)
-        if qpos.shape != sim.data.qpos.shape or qvel.shape != sim.data.qvel.shape:
-            raise ValueError(f"qpos and qvel have {sim.model.nq} and {sim.model.nv} numbers here")
-        sim.reset()
-        sim.data.qpos[:], sim.data.qvel[:] = qpos, qvel
-        for name, place in places(env).items():
-            if name in state:
-                place[:] = state[name]
-        if "goal" in state:
-            env.set_target(np.array(state["goal"]))
-        if "remaining" in state:
-            env.tasks_to_complete = set(state["remaining"])
-        sim.forward()
-        # D4RL's MuJoCo robots and balls have the private name only; the kitchen's enters its velocity control, too
-        return plain(env.get_obs() if hasattr(env, "get_obs") else env._get_obs())
-
-
-def places(env: Any) -> dict[str, np.ndarray]:
-    """Views of what of its model a hand draws at a reset: the pen's wanted quaternion, where things lie."""
-    model = env.model
-    if hasattr(env, "target_obj_bid"):
-        return {"desired_orien": model.body_quat[env.target_obj_bid]}
-    if hasattr(env, "door_bid"):
-        return {"door_body_pos": model.body_pos[env.door_bid]}
-    if hasattr(env, "tool_sid"):
-        return {"board_pos": model.body_pos[model.body_name2id("nail_board")]}
-    if hasattr(env, "target_obj_sid"):
-        return {"obj_pos": model.body_pos[env.obj_bid], "target_pos": model.site_pos[env.target_obj_sid]}
-    return {}
-
 
 def plain(values: Any) -> list[float]:
     """A flat list of Python floats: JSON writes them so that reading gives the same numbers."""
@@ -174,14 +126,6 @@ class Service:
         columns = zip(*[self.copies[number].step(action) for number, action in zip(which, actions)])
         return dict(zip(("observations", "rewards", "terminated", "over"), map(list, columns)))
 
-    def get_state(self, which: list[int]) -> dict[str, Any]:
-        """All that decides what follows."""
-        return {"states": [self.copies[number].state() for number in which]}
-
-    def set_state(self, which: list[int], states: list[dict[str, Any]]) -> dict[str, Any]:
-        """Put some environments into states; their observations. The episode's step count goes on."""
-        return {"observations": [self.copies[number].set_state(state) for number, state in zip(which, states)]}
-
 
 def answer(service: Service, line: str) -> dict[str, Any]:
     """What a line of input is answered with; errors are answers too."""
@@ -192,7 +136,7 @@ def answer(service: Service, line: str) -> dict[str, Any]:
         return {"ok": False, "kind": type(error).__name__, "error": str(error)}
 
 
-def main() -> int:
+def main(service: Service) -> int:
     """Serve until the input closes."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # D4RL prints
@@ -202,11 +146,10 @@ def main() -> int:
     except Exception as error:
         greeting = {"ok": False, "protocol": PROTOCOL, "kind": type(error).__name__, "error": str(error)}
     print(json.dumps(greeting), file=out, flush=True)
-    service = Service()
     for line in sys.stdin if greeting["ok"] else ():
         print(json.dumps(answer(service, line)), file=out, flush=True)
     return 0 if greeting["ok"] else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Service()))
