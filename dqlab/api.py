@@ -20,7 +20,7 @@ from dqlab.ablation.driver import EXIT_CODES
 from dqlab.ablation.folder import GridFolder
 from dqlab.analysis.compare import compare_groups, find_runs
 from dqlab.analysis.report.figures import new_figure
-from dqlab.analysis.report.inspection import INSIDE, animate_chain
+from dqlab.analysis.report.inspection import INSIDE
 from dqlab.analysis.results import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
@@ -129,13 +129,6 @@ class Run:
         """
         folder = self._folder
         return {each.title: inspect_replica(folder.replica(each.name), checkpoint) for each in folder.replicas()}
-
-    def animate_chain(self, path: str | Path) -> None:
-        """Write a GIF of how noise becomes actions, their first two numbers, in one state.
-
-        Raises RunError: it has no diffusion policy, or the file cannot be written.
-        """
-        animate_chain(next(iter(self.inspect().values())), expanded(path))
 
     def policy(self, checkpoint: str = "best", seed: int | None = None, device: str | None = None) -> LoadedPolicy:
         """One of its policies, as `load_policy` loads it."""

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_packs import small_run
-from PIL import Image
 
 import dqlab
 from dqlab.algorithms import ActorCritic, algorithms
-from dqlab.analysis.report.inspection import animate_chain
 from dqlab.data import load_dataset
 from dqlab.data.rewards import reward_transforms
 from dqlab.envs import tasks
@@ -84,11 +82,6 @@ def test_a_chain_begins_with_noise_and_ends_with_actions(tmp_path: Path) -> None
     assert one.shape == (21, 5, 6), "20 steps, and what they lead to"
     np.testing.assert_array_equal(one[0], policy.seed(3).draw(5)["start"].numpy())
     np.testing.assert_allclose(one[-1], policy.seed(3)(states), atol=1e-6)
-    run.animate_chain(tmp_path / "chain.gif")
-    with Image.open(tmp_path / "chain.gif") as moving:
-        assert (moving.format, moving.n_frames) == ("GIF", 61)  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match="could not be written"):
-        animate_chain(seen, tmp_path / "small.gin" / "chain.gif")
 
 
 def test_what_was_seen_is_kept_while_the_weights_are_the_last(tmp_path: Path) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from dqlab.analysis.report import figures
 from dqlab.analysis.statistics import Analysis
 from dqlab.errors import RunError
-from dqlab.files import atomic_path
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import InspectionRecord
@@ -26,7 +23,6 @@ MOST_DIMENSIONS, MOST_POINTS, COLUMNS = 12, 6, 4
 ACTION_BINS = np.linspace(-1.0, 1.0, 31)
 NOISE_BINS = np.linspace(-2.0, 2.0, 34)
 MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
-BETWEEN = 6  # pictures from one denoising step to the next
 NO_VALUES = "There are no values to be drawn: no critics, or no episode from which a return is known."
 
 
@@ -86,10 +82,12 @@ def values_figure(seen: Inspections) -> Any:
 
 def chain_figure(seen: InspectionRecord) -> Any:
     """How noise becomes actions in one state: clouds where actions are two numbers, else a strip for each of them."""
-    points = _chain_of(seen)
+    if not seen["chain"]:
+        raise RunError(f"The algorithm '{seen['algorithm']}' has no diffusion policy: there is no chain.")
+    points, steps = np.array(seen["chain"]), seen["chain_steps"]
     if points.shape[2] == 2:
         kept = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
-        titles = [_title(seen["chain_steps"], point) for point in kept]
+        titles = ["noise", *(f"after step {steps[point]}" for point in kept[1:-1]), "actions"]
         figure, panels = figures.draw_panels(titles, 1.5, most=len(kept))
         for point, axes in zip(kept, panels, strict=True):
             axes.scatter(*points[point].T, s=4, alpha=0.6, linewidths=0, color=figures.COLOURS[0])
@@ -101,41 +99,8 @@ def chain_figure(seen: InspectionRecord) -> Any:
         strips = [np.histogram(np.clip(each[:, dimension], -2, 2), NOISE_BINS)[0] for each in points]
         image = np.array([strip / strip.max() for strip in strips]).T
         axes.pcolormesh(np.arange(len(points) + 1) - 0.5, NOISE_BINS, image, cmap=clear, rasterized=True)
-        axes.set_xticks(range(0, len(points), 2), [str(step) for step in seen["chain_steps"][::2]])
+        axes.set_xticks(range(0, len(points), 2), [str(step) for step in steps[::2]])
     return figure
-
-
-def animate_chain(seen: InspectionRecord, path: Path, seconds: float = 4.0) -> None:
-    """Write a GIF of the first two numbers of actions while noise becomes them."""
-    points = _chain_of(seen)[:, :, :2]
-    figure = figures.new_figure(3.2, 3.4)
-    figure.set_dpi(110)
-    axes = figure.subplots()
-    axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
-    cloud = axes.scatter(*points[0].T, s=8, alpha=0.6, linewidths=0, color=figures.COLOURS[0])
-    pictures = []
-    for place in np.arange(0.0, len(points) - 1 + 1e-9, 1 / BETWEEN):
-        before, after = int(place), min(int(place) + 1, len(points) - 1)
-        cloud.set_offsets(points[before] + (place - before) * (points[after] - points[before]))
-        figures.style_axes(axes, _title(seen["chain_steps"], before))
-        figure.canvas.draw()
-        pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
-    shown = [*[1000 * seconds / len(pictures)] * (len(pictures) - 1), 1500]  # milliseconds
-    try:
-        with atomic_path(path) as temporary:
-            pictures[0].save(temporary, "GIF", duration=shown, save_all=True, append_images=pictures[1:], loop=0)
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}. Choose another place.") from error
-
-
-def _chain_of(seen: InspectionRecord) -> NDArray[np.float64]:
-    if not seen["chain"]:
-        raise RunError(f"The algorithm '{seen['algorithm']}' has no diffusion policy: there is no chain.")
-    return np.array(seen["chain"])
-
-
-def _title(steps: Sequence[int], point: int) -> str:
-    return "actions" if point == len(steps) - 1 else "noise" if point == 0 else f"after step {steps[point]}"
 
 
 def _dimensions(actions: NDArray[np.float64]) -> list[str]:
