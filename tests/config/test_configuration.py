@@ -226,7 +226,7 @@ def test_every_field_of_an_experiment_has_its_place_in_the_identity_of_a_run() -
 def test_parameters_of_earlier_versions_are_read_over(tmp_path: Path) -> None:
     """A run that an earlier version has stored binds them; the command line may not."""
     stored = tmp_path / "config.gin"
-    stored.write_text("load_dataset.memory_map = 'auto'\nload_dataset.map_dir = ''\nDiffusionQL.eta = 0.5\n")
+    stored.write_text("load_dataset.memory_map = 'auto'\nCollection.licence = 'MIT'\nDiffusionQL.eta = 0.5\n")
     gin_files.load_gin([stored])
     with pytest.raises(ConfigError, match="memory_map"):
         gin_files.load_gin([stored], ["load_dataset.memory_map='auto'"])

@@ -305,6 +305,13 @@ def test_recorded_rows_are_the_environments_own_and_train(tmp_path: Path) -> Non
     assert "@gymnasium_task()" in gin_files.operative_text(loaded)
 
 
+def test_a_set_names_the_environment_that_its_task_is_made_of(tmp_path: Path) -> None:
+    task = ("Collection.task='mujoco-inverteddoublependulum-expert-v0'", "Collection.env_id=''")
+    own = ("Collection.episode_limit=0", "Collection.reference_scores=()", "Collection.episodes=1")
+    said = notes(collect(tmp_path, *RANDOM, *task, *own))
+    assert said["environment"] == "InvertedDoublePendulum-v5, physics its own, limit 1000 steps"
+
+
 def test_rows_are_kept_though_the_environment_uses_its_arrays_again(tmp_path: Path) -> None:
     few = (f"Collection.env_id='{FRUGAL}'", "Collection.transitions=3", "Collection.episode_limit=3")
     rows = arrays(collect(tmp_path, *RANDOM, *few))
