@@ -106,7 +106,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     least = max([0.5, *(ratio - 0.1 for ratio in likeness.values())])
     close = sorted((item for item in known if likeness[item] >= least), key=lambda item: -likeness[item])
     if close:
-        return "Did you mean " + " or ".join(f"'{item}'" for item in sorted(close[:3])) + "?"
+        strange = next((c for c in name if not c.isascii() and not any(c in item for item in known)), "")
+        looks_plain = f"It has the character {unicodedata.name(strange, ascii(strange))}. " if strange else ""
+        return f"{looks_plain}Did you mean " + " or ".join(f"'{item}'" for item in sorted(close[:3])) + "?"
     if len(known) > MANY:
         return "Nothing has a similar name; `dqlab list` shows what there is."
     return "Known: " + (", ".join(known) if known else "none") + "."
@@ -172,6 +174,17 @@ R = TypeVar("R")
 OPTION = re.compile(r"(?<![\w-])--(resume|out|set|seeds?|task|checkpoint|plugin|grid|force|retry)\b")
 
 
+def mistake_in_gin(error: BaseException) -> str:
+    """What to say where gin cannot make what a configuration says; nothing of other errors."""
+    if isinstance(error, RecursionError):
+        innermost = traceback.extract_tb(error.__traceback__, limit=-100)
+        if any(Path(frame.filename).parts[-2:] == ("gin", "config.py") for frame in innermost):
+            return "Something is made of itself: bindings in gin lead back to where they begin."
+    if "No values supplied by Gin" in str(error):
+        return f"{first_line(error)}. Bind it in gin, or leave off the () behind an @name."
+    return ""
+
+
 def in_python(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, whose errors name an argument where a command's would name its option."""
 
@@ -181,6 +194,10 @@ def in_python(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **options)
         except DqlabError as error:
             error.args = (OPTION.sub(r"`\1`", str(error)), *error.args[1:])
+            raise
+        except (TypeError, RecursionError) as error:
+            if said := mistake_in_gin(error):
+                raise ConfigError(said) from error
             raise
 
     return call

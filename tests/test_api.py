@@ -21,7 +21,7 @@ from made_environments import write_odd
 import dqlab as library
 from dqlab.envs import make_env, tasks
 from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.errors import ConfigError, DqlabError, RunError
+from dqlab.errors import ConfigError, DqlabError, RunError, in_python
 from dqlab.runs.inspection import look_inside
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import Eager
@@ -226,6 +226,22 @@ def test_mistakes_are_exceptions_of_one_line(call: Callable[[], object], said: s
         call()
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_gin_cannot_make_is_an_exception_of_one_line_and_other_errors_are_as_they_were(tmp_path: Path) -> None:
+    for value, said in (
+        ("[%a]", "Something is made of itself"),
+        ("(@vp(),)", "'n_timesteps'. Bind it in gin, or leave"),
+    ):
+        (tmp_path / "odd.gin").write_text(f"a = {value}\nExperiment.task = %a\n")
+        with pytest.raises(ConfigError, match=f"^.*{said}[^\n]*$"):
+            library.train(tmp_path / "odd.gin")
+
+    def calls_itself() -> None:
+        calls_itself()
+
+    with pytest.raises(RecursionError):
+        in_python(calls_itself)()
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, run: library.Run, monkeypatch: pytest.MonkeyPatch) -> None:

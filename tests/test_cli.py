@@ -107,6 +107,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*QUICK, "--set", "DiffusionQL.batch_size=64"], "Training.batch_size?"),
     ([*QUICK, "--set", "DiffusionQL.selection=@SoftmaxQ()"], "made-up numbers: TypeError"),
     ([*QUICK, "--set", "Training.top_k=(1, @vp())"], "'n_timesteps'. Bind it in gin, or leave off the () behind"),
+    ([*QUICK, "--set", "Experiment.task=@Experiment()"], "made of itself: bindings in gin lead back"),
     ([*QUICK, "--set", "Training.steps=%MY"], "%MY is used but has no value"),
     ([*QUICK, "--set", "load_dataset.sources=()"], "load_dataset.sources is empty"),
     ([*QUICK, "--set", "load_dataset.sources=(embedded,)"], "strings in quotes"),

@@ -17,7 +17,7 @@ from dqlab.cli.data import DATA, check_plugin, collect, describe, doctor, list_c
 from dqlab.cli.experiments import FIGURE, ablate, compare, evaluate, export, train
 from dqlab.cli.parser import Command, Parser
 from dqlab.cli.runs import RUNS, sync, ui
-from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
+from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, mistake_in_gin, printable
 from dqlab.machine import quiet_threads
 
 GROUPS: dict[str, tuple[Command, ...]] = {
@@ -89,10 +89,8 @@ def in_a_line(error: BaseException) -> str:
     """What is said of what a user can mend; nothing of a mistake in the program."""
     if isinstance(error, DqlabError):
         return printable(masked(message_of(error)))
-    if isinstance(error, RecursionError):
-        return "Something is made of itself: bindings in gin lead back to where they begin."
-    if "No values supplied by Gin" in str(error):
-        return f"{first_line(error)}. Bind it in gin, or leave off the () behind an @name."
+    if said := mistake_in_gin(error):
+        return said
     if lacks_memory(error):
         advice = "Use a smaller batch (Training.batch_size), fewer seeds together or a smaller dataset, or free some"
         return f"not enough memory ({first_line(error)}). {advice} memory."

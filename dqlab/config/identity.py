@@ -18,7 +18,7 @@ EXPERIMENT_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """What each field of `Experiment` is to the identity of a run; one that is not here fails a test."""
 
-_RETIRED = "load_dataset.memory_map load_dataset.map_dir Collection.minari_id "
+_RETIRED = "load_dataset.memory_map load_dataset.map_dir Collection.minari_id Collection.licence "
 _RETIRED += "d4rl_download.root d4rl_download.sha256 d4rl_download.mirrors_first"
 RETIRED = tuple(_RETIRED.split())
 """Parameters that earlier versions stored and that never had an effect on results; read over in gin files."""

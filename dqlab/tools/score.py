@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from dqlab.printing import Console
 Array = NDArray[np.float64]
 COLUMNS = ("return", "returns", "episode_return")  # of a table, where none is named
 KINDS = {".npy": "a NumPy array", ".json": "JSON"}  # of others: a table, CSV or a number a line
+FIGURE = re.compile(r"[+-]?\.?\d")
 
 
 def read_returns(given: Sequence[str], column: str = "") -> Array:
@@ -61,10 +63,14 @@ def _values(path: Path, text: str, column: str) -> NDArray[Any]:
         return np.asarray(json.loads(text))
     if not (text := text.strip("\ufeff\r\n ")):
         return np.empty(0)
+    if "\0" in text:  # at which pandas would end a number
+        raise ValueError("it has NUL bytes")
     table = pandas.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
     names, wanted = list(map(str, table)), [column] if column else list(COLUMNS)
     if not all(map(_is_number, first := table.iloc[0])):
         names, table = [str(name).strip() for name in first], table[1:]
+        if misspelt := [name for name in names if FIGURE.match(name) and not _is_number(name)]:
+            raise DataError(f"{path}: '{printable_name(misspelt[0])}' in the first line is no number.")
     elif len(names) == 1:
         wanted += names
     if not (found := [name for name in wanted if name in names]):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import gin
 import pytest
 import torch
-from conftest import SHALLOW, SMALL
+from conftest import PLAIN, SHALLOW, SMALL
 from torch import Tensor
 
 from dqlab.algorithms import algorithms
@@ -15,8 +13,9 @@ from dqlab.data import Batch
 from dqlab.data.transitions import map_fields
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims
-from dqlab.tools.conformance.made import check_traceable
 from dqlab.training import Pack
+from dqlab.training.execution.modes import Compile, Eager
+from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.probe import Probe
 
 CHUNK, ROWS = 3, 8
@@ -65,9 +64,19 @@ def test_every_algorithm_learns_from_chunks(name: str) -> None:
     assert actions.shape == (2, 5, 2 * CHUNK)
 
 
-def test_chunks_are_traced_for_compiling_as_they_are_computed() -> None:
-    gin.parse_config([*SMALL, *SHALLOW])
+def test_chunks_are_compiled_as_they_are_computed() -> None:
+    """The critics' gradient, of two replicas with discounts of their own."""
+    gin.parse_config([*SMALL, *SHALLOW, *PLAIN])
     make = algorithms.get("rebrac")
-    pack = Pack([make(), make(discount=0.5)], DIMS, [0, 0])
+    pack = Pack([make(), make(discount=0.5)], DIMS, [0, 0], dtype=torch.float64)
     noise = noise_of(pack.algorithm.update_noise(DIMS, ROWS), pack, 0)
-    check_traceable(partial(pack.losses, slice(0, 2)), chunks(True, 2), noise)
+    batch = map_fields(lambda field: field.double(), chunks(True, 2))
+
+    def gradient(tensors: TensorTree) -> Tensor:
+        matrix, loss, _ = pack.loss("critic", tensors["pack"], tensors["batch"], tensors["noise"])
+        return torch.autograd.grad(loss, matrix)[0]
+
+    program = Program(gradient, {"pack": pack.tensors(slice(None)), "batch": batch, "noise": noise})
+    computed = Eager()(program)()
+    assert not torch.equal(*computed)
+    torch.testing.assert_close(Compile()(program)(), computed, rtol=1e-9, atol=1e-12)

@@ -13,7 +13,9 @@ from conftest import ROOT, SMALL
 from made_overrides import faults
 
 from dqlab.config import gin_files
+from dqlab.config.fields import bound_at
 from dqlab.config.gin_files import parse_bindings
+from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
 from dqlab.envs import tasks
 from dqlab.envs.tasks import D4RL
@@ -21,6 +23,7 @@ from dqlab.errors import ConfigError
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
 from dqlab.tools.collect.recipe import Collection
+from dqlab.training import Training
 
 GIN_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 QUICK = ROOT / "gin" / "quickstart.gin"
@@ -63,6 +66,8 @@ MISTAKES = {
     "\n\nDiffusionPolicy.schedule = @vq": r"x.gin:3: .*'@vq'.*Did you mean .*'vp'",
     "DiffusionQL.eta = (1.0": r"x.gin:\d: ",
     "DiffusionQL": r"x.gin:1: ",
+    "Diffusi\u043enQL.eta = 1.0": r"x.gin:1: .*CYRILLIC SMALL LETTER O\. Did you mean 'DiffusionQL'",
+    "import no_such_module_at_all": r"x.gin:1: cannot import 'no_such_module_at_all'",
     "include 'nowhere.gin'": r"x.gin:1: There is no gin file 'nowhere.gin'",
     "\n'''Training.steps = 10": r"x.gin:2: the quotes that open here are never closed",
     "A.b = " + "[" * 45_000 + "]" * 45_000: r"x.gin:1: brackets are nested too deeply",
@@ -101,6 +106,18 @@ def test_wrong_values_are_found_before_any_data_is_read(binding: str) -> None:
     gin_files.load_gin([QUICK], [binding])
     with pytest.raises(ConfigError, match=VALUES[binding]):
         check_experiment(Experiment())
+
+
+def test_a_second_configuration_leaves_the_first_alone() -> None:
+    """Nor do messages name its places."""
+    gin_files.load_gin([], ["Training.steps=7"])
+    other = OtherConfiguration()
+    with other:
+        assert (Training().steps, bound_at("Training.steps", 7)) == (2_000_000, "")
+        gin_files.load_gin([], ["Training.steps=9"])
+    assert (Training().steps, bound_at("Training.steps", 7)) == (7, "--set ")
+    with other:
+        assert Training().steps == 9
 
 
 def test_overrides_that_nobody_would_write(tmp_path: Path) -> None:
@@ -209,7 +226,7 @@ def test_every_field_of_an_experiment_has_its_place_in_the_identity_of_a_run() -
 def test_parameters_of_earlier_versions_are_read_over(tmp_path: Path) -> None:
     """A run that an earlier version has stored binds them; the command line may not."""
     stored = tmp_path / "config.gin"
-    stored.write_text("load_dataset.memory_map = 'auto'\nload_dataset.map_dir = ''\nDiffusionQL.eta = 0.5\n")
+    stored.write_text("load_dataset.memory_map = 'auto'\nCollection.licence = 'MIT'\nDiffusionQL.eta = 0.5\n")
     gin_files.load_gin([stored])
     with pytest.raises(ConfigError, match="memory_map"):
         gin_files.load_gin([stored], ["load_dataset.memory_map='auto'"])

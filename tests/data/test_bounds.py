@@ -15,6 +15,7 @@ from conftest import TINY, Done, Run
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab.ablation.planning import ConfigResolver, make_plan
+from dqlab.config.identity import is_as_before
 from dqlab.data import Transitions, load_dataset
 from dqlab.data.formats.base import format_of
 from dqlab.envs import make_env, tasks
@@ -175,3 +176,4 @@ def test_the_rule_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
     ids = [make_plan(ConfigResolver([path], rule)).cells[0].id for rule in chosen]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+    assert is_as_before("data.load_dataset.action_bounds", "unit"), "ids of older cells stay"

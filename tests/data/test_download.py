@@ -232,7 +232,7 @@ def test_mirrors_are_tried_in_order_and_each_ones_reason_is_given(site: Site, ca
     with pytest.raises(UnavailableError, match=r"127.0.0.1:9/\S+ cannot be reached .*; \S+ answered 503"):
         d4rl_download(WALKER, mirrors=(site.root,))
     site.status, site.content = 200, HDF5_MAGIC + CONTENT
-    mirrors = (NOWHERE + "first", site.root + "/silent/", site.root + "/flat/{name}?raw=1", "http://unasked")
+    mirrors = (NOWHERE + "first", site.root + "/silent/{file}", site.root + "/flat/{name}?raw=1", "http://unasked")
     found = d4rl_download(WALKER, mirrors=mirrors, timeout=0.5)
     assert found.address == site.root + "/flat/walker2d_medium-v2.hdf5?raw=1"
     asked = [NOWHERE + WALKER.file, hugging_face_address(WALKER.file), f"{NOWHERE}first/{WALKER.file}"]
@@ -255,7 +255,8 @@ def second(site: Site, cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_second_home(
     site: Site, second: Path, d4rl_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Asked after D4RL's server, for MuJoCo's files only, at a revision; what came is held to its digest."""
+    """Asked after D4RL's server, for MuJoCo's files only, at a revision; what came is held to rows and digest."""
+    assert (WALKER.rows, tasks.get("hopper-medium-expert-v2").rows) == (999_995, 1_999_906)
     had = {item["name"]: item["addresses"] for item in list_datasets()["d4rl"]}
     assert had[WALKER.name] == (NOWHERE + WALKER.file, hugging_face_address(WALKER.file))
     assert had["pen-human-v1"] == (f"{NOWHERE}hand_dapg_v1/pen-human-v1.hdf5",)
@@ -316,3 +317,7 @@ def test_ogbenchs_file_is_fetched_once_for_all_its_tasks(
     place.write_bytes(site.content[:-1])
     with pytest.raises(DataError, match="cube-single-play-v0.npz has changed: its SHA-256 is.*Delete it; then"):
         found.digest()
+    place.unlink()
+    site.content += b"more"
+    with pytest.raises(DataError, match="sends another file than before"):
+        ogbench(tasks.get("cube-single-play-singletask-v0"))

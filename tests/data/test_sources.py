@@ -123,9 +123,10 @@ def test_the_seed_makes_the_data_and_the_digest_tells_them_apart() -> None:
     digests = [data.provenance.digest for data in (first, again, other, bandit("bandit.transitions=400"))]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
-    rows = make_rows(0, 8)
-    rows.timeouts[2] = True  # type: ignore[index]
-    assert digest_of_columns(rows) != digest_of_columns(make_rows(0, 8))
+    for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+        rows = make_rows(0, 8)
+        getattr(rows, name)[2] = 1 - getattr(rows, name)[2]
+        assert digest_of_columns(rows) != digest_of_columns(make_rows(0, 8)), name
     for count in (0, -4, 10_001):
         with pytest.raises(ConfigError, match=r"bandit.transitions must be a positive multiple of 4, not"):
             bandit(f"bandit.transitions={count}")

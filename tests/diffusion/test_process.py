@@ -129,6 +129,7 @@ SAMPLERS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (DDIM, {"steps": 6}, r"DDIM.steps must be at most DiffusionPolicy.n_timesteps = 5, not 6"),
     (DDIM, {"steps": 3, "stride": "quadratc"}, "Did you mean 'quadratic'"),
     (DDIM, {"steps": 3, "stride": lambda *_: (4, 4, 0)}, r"3 strictly falling timesteps from 4 to 0, not \(4, 4, 0\)"),
+    (DDIM, {"eta": 1.5}, "eta must be between 0 and 1"),
     (DPMSolverPP, {"order": 4}, "order must be 1, 2 or 3"),
 ]
 
@@ -179,3 +180,6 @@ def test_weights_by_hand(weighting: str) -> None:
 def test_gamma_is_a_setting() -> None:
     gin.parse_config("MinSNR.gamma = 2")
     assert loss_weightings.get("min_snr")().weights(made("x0"), TWO_STEPS) == pytest.approx([2, 0.5625])
+    gin.parse_config("MinSNR.gamma = 0")
+    with pytest.raises(ConfigError, match="gamma must be positive"):
+        loss_weightings.get("min_snr")()

@@ -47,7 +47,8 @@ def test_one_gaussian_lies_between_the_modes(policy: Policy) -> None:
 
 
 IMPOSSIBLE: list[tuple[Any, dict[str, Any]]] = [
-    (MeanFlowPolicy, {"instant_share": 1.5}),
+    *((OneStepFlowPolicy, fields) for fields in ({"time_scale": 0.0}, {"alpha": -1.0})),
+    *((MeanFlowPolicy, fields) for fields in ({"time_scale": 0.0}, {"target_bound": 0.0}, {"instant_share": 1.5})),
     (TanhGaussianPolicy, {"log_std_min": 3.0}),
     (GaussianMixturePolicy, {"min_std": 0.0}),
     *((make, {"tau": tau}) for make, tau in ((IDQLExpectile, 1.0), (IDQLQuantile, 0.0))),

@@ -36,6 +36,7 @@ def test_densities_are_those_of_torch_and_samples_by_their_formula(policy: TanhG
     network = bind(policy.build(DIMS))
     mean, std = policy.distribution(network, DIMS, STATE)
     assert torch.allclose(std, std[:1].expand_as(std)) is not policy.state_dependent_std
+    assert policy.state_dependent_std or bool((std == 1).all())
     law = Normal(mean, std)
     if policy.squashed:
         law = TransformedDistribution(law, [transforms.TanhTransform(), transforms.AffineTransform(0.0, 2.0)])

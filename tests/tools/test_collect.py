@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,13 @@ def test_every_behaviour_gives_its_rows_again(kind: str, folder: Path, tmp_path:
     assert np.array_equal(rows["next_observations"][:-1][~ends[:-1]], rows["observations"][1:][~ends[:-1]])
     assert (known["name"], known["transitions"], len(rows["rewards"])) == (key, 120, 120)
     assert kind != "run" or "run/seed-4 on Pendulum-v1" in known["about"]
+
+
+def test_a_run_acts_by_its_first_replica_though_others_failed(folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(run / "seed-4")
+    path = collect(tmp_path, f"Collection.mixture={{'run:{run}': 1.0}}", "Collection.episodes=1")
+    assert "run/seed-3 on Pendulum-v1" in json.loads(notes(path)["policies"])[0]["about"]
 
 
 def test_every_recipe_gives_its_shares(folder: Path) -> None:
@@ -295,6 +303,13 @@ def test_recorded_rows_are_the_environments_own_and_train(tmp_path: Path) -> Non
     assert task.score(-100.0) == 75.0
     assert len(load_data(experiment)) == 4 * 49
     assert "@gymnasium_task()" in gin_files.operative_text(loaded)
+
+
+def test_a_set_names_the_environment_that_its_task_is_made_of(tmp_path: Path) -> None:
+    task = ("Collection.task='mujoco-inverteddoublependulum-expert-v0'", "Collection.env_id=''")
+    own = ("Collection.episode_limit=0", "Collection.reference_scores=()", "Collection.episodes=1")
+    said = notes(collect(tmp_path, *RANDOM, *task, *own))
+    assert said["environment"] == "InvertedDoublePendulum-v5, physics its own, limit 1000 steps"
 
 
 def test_rows_are_kept_though_the_environment_uses_its_arrays_again(tmp_path: Path) -> None:

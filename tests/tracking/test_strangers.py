@@ -88,6 +88,18 @@ def test_an_address_that_only_a_folder_names(listener: Listener, in_process: Run
     assert base64.b64encode(b"ann:s3cret").decode() in heard[0], "the user has said it"
 
 
+@pytest.mark.parametrize("place", ["home", "runs/mlartifacts/../../home", "runs/mlartifacts/link"])
+def test_a_store_that_came_with_the_runs_puts_files_nowhere_else(place: str, in_process: Run, tmp_path: Path) -> None:
+    uri, run, home = fresh_store(tmp_path / "runs"), write_run(tmp_path / "runs" / "run"), tmp_path / "home"
+    home.mkdir()
+    (run.parent / "mlartifacts").mkdir()
+    (run.parent / "mlartifacts" / "link").symlink_to(home)
+    mlflow_client(uri).create_experiment("theirs", artifact_location=f"file://{tmp_path}/{place}")
+    change(run / "run.json", mlflow_experiment="theirs")
+    refused(in_process("sync", "runs/run", env=USER), place, "MLFLOW_TRACKING_URI")
+    assert not list(home.iterdir())
+
+
 LINKED = ("curve.png", "checkpoints", "metrics.jsonl", "config.gin", "summary.json", "videos")
 
 

@@ -135,6 +135,13 @@ def test_a_resume_that_misses_a_file(in_process: Run, run: Path, missing: str, m
     assert content(run) == before
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins(run: Path) -> None:
+    """run.json, config.gin and empty journals are written before it."""
+    (run / "checkpoint.safetensors").unlink()
+    (run / "seed-0" / "metrics.jsonl").write_text("")
+    RunFolder(run).check(resume=True)
+
+
 def test_a_resume_that_differs_says_what_differs(in_process: Run, run: Path) -> None:
     before = content(run)
     done = in_process(*TRAIN, *GIN, *bindings("DiffusionQL.eta=0.5", "Training.batch_size=16"))

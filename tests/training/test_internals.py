@@ -21,7 +21,7 @@ from made_updates import CPU, DIMS, random_transitions
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.algorithms import algorithms
 from dqlab.diffusion.process import device_constants
 from dqlab.errors import CaptureError
 from dqlab.networks import Layout
@@ -144,11 +144,15 @@ def test_no_garbage_is_collected_during_a_recording(asked: list[str]) -> None:
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_nothing_crosses_to_the_host(replicas: int) -> None:
-    """What is made on the host or read back is refused where tensors have shapes only. Algorithms': conformance."""
+@pytest.mark.parametrize(("name", "replicas"), [("diffusion_ql", 1), ("diffusion_ql", 2), ("bdpo", 2), ("dtql", 2)])
+def test_nothing_crosses_to_the_host(name: str, replicas: int) -> None:
+    """What is made on the host or read back is refused where tensors have shapes only.
+
+    In the last phase; the first one of every algorithm: conformance.
+    """
     gin.parse_config([*SMALL, *SHALLOW])
-    pack, rows = Pack([DiffusionQL()] * replicas, DIMS, range(replicas), width=replicas), slice(0, replicas)
+    pack = Pack([algorithms.get(name)()] * replicas, DIMS, range(replicas), width=replicas)
+    pack.state.step, rows = pack.phases[-1], slice(0, replicas)
     step, core = (
         Step(pack, random_transitions(50, torch.float32), 8, modes.Eager()),
         SamplerCore(pack, 2, modes.Eager()),
@@ -158,7 +162,7 @@ def test_nothing_crosses_to_the_host(replicas: int) -> None:
         layout.to(torch.device("meta"))
     for program in (update, action):
         check_device(program.function, program.tensors)
-    here = {"parameters": action.tensors["parameters"]}
+    here = {part: action.tensors[part] for part in ("parameters", "targets")}
     for mistake in (lambda tensors: action.function(tensors | here), lambda tensors: float(tensors["cursor"][0])):
         with pytest.raises(AssertionError, match="leaves the device of its arguments, or reads a value back"):
             check_device(mistake, {**update.tensors, **action.tensors})

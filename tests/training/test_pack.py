@@ -274,5 +274,7 @@ def test_packs_on_one_gpu_count_their_share(share: str, free: int, left: int, mo
 
 @pytest.mark.parametrize(("cores", "rows", "wanted"), [(8, 256, 1), (8, 2048, 2), (2, 10**6, 2), (1, 4096, 1)])
 def test_threads_by_size(monkeypatch: pytest.MonkeyPatch, cores: int, rows: int, wanted: int) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
+    """Only the cores that this process may use count."""
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(100, 100 + cores)))
+    assert machine.cores() == cores
     assert machine.threads_for(rows) == wanted

@@ -41,12 +41,13 @@ def small() -> None:
     gin.parse_config([*SMALL, "BDPO.pretrain_steps = 5", "BDPO.warmup_steps = 4", "BDPO.learning_rate = 1e-3"])
 
 
-def test_networks_and_targets_move_in_their_phase_alone() -> None:
+@pytest.mark.parametrize("width", [1, 2])
+def test_networks_and_targets_move_in_their_phase_alone(width: int) -> None:
     """The behaviour model in 0..4, critics and V in 5..8, the actor at every second step from 9 on.
 
     Adam's first step is the learning rate long, whichever step it falls on: its corrections count from there.
     """
-    pack, seen = Pack([BDPO()] * 2, DIMS, (0, 1), dtype=torch.float64, width=2), []
+    pack, seen = Pack([BDPO()] * 2, DIMS, (0, 1), dtype=torch.float64, width=width), []
     step = Step(pack, random_transitions(100), 8, Eager(), 14)
     for number in range(15):
         seen.append({name: each.clone() for name, each in {**pack.state.parameters, **pack.state.targets}.items()})

@@ -222,7 +222,8 @@ class SavedPolicy(PolicyBehaviour):
         return f"stable-baselines3's {type(self._policy).__name__} in {self.path.name}, stochastic"
 
     def identity(self) -> str:
-        return f"sb3 {[sha256_of(file) for file in (self.path, self._statistics) if file]}"
+        files = [sha256_of(file) for file in (self.path, self._statistics) if file]
+        return f"sb3 {files} False"  # not by its mean, as earlier versions said: their episodes are used again
 
     def begin(self, seed: int) -> ActionFunction:
         import torch

@@ -20,7 +20,7 @@ from dqlab.data import data_formats
 from dqlab.data.formats.base import COLLECTED, COLUMN_NAMES, PROVENANCE, Columns, Format, digest_of_columns
 from dqlab.envs import tasks
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
-from dqlab.envs.tasks import Task
+from dqlab.envs.tasks import BOXED, Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, behaviours
@@ -172,14 +172,15 @@ class CollectedSet:
         return scored, "measured: random actions, and the best episode here"
 
     def metadata(self) -> dict[str, str]:
-        (task, origin), recipe = self.reference, self.recipe
-        env_id, env_kwargs = (recipe.env_id, recipe.env_kwargs) if recipe.env_id else (task.env_id, task.env_kwargs)
-        given = f" {dict(env_kwargs)}" if env_kwargs else ""
+        task, origin = self.reference
+        plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
+        known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
+        given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
         physics = self.context.physics if task.body else "its own"
         low, high = action_bounds(task)
         return {
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
-            "environment": f"{env_id}{given}, physics {physics}, limit {task.episode_limit} steps",
+            "environment": f"{known['env_id']}{given}, physics {physics}, limit {task.episode_limit} steps",
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
             "policies": json.dumps([self._policy(key, task) for key in self.behaviours]),
