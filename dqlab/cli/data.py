@@ -14,7 +14,7 @@ from dqlab.errors import ConfigError, DqlabError, message_of, pip_install
 from dqlab.files import expanded
 
 DATASET = "a task's name, a path, or minari:ID"
-RETURNS = "a number; a file (.npy, .json, .csv, or a number a line); or - for standard input"
+RETURNS = "a raw return; a file of a number a line; or - for standard input"
 FROM = "as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; the task's own by default"
 TASK = option("--task", "whose data it is, where its name does not say so", metavar="TASK")
 
@@ -147,11 +147,10 @@ def new_task(args: argparse.Namespace) -> None:
     "score",
     """
     dqlab score hopper-medium-v2 -20.27 3234.3
-    dqlab score walker2d returns.csv --column return
+    dqlab score walker2d returns.txt
     """,
     option("task", "e.g. hopper-medium-v2; or a robot, e.g. walker2d", metavar="TASK"),
     option("returns", RETURNS, nargs="+", metavar="RETURN"),
-    option("--column", "of a CSV file; 'return' by default", default="", metavar="NAME"),
     JSON,
     PLUGIN,
 )
@@ -159,7 +158,7 @@ def score(args: argparse.Namespace) -> None:
     """D4RL-normalised scores of raw returns."""
     from dqlab.tools.score import print_scored, score_returns
 
-    found = score_returns(args.task, args.returns, args.column)
+    found = score_returns(args.task, args.returns)
     print(json.dumps(found, indent=1)) if args.json else print_scored(found)
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 from rich.table import Table
 
@@ -21,17 +18,15 @@ from dqlab.files import expanded, read_user_text
 from dqlab.printing import Console
 
 Array = NDArray[np.float64]
-COLUMNS = ("return", "returns", "episode_return")  # of a table, where none is named
-KINDS = {".npy": "a NumPy array", ".json": "JSON"}  # of others: a table, CSV or a number a line
-FIGURE = re.compile(r"[+-]?\.?\d")
+TABLES = "a table's column: cut -d, -f2 returns.csv | tail -n +2 | dqlab score TASK -"
 
 
-def read_returns(given: Sequence[str], column: str = "") -> Array:
-    """The returns (n,) that arguments name: numbers; `-` for standard input; files: .npy, .json, CSV, a number a line.
+def read_returns(given: Sequence[str]) -> Array:
+    """The returns (n,) that arguments name: numbers, files of a number a line, `-` for standard input.
 
-    A DataError where a file cannot be read, holds something else, or a return is not finite. `column` is a table's.
+    A DataError where a file cannot be read, holds something else, or a return is not finite.
     """
-    found = [value for item in given for value in _returns_of(item, column)]
+    found = [value for item in given for value in _returns_of(item)]
     if not found:
         raise DataError("There are no returns to score. Name numbers, files, or - for standard input.")
     for number in np.flatnonzero(~np.isfinite(found)):
@@ -39,52 +34,24 @@ def read_returns(given: Sequence[str], column: str = "") -> Array:
     return np.array(found)
 
 
-def _returns_of(item: str, column: str) -> list[float]:
-    if _is_number(item):
+def _returns_of(item: str) -> list[float]:
+    with suppress(ValueError):
         return [float(item)]
     path = Path("Standard input") if item == "-" else expanded(item)
     if item != "-" and not path.is_file():
         raise DataError(f"'{item}' is neither a number nor a file.")
     try:
-        if path.suffix == ".npy":
-            values = np.asarray(np.load(path, allow_pickle=False))
-        else:
-            values = _values(path, sys.stdin.read() if item == "-" else read_user_text(path), column)
-    except (OSError, ValueError, EOFError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as {KINDS.get(path.suffix, 'a table')}: {one_line(error)}.") from error
-    if values.dtype.kind not in "iuf":
-        raise DataError(f"{path} holds no plain list of numbers.")
-    return [float(value) for value in values.ravel()]
-
-
-def _values(path: Path, text: str, column: str) -> NDArray[Any]:
-    """The numbers in a file's text; a ValueError where one is misspelt, a DataError where a column cannot be told."""
-    if path.suffix == ".json":
-        return np.asarray(json.loads(text))
-    if not (text := text.strip("\ufeff\r\n ")):
-        return np.empty(0)
-    if "\0" in text:  # at which pandas would end a number
-        raise ValueError("it has NUL bytes")
-    table = pandas.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
-    names, wanted = list(map(str, table)), [column] if column else list(COLUMNS)
-    if not all(map(_is_number, first := table.iloc[0])):
-        names, table = [str(name).strip() for name in first], table[1:]
-        if misspelt := [name for name in names if FIGURE.match(name) and not _is_number(name)]:
-            raise DataError(f"{path}: '{printable_name(misspelt[0])}' in the first line is no number.")
-    elif len(names) == 1:
-        wanted += names
-    if not (found := [name for name in wanted if name in names]):
-        known = ", ".join(map(printable_name, names))
-        raise DataError(f"{path}: which column are the returns? Name one with --column: {known}.")
-    return np.array([float(value) for value in table.iloc[:, names.index(found[0])]])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-        return True
-    except ValueError:
-        return False
+        text = sys.stdin.read() if item == "-" else read_user_text(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as text: {one_line(error)}.") from error
+    values = []
+    for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
+        try:
+            values += [float(line)] if line.strip() else []
+        except ValueError as error:
+            said = f"{path}, line {number}: '{printable_name(line)}' is no number"
+            raise DataError(f"{said}. A number a line is read; {TABLES}.") from error
+    return values
 
 
 def reference_of(name: str) -> tuple[str, Task]:
@@ -103,12 +70,12 @@ def reference_of(name: str) -> tuple[str, Task]:
     return f"{name} (all its tasks)" if len(meant) > 1 else meant[0].name, meant[0]
 
 
-def score_returns(name: str, given: Sequence[str], column: str = "") -> dict[str, Any]:
+def score_returns(name: str, given: Sequence[str]) -> dict[str, Any]:
     """What `--json` prints, of arguments of `reference_of` and `read_returns`; the deviation is with ddof 0."""
     shown, task = reference_of(name)
     if not task.scored:
         raise ConfigError(f"{task.name} has no reference returns: nobody has published any. Compare returns.")
-    returns = read_returns(given, column)
+    returns = read_returns(given)
     scores = task.score(returns)
     return {
         "task": shown,
