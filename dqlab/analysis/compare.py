@@ -362,6 +362,7 @@ def _replicas(store: Any, runs: list[Any]) -> FoundRuns:
         if run.info.status == "FINISHED":
             digest = run.data.tags.get("config_digest")  # of a grid's cell, which has few parameters
             if digest and digest not in files:
+                client.named_place(store, run.info.run_id)  # asks no server that only the store names
                 with tempfile.TemporaryDirectory() as folder:
                     files[digest] = _read_config(Path(store.download_artifacts(run.info.run_id, "config.gin", folder)))
             config = files[digest] if digest else comparable(run.data.params)

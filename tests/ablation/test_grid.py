@@ -77,6 +77,11 @@ def test_a_cell_is_trained_by_its_label(in_process: Run, tmp_path: Path) -> None
         ("", ("--tasks", "walker2d"), "Unknown task 'walker2d'."),
         ("", ("--device", "cudaa"), "error: --device cudaa: dqlab computes on cpu and cuda, or cuda:N."),
         ("Grid.axes = {'a': {'Experiment.seeds': ((0,), (1,))}}", (), "Use Grid.seeds."),
+        (
+            "Grid.axes = {'a': {'DiffusionPolicy.denoiser': ('mpl',)}}",
+            (),
+            f"Cell 'a=mpl' on {WALKER}: Unknown denoiser",
+        ),
         ("DiffusionPolicy.denoiser = 'mpl'", (), f"Cell 'eta=0.5' on {WALKER}: made.gin:4: Unknown denoiser 'mpl'"),
     ],
 )

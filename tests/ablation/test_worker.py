@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import isolated
-from made_packs import CELLS, held, pack_text, wait_until_held, write_hold
+from made_packs import CELLS, check_same, held, pack_text, wait_until_held, write_hold
 
 from dqlab.tracking.run_folder import claim_folder
 
@@ -87,6 +87,22 @@ def test_the_lowest_seed_is_looked_into(whole: Path, tmp_path: Path) -> None:
     assert run(folder) == (0, [{"event": "finished"}])
     assert "warning: no look inside of eta=0.5, seed 0:" in (folder / "worker.log").read_text()
     assert (folder / "cell-b" / "inspection.json").read_text() == (whole / "cell-b" / "inspection.json").read_text()
+    (folder / "cell-b" / "failure.json").write_text(json.dumps({"kind": "diverged", "reason": "NaN"}))
+    assert run(folder) == (1, [{"event": "finished"}]), "some cells have failed"
+
+
+def test_stopped_it_saves_and_goes_on_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:
+    folder = make_pack(tmp_path / "pack")
+    stopped = start(folder, **held(20, tmp_path / "go"))
+    wait_until_held(tmp_path / "go")
+    close_input(stopped)
+    (tmp_path / "go").touch()
+    assert stopped.wait(120) == 130, (folder / "worker.log").read_text()
+    code, events = run(folder)
+    assert code == 0, (folder / "worker.log").read_text()
+    assert 0 < next(event for event in events if event["event"] == "started")["step"] < STEPS
+    for name in CELLS:
+        check_same(folder, name, whole)
 
 
 def test_killed_while_it_begins_and_then_nobody_listens(tmp_path: Path) -> None:

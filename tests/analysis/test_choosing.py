@@ -167,11 +167,17 @@ def test_tuning_curves_against_a_plain_loop() -> None:
     assert (found.held_out_low <= found.held_out_high).all()
 
 
-def test_of_many_settings_some_budgets_are_shown() -> None:
-    tuning = analyse(curved(lambda label, *_: [float(label)], tuple(map(str, range(200)))), QUICK).tuning
-    found = tuning[tuning.rule == "last"].set_index("policies").seen
+def test_of_many_settings_some_budgets_and_swaps_are_shown() -> None:
+    """By their best, all but a third come in the opposite order."""
+    grid = curved(lambda label, *_: [400.0 - 2.0 * float(label), float(label)], tuple(map(str, range(200))))
+    analysis = analyse(grid, QUICK)
+    found = analysis.tuning[analysis.tuning.rule == "last"].set_index("policies").seen
     assert len(found) <= 16
     assert (found[1], found[200]) == pytest.approx((99.5, 199.0))
+    best = analysis.orders.set_index("rule").loc["best_online"]
+    assert len(best.changed) == 100 < best.swaps
+    _, _, shown = [row[-1] for row in order_table(analysis).rows][:3]
+    assert (shown.count(" above "), shown[-5:]) == (5, "; ...")
 
 
 def test_budgets_within_points_of_an_axis() -> None:

@@ -213,7 +213,9 @@ def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:
     grid = made_grid(tuple(range(1, 21)), TASKS[:1], 1, lambda value, task, seed: float(value))  # type: ignore[arg-type]
     analysis = analyse(replace(grid, base="N=1"), replace(QUICK, rules=("last",)))
     assert "20 settings (N=1, N=2, N=3, N=4, N=5 and 15 more)" in write.summary_paragraph(analysis)
-    drawn = draw_figures(analysis)["learning_curves"]
+    figures = draw_figures(analysis)
+    assert figures["score_by_value"].figure.axes[0].get_xscale() == "log", "20 is ten times 1"
+    drawn = figures["learning_curves"]
     assert "Of 20 settings, the base and the 6 with the highest IQM (last) are drawn" in drawn.caption
     lines = [line.get_label() for line in drawn.figure.axes[0].lines]
     assert lines == ["N=1", *(f"N={value}" for value in range(15, 21))]
@@ -246,6 +248,7 @@ def test_values_are_an_axis_where_they_are_numbers(axes: dict[str, tuple[str, ..
     found = drawn["score_by_value"].figure.axes[0] if "score_by_value" in drawn else None
     assert (found and (found.get_xlabel(), found.get_legend_handles_labels()[1])) == shown
     assert found is None or list(found.containers[0].lines[0].get_xdata()) == [2.0, 5.0, 10.0]
+    assert found is None or found.get_xscale() == "linear"
 
 
 def cited(grid: GridResults) -> set[str]:

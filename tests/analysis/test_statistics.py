@@ -196,7 +196,7 @@ def test_cautions(whole: Analysis) -> None:
     ):
         assert said(whole, words)
     assert not said(whole, "One task only")
-    facts = {"versions": {"torch": ("2.12", "2.13"), "dqlab": "0.1"}, "device_names": ["H200", "a processor"]}
+    facts = {"versions": {"torch": ("2.12", "2.13"), "dqlab": "0.1"}, "device_names": ["H200", "a processor", "H200"]}
     grid = made_grid((2, 5), tasks=(WALKER,), seeds=20)
     steps = [40 if each.cell.seed else 20_000 for each in grid.results]
     results = [replace(r, summary={**r.summary, "steps": n}) for r, n in zip(grid.results, steps, strict=True)]

@@ -62,7 +62,7 @@ def sent(folder: Path) -> dict[str, bytes]:
 
 
 def test_an_address_that_only_a_folder_names(listener: Listener, in_process: Run, tmp_path: Path) -> None:
-    """It hears nothing from sync, compare, ui, a resumed run, nor where a store puts artifacts; with `--to` it does."""
+    """It hears nothing from sync, compare, ui, a resumed run, nor where a store has artifacts; with `--to` it does."""
     uri, heard = listener
     run, grid = write_run(tmp_path / "run"), write_grid(tmp_path / "grid", SMALL)
     change(run / "run.json", mlflow_uri=uri)
@@ -79,9 +79,14 @@ def test_an_address_that_only_a_folder_names(listener: Listener, in_process: Run
     refused(in_process(*resume, env=USER), uri, "MLFLOW_TRACKING_URI")
     assert (tmp_path / "begun" / "run.json").read_text() == before
     place = f"{uri}/api/2.0/mlflow-artifacts/artifacts"
-    mlflow_client(fresh_store(tmp_path)).create_experiment("theirs", artifact_location=place)
+    client = mlflow_client(store := fresh_store(tmp_path))
+    tags = {"seed": "0", "config_digest": "x", "task": "", "physics": "", "data_digest": ""}
+    theirs = client.create_run(client.create_experiment("theirs", artifact_location=place), tags=tags)
+    client.set_terminated(theirs.info.run_id)
     change(write_run(tmp_path / "other") / "run.json", mlflow_experiment="theirs")
     refused(in_process("sync", "other", env=USER), place, "MLFLOW_TRACKING_URI")
+    own = {**USER, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    refused(in_process("compare", "--experiment", "theirs", "--uri", store, env=own), place, "MLFLOW_TRACKING_URI")
     assert heard == []
     once = {**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     refused(in_process("sync", "run", "--to", uri, env=once), "could not be sent")

@@ -151,6 +151,28 @@ def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
     return str(found.experiment_id)
 
 
+def named_place(client: Any, run: str) -> str:
+    """The folder of a run's artifacts, where a store in a file says it, which may be a stranger's; or an empty text.
+
+    Raises RunError: it says a server, which would get the user's password.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    if client.tracking_uri == os.environ.get("MLFLOW_TRACKING_URI") or not store_path(client.tracking_uri):
+        return ""
+    place = str(client.get_run(run).info.artifact_uri)
+    if not place.startswith(("/", "file:")):
+        raise foreign_place(client, place)
+    return str(local_file_uri_to_path(place))
+
+
+def foreign_place(client: Any, place: str) -> RunError:
+    """What is said of a place for artifacts that is not taken from a store in a file."""
+    said = f"{masked(client.tracking_uri)} has files in {masked(place)}, which nothing but the store itself says."
+    advice = "set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)"
+    return RunError(f"{said} If that is where they belong, {advice}.")
+
+
 def serve_ui(place: str | None, host: str, port: int) -> int:
     """Become `mlflow ui` on the store of a place, until Ctrl-C; of a server, only say where it is, and return 0."""
     uri = store_of(place)

@@ -271,26 +271,14 @@ class MlflowWriter:
     def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
         """Artifacts that are new, or other than they were."""
         paths = [path_within(node.root / name, node.root) for name in changed]
-        if paths and not os.environ.get("MLFLOW_TRACKING_URI"):
-            self._check_place(run, [Path(node.files[path], path.name) for path in paths])
+        place = client.named_place(self._client, run) if paths else ""
+        stores = (client.store_path(self._uri) or self._folder, self._folder)  # a stranger's may name the user's files
+        beside = tuple(f"{store.resolve().parent}{os.sep}mlartifacts{os.sep}" for store in stores)
+        ends = [os.path.realpath(Path(place, node.files[path], path.name)) for path in paths]
+        if place and not all(end.startswith(beside) for end in ends):
+            raise client.foreign_place(self._client, place)
         for path in paths:
             self._client.log_artifact(run, str(path), node.files[path] or None)
-
-    def _check_place(self, run: str, names: list[Path]) -> None:
-        """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""
-        from mlflow.utils.file_utils import local_file_uri_to_path
-
-        if not (store := client.store_path(str(self._client.tracking_uri))):
-            return
-        place = str(self._client.get_run(run).info.artifact_uri)
-        beside = tuple(
-            f"{folder.resolve()}{os.sep}mlartifacts{os.sep}" for folder in (store.parent, self._folder.parent)
-        )
-        ends = [os.path.realpath(Path(local_file_uri_to_path(place), name)) for name in names]
-        if not place.startswith(("/", "file:")) or not all(end.startswith(beside) for end in ends):
-            said = f"{masked(self._uri)} has files put into {masked(place)}, which nothing but the store itself says."
-            advice = "set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)"
-            raise RunError(f"{said} If that is where they belong, {advice}.")
 
     def _show(self, sent: SentRecord, node: TrackedRun) -> None:
         """Show a run with its status, if it is not shown already; one that goes on has not failed."""
