@@ -73,7 +73,7 @@ def _values(path: Path, text: str, column: str) -> NDArray[Any]:
             raise DataError(f"{path}: '{printable_name(misspelt[0])}' in the first line is no number.")
     elif len(names) == 1:
         wanted += names
-    if not (found := [name for name in wanted if name in names]):
+    if not (found := [name for name in wanted if names.count(name) == 1]):
         known = ", ".join(map(printable_name, names))
         raise DataError(f"{path}: which column are the returns? Name one with --column: {known}.")
     return np.array([float(value) for value in table.iloc[:, names.index(found[0])]])

@@ -61,6 +61,7 @@ MISTAKES: list[tuple[str, str | bytes, str]] = [
     ("a.json", "[1,", "as JSON"),
     ("a.csv", "a,b\n1,2\n", "Name one with --column: a, b"),
     ("a.csv", "1,2\n3,4\n", "Name one with --column: 0, 1"),
+    ("a.csv", "return,return\n1,2\n", "Name one with --column: return, return"),
     ("a.txt", "20000 3412.1\n40000 3500.2\n", "'20000 3412.1' in the first line is no number"),
     ("a.txt", "17\n1,234.5\n", "Expected 1 fields in line 2, saw 2"),
     ("a.txt", "17\n1\u00a0234.5\n", "could not convert"),
