@@ -110,7 +110,8 @@ def test_wrong_values_are_found_before_any_data_is_read(binding: str) -> None:
 
 def test_a_second_configuration_leaves_the_first_alone() -> None:
     """Nor do messages name its places."""
-    gin_files.load_gin([], ["Training.steps=7"])
+    gin_files.load_gin([], ["Training.steps=7", "Collection.formats=('npz',)"])
+    assert bound_at("formats", "npz") == "--set "
     other = OtherConfiguration()
     with other:
         assert (Training().steps, bound_at("Training.steps", 7)) == (2_000_000, "")
