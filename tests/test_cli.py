@@ -186,7 +186,7 @@ def test_a_folder_in_use_or_taken(in_process: Run, tmp_path: Path) -> None:
 
 
 def test_a_resume_needs_no_gin_file(dqlab: Run, in_process: Run, tmp_path: Path) -> None:
-    """Killed, evaluated as it is, resumed from what the folder knows."""
+    """Killed, evaluated as it is, resumed from what the folder knows, and as nothing else."""
     args = [*QUICK, "--steps", "200", *bindings("Training.checkpoint_seconds=0.0")]
     first = begin(tmp_path, args, "seed-0/checkpoints/step-000000020.*")
     first.kill()
@@ -196,6 +196,12 @@ def test_a_resume_needs_no_gin_file(dqlab: Run, in_process: Run, tmp_path: Path)
     assert chosen != "as configured"
     assert "seed 0" in in_process("eval", "run").stdout
     refused(in_process("eval", "run", "--checkpoint", "best"), "the run has not finished. Continue it")
+    with h5py.File(shutil.copy(MINI, tmp_path / "other.hdf5"), "r+") as file:
+        file["rewards"][0] += 1.0
+    other = in_process(
+        *args, "DiffusionQL.eta=2.0", "load_dataset.sources=('file:other.hdf5',)", "--out=run", "--resume"
+    )
+    refused(other, "another configuration: DiffusionQL.eta: 1.0 before, 2.0 now; ", "; dataset: SHA-256 ")
     done = dqlab("train", "--resume", "--out", "run")
     assert (done.returncode, "resuming at step" in done.stdout) == (0, True), done.stderr
     after = json.loads(facts.read_text())

@@ -66,6 +66,8 @@ def test_a_collected_set_in_every_command(tmp_path: Path, dqlab: Run) -> None:
     (tmp_path / "grid.gin").write_text("include 'out/made.gin'\n" + "\n".join(SHORT) + AXES)
     grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
     fine(dqlab(*grid, "--tasks", name, env=SAFE))
+    pack = next((tmp_path / "grid" / "packs").iterdir())
+    fine(dqlab("eval", str(pack), "--set", allowed, env=SAFE))
     report = (tmp_path / "grid" / "report" / "index.html").read_text()
     assert "Returns (not D4RL; returns, no scores)." in report
     assert "ormalised score" not in report

@@ -161,7 +161,7 @@ def test_a_grid_is_extended_in_a_folder_of_its_own_from_another(place: Path, fin
 def test_a_dry_run_shows_the_plan_and_writes_nothing(place: Path, here: Run) -> None:
     done = here("--out", "dry", "--dry-run")
     assert done.returncode == 0, done.stderr
-    shown = r"N=3 \(base\) .* 0 1 .*About \S+ \w+ with \d packs? at a time .*About \S+ GiB of memory"
+    shown = r"N=3 \(base\) .* 0 1 .*About \S+ \w+ with \d packs? at a time .*About (?!0\.0)\S+ GiB of memory"
     assert re.search(shown, done.stdout, re.DOTALL)
     assert not (place / "dry").exists()
 

@@ -126,7 +126,7 @@ def test_packs_for_a_gpu_are_as_large_as_their_numbers_let_them(
         plan = make_plan(ConfigResolver([path], [*device, *bindings]))
         return pack_sizes(limit, cells=1000, slots=1)(next(iter(plan.kinds.values())))
 
-    single, double = width(), width("Experiment.dtype='float64'")
+    single, double = width(), width("Experiment.dtype='float64'", "Experiment.device='cuda:0'")
     assert 2 < single < 64
     assert double == pytest.approx(single / 2, abs=1)
     assert width(limit=7) == 7

@@ -15,7 +15,7 @@ from made_overrides import faults
 from dqlab.config import gin_files
 from dqlab.config.fields import bound_at
 from dqlab.config.gin_files import parse_bindings
-from dqlab.config.gin_state import OtherConfiguration
+from dqlab.config.gin_state import OtherConfiguration, operative_parameters
 from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
 from dqlab.envs import tasks
 from dqlab.envs.tasks import D4RL
@@ -110,12 +110,15 @@ def test_wrong_values_are_found_before_any_data_is_read(binding: str) -> None:
 
 def test_a_second_configuration_leaves_the_first_alone() -> None:
     """Nor do messages name its places."""
-    gin_files.load_gin([], ["Training.steps=7"])
+    gin_files.load_gin([], ["Training.steps=7", "Collection.formats=('npz',)"])
+    assert bound_at("formats", "npz") == "--set "
     other = OtherConfiguration()
     with other:
         assert (Training().steps, bound_at("Training.steps", 7)) == (2_000_000, "")
+    assert (operative_parameters(), Training().steps) == ({}, 7)
+    with other:
         gin_files.load_gin([], ["Training.steps=9"])
-    assert (Training().steps, bound_at("Training.steps", 7)) == (7, "--set ")
+    assert (operative_parameters()["training.Training.steps"], bound_at("Training.steps", 7)) == (7, "--set ")
     with other:
         assert Training().steps == 9
 

@@ -176,6 +176,7 @@ def test_what_is_not_to_be_had(
     with pytest.raises(kind, match=said):
         download(site.url, target, magic=HDF5_MAGIC, timeout=0.5)
     assert not target.exists()
+    assert "content" not in trouble or not list(target.parent.iterdir()), "a web page is no part of the file"
 
 
 def test_two_processes_at_once(site: Site, target: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dqlab.networks.activations import DECOMPOSITIONS, mish
+from dqlab.networks.activations import DECOMPOSITIONS, mish, mlp
 
 ENDS = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e-38, 20.0, 20.1, 88.0, -88.0, 1e10, -1e10, 3e38, -3e38])
 EVERYWHERE = torch.cat([torch.linspace(-110, 110, 400_001), ENDS])
@@ -52,3 +52,11 @@ def test_second_derivatives_and_packed() -> None:
     assert torch.autograd.gradcheck(mish, x)
     assert torch.autograd.gradgradcheck(mish, x)
     assert torch.autograd.gradcheck(torch.vmap(mish), x)
+
+
+@pytest.mark.parametrize(
+    ("after", "kinds"), [(False, "Linear LayerNorm Tanh Linear"), (True, "Linear Tanh LayerNorm Linear")]
+)
+def test_perceptrons_are_normalised_before_or_after_their_activations(after: bool, kinds: str) -> None:
+    layers = mlp([3, 4, 2], activation="tanh", layer_norm=True, norm_after=after)
+    assert [type(layer).__name__ for layer in layers] == kinds.split()

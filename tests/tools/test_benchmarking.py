@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, Done, isolated
 from history import FIGURES, BenchmarkError, machine_kind, send_benchmarks, uri_or_default
-from measuring import Measure, figures_of, full_precision, measure_peak
+from measuring import Measure, Stopwatch, figures_of, full_precision, measure_peak
 from mlflow_stores import fresh_store
 from mocked_machine import Machine
 from ray_cluster import until
@@ -39,6 +39,7 @@ def test_figures_by_hand() -> None:
     known |= {"flops": 10.0, "flops_per_second": 5.0, "peak": 50.0, "peak_share": 0.1}
     assert figures_of([1.0, 2.0, 3.0], [2.0, 8.0, 9.0], work=4, flops=10.0, peak=50.0) == known
     assert figures_of([0.5], [], work=1, flops=None, peak=None) == {"work": 1, "per_second": 2.0}
+    assert Stopwatch(clock=lambda: 0.0).calls_a_round(lambda: None) == 10_000, "a clock that stands"
 
 
 def test_a_parameter_is_not_called_like_a_figure(benchmark: Any) -> None:
@@ -251,12 +252,14 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "odd.json").write_text('{"benchmarks": []}')
+    (tmp_path / "odd.json").write_text('{"benchmarks": [{}]}')
+    (tmp_path / "empty.json").write_text('{"benchmarks": [], "dqlab": {}}')
     for said, files in {
         "pytest benchmarks/ --mlflow": [],
         OTHER: sessions(tmp_path, 1.0, machine=OTHER),
         "cannot be read": ["missing.json"],
-        "holds no benchmarks of dqlab": ["odd.json"],
+        "odd.json holds no benchmarks of dqlab": ["odd.json"],
+        "empty.json holds no benchmarks of dqlab": ["empty.json"],
     }.items():
         assert bench("compare", *files) == 2
         (line,) = capsys.readouterr().err.splitlines()

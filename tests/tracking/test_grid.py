@@ -81,6 +81,8 @@ def test_a_finished_grid_of_two_tasks_is_recorded(tmp_path: Path, monkeypatch: p
     made = {"data_digest": f"digest of {task}", "version.torch": "2.13.0", "git_commit": "abc"}
     assert all(run.data.tags.items() >= made.items() for run in (cell, pack))
     assert pack.data.params == {"N": "2", "task": task, "cells": "2"}, "what its cells share"
+    began = [(folder_of(folder, each.cell) / "config.gin").stat().st_mtime for each in grid.results]
+    assert {run.info.start_time for run in stored(uri, "cell")} == {int(at * 1000) for at in began}
     (top,) = stored(uri, "grid")
     assert top.data.tags.items() >= {"grid": "steps", "base": "N=2", "cells": "8"}.items()
     assert artifacts(uri, top) == {"grid.gin", "report"}
