@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -24,6 +25,9 @@ from dqlab.envs.custom import SOURCE
 from dqlab.envs.legacy.backend import legacy_python
 from dqlab.errors import ConfigError
 from dqlab.training.execution import program  # noqa: F401  sets what PyTorch's compiler reads when it is imported
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
