@@ -34,14 +34,7 @@ from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
 from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.runs.profile import ProfileRecorder
-from dqlab.tracking.display import (
-    Display,
-    about_data,
-    announce_fallback,
-    download_progress,
-    draw_score_curve,
-    summary_table,
-)
+from dqlab.tracking import display
 from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
 from dqlab.tracking.mlflow.sync import Mirror
 from dqlab.tracking.run_folder import RunFolder
@@ -122,12 +115,12 @@ class _RunUnderWay(RunCallbacks):
         self.evaluator.environments.prepare(len(self.experiment.resolved_replicas) * self.evaluator.episodes)
         self.folder.check(resume)
         loud = Console(stderr=True) if self.console.quiet else self.console
-        with download_progress(loud) as progress:
+        with display.download_progress(loud) as progress:
             self.data = load_data(self.experiment, progress)
         if self.data.provenance.stand_in:
-            announce_fallback(loud, self.experiment.task, self.data.provenance)
+            display.announce_fallback(loud, self.experiment.task, self.data.provenance)
         else:
-            self.console.print(about_data(self.data.provenance), soft_wrap=True, highlight=False)
+            self.console.print(display.about_data(self.data.provenance), soft_wrap=True, highlight=False)
         self.evaluator.standardised_by = (self.data.provenance.state_mean, self.data.provenance.state_std)
         self.pack = build_pack(self.experiment)
 
@@ -143,7 +136,7 @@ class _RunUnderWay(RunCallbacks):
     def train(self, quiet: bool, profile: bool) -> Loop:
         """All updates and evaluations; training that ends early says in run.json how."""
         plan, folder = self.experiment.plan, self.folder
-        self.display = Display(plan.steps, self.facts["caveat"], quiet, self.console, self.facts["scored"])
+        self.display = display.Display(plan.steps, self.facts["caveat"], quiet, self.console, self.facts["scored"])
         try:
             with self.display:
                 loop = self._build_loop()
@@ -178,7 +171,11 @@ class _RunUnderWay(RunCallbacks):
             if replica.name not in states.failed:
                 summaries[replica.name] = write_replica_results(self.experiment, folder, replica, states, self.facts)
         if not self.tracking.keep_checkpoints:
-            prune(folder, summaries)
+            for name, summary in summaries.items():  # weights that no selection rule chose
+                chosen = {row["step"] for row in summary["selection"].values()} - {None}
+                kept = {folder.snapshot(name, step) for step in chosen}
+                for path in set((folder.replica(name) / "checkpoints").glob("step-*.safetensors")) - kept:
+                    path.unlink()
         folder.write_facts(state="finished" if summaries else "failed")
         sent = self.mirror.close(self.tracking.patience) if self.mirror else None
         about = self.recorder.lines() if self.recorder else ()
@@ -332,17 +329,9 @@ def write_replica_results(
     for rule, name in rules.items():
         write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule]["step"]], name))
     title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
-    draw_score_curve(evaluations, chosen, title, own / "curve.png", known["scored"])
+    display.draw_score_curve(evaluations, chosen, title, own / "curve.png", known["scored"])
     write_text(own / "summary.json", json.dumps(summary, indent=1))
     return summary
-
-
-def prune(folder: RunFolder, summaries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Delete the weights that no selection rule chose."""
-    for name, summary in summaries.items():
-        kept = {folder.snapshot(name, row["step"]) for row in summary["selection"].values() if row["step"] is not None}
-        for path in set((folder.replica(name) / "checkpoints").glob("step-*.safetensors")) - kept:
-            path.unlink()
 
 
 def print_finished(finished: TrainingResult) -> None:
@@ -352,7 +341,7 @@ def print_finished(finished: TrainingResult) -> None:
     titles = {replica.name: replica.title for replica in folder.replicas()}
     summaries = {titles[name]: summary for name, summary in finished.summaries.items()}
     failures = {titles[name]: failure["step"] for name, failure in finished.failures.items()}
-    console.print(summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
+    console.print(display.summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
     lines = [f"Learning curve: {folder.replica(name) / 'curve.png'}" for name in finished.summaries]
     lines += [f"Run:            {folder.path}", *finished.profile]
     if finished.sent is not None:
