@@ -125,11 +125,28 @@ class _RunUnderWay(RunCallbacks):
         self.pack = build_pack(self.experiment)
 
     def claim(self, resume: bool) -> None:
-        """Lock the folder, and write there what is run."""
-        self.folder.lock()
-        if resume and self.folder.config.exists():
-            self.before = {**self.folder.facts()}
-        self.facts = write_record(self.experiment, self.tracking, self.folder, self.data, self.loaded)
+        """Lock the folder, and write config.gin and run.json there, once a resumed run is seen to be the same."""
+        folder, tracking = self.folder, self.tracking
+        folder.lock()
+        if resume and folder.config.exists():
+            self.before = {**folder.facts()}
+        sources = bound_value(SOURCES) or ()
+        sources = (sources,) if isinstance(sources, str) else sources
+        absolute = {SOURCES: tuple(map(absolute_source, sources))} if sources else {}  # as it does from any folder
+        text = rebind_text(gin_files.operative_text(self.loaded), absolute)
+        parameters, digest = parse_bindings(text), self.data.provenance.digest
+        if folder.config.exists():  # what is resumed must be the same experiment on the same data
+            found = changed_results(parse_bindings(read_text(folder.config)), parameters)
+            before = folder.facts()["data"]["digest"]
+            found += [f"dataset: SHA-256 {before} before, {digest} now"] if before != digest else []
+            if found:
+                raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
+        self.facts = experiment_facts(self.experiment, self.data, self.loaded)
+        self.facts |= {"parameters": parameters, "mlflow_experiment": tracking.experiment or self.experiment.task}
+        if tracking.mlflow:
+            self.facts |= {"mlflow_uri": masked(tracking_uri(folder.path))}
+        folder.write_facts(**self.facts, state="running", reason="")
+        write_text(folder.config, text)
         for name in changed_sources(self.before, self.facts["plugin_sources"]):
             self.on_warning(f"{name} has changed since the run began: from here on it trains with what it is now.")
 
@@ -152,15 +169,22 @@ class _RunUnderWay(RunCallbacks):
         return loop
 
     def _build_loop(self) -> Loop:
-        """The loop, ready to execute its update, and at its checkpoint if the run goes on."""
+        """The loop, ready to execute its update, and at its checkpoint if the run goes on.
+
+        Replicas get configurations that repeat each alone, to the last bit where the device is the same.
+        """
         experiment, folder, started = self.experiment, self.folder, time.monotonic()
         plan, replicas, mode = experiment.plan, experiment.resolved_replicas, execution_mode(experiment, self.before)
         loop = Loop(plan, self.pack, self.data, replicas, self.evaluator, folder, self, mode, bool(self.before))
         self.display.say(f"ready after {time.monotonic() - started:.0f} s")
         if loop.step:
             self.display.say(f"resuming at step {loop.step:,}")
-        execution = name_of(loop.mode)
-        write_own_configs(experiment, folder, execution)
+        execution, text = name_of(loop.mode), read_text(folder.config)
+        for replica in replicas:  # by `execution`: `auto` might choose another one for a single replica
+            own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
+            if experiment.replicas:
+                own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
+            write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
         self.tell({"event": "started", "step": loop.step, "steps": plan.steps, "execution": execution})
         return loop
 
@@ -214,40 +238,6 @@ class _RunUnderWay(RunCallbacks):
     def on_replica_failure(self, name: str, reason: str) -> None:
         self.display.say(f"failed: {reason}")
         self.tell({"event": "cell_failed", "replica": name, "reason": reason})
-
-
-def write_record(
-    experiment: Experiment, tracking: Tracking, folder: RunFolder, data: Transitions, loaded: gin_files.LoadedConfig
-) -> dict[str, Any]:
-    """Write config.gin and run.json, after checking that a resumed run is the same; returns what run.json says."""
-    sources = bound_value(SOURCES) or ()
-    sources = (sources,) if isinstance(sources, str) else sources
-    absolute = {SOURCES: tuple(map(absolute_source, sources))} if sources else {}  # as it does from any folder
-    text = rebind_text(gin_files.operative_text(loaded), absolute)
-    parameters, digest = parse_bindings(text), data.provenance.digest
-    if folder.config.exists():  # what is resumed must be the same experiment on the same data
-        found = changed_results(parse_bindings(read_text(folder.config)), parameters)
-        before = folder.facts()["data"]["digest"]
-        found += [f"dataset: SHA-256 {before} before, {digest} now"] if before != digest else []
-        if found:
-            raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
-    known = experiment_facts(experiment, data, loaded)
-    known |= {"parameters": parameters, "mlflow_experiment": tracking.experiment or experiment.task}
-    if tracking.mlflow:
-        known |= {"mlflow_uri": masked(tracking_uri(folder.path))}
-    folder.write_facts(**known, state="running", reason="")
-    write_text(folder.config, text)
-    return known
-
-
-def write_own_configs(experiment: Experiment, folder: RunFolder, execution: str) -> None:
-    """Configurations that repeat one replica of a run alone, to the last bit where the device is the same."""
-    text = read_text(folder.config)
-    for replica in experiment.resolved_replicas:  # by `execution`: `auto` might choose another one for a single replica
-        own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
-        if experiment.replicas:
-            own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
-        write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
 
 
 def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_files.LoadedConfig) -> dict[str, Any]:
