@@ -57,7 +57,11 @@ def train(args: argparse.Namespace) -> int:
     args.gin = args.gin or [_own_config(folder, args.resume)]
     typed = args.set
     if args.cell:
-        args.set = [*_cell(args), *args.set]
+        parser.load_configuration(args)
+        cell, given = ablation.Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
+        for name in sorted(given & set(cell.bindings)):
+            print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
+        args.set = [*cell.as_text(), *args.set]
     loaded = parser.load_configuration(args, bindings_of(args), stored)
     with asked_to_stop() as asked:
 
@@ -91,15 +95,6 @@ def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
         again = f"dqlab train --resume --out {folder} continues" if kept else "Nothing is kept"
         print(f"dqlab: {name}: {what}. {again}.", file=sys.stderr, flush=True)
     return 128 + asked.number
-
-
-def _cell(args: argparse.Namespace) -> list[str]:
-    """What the chosen cell of a grid file sets."""
-    parser.load_configuration(args)
-    cell, given = ablation.Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
-    for name in sorted(given & set(cell.bindings)):
-        print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
-    return cell.as_text()
 
 
 def _own_config(folder: Path, resume: bool) -> Path:

@@ -30,8 +30,17 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
     """
     fill_registries()
     with gin.unlock_config(), redirect_stdout(sys.stderr):
-        for entry in installed_plugins():
-            _load(entry)
+        for point in installed_plugins():
+            try:
+                with all_or_nothing(_package(point.value)):
+                    point.load()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a plugin may fail in any way, exits and skipped tests included
+                reason = message_of(error) if isinstance(error, ConfigError) else repr(error)
+                print(f"dqlab: warning: plugin '{point.name}' ({point.value}) is skipped: {reason}", file=sys.stderr)
+                if os.environ.get("DQLAB_DEBUG"):
+                    traceback.print_exc()
     for module in modules:
         import_plugin(module, "--plugin")
 
@@ -81,19 +90,6 @@ def importable(module: str) -> bool:
         return found is not None and found.origin is not None
     except (ImportError, ValueError):
         return False
-
-
-def _load(point: EntryPoint) -> None:
-    try:
-        with all_or_nothing(_package(point.value)):
-            point.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin may fail in any way, exits and skipped tests included
-        reason = message_of(error) if isinstance(error, ConfigError) else repr(error)
-        print(f"dqlab: warning: plugin '{point.name}' ({point.value}) is skipped: {reason}", file=sys.stderr)
-        if os.environ.get("DQLAB_DEBUG"):
-            traceback.print_exc()
 
 
 def _package(module: str) -> str:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,20 +63,6 @@ class LocatedDataset:
         if self.downloaded and (fault := download.digest_fault(place, digest)):
             raise DataError(f"{place} has changed: its {fault} {self.mend}")
         return digest
-
-    def origin(self) -> dict[str, Any]:
-        """What `Provenance` wants to know of where it is from."""
-        return {
-            "source": self.source.partition(":")[0],
-            "skipped": (*self.skipped, *self.failed),
-            "path": str(self.path or ""),
-            "digest": self.digest(),
-            "is_d4rl": self.is_d4rl,
-            "stand_in": self.stand_in,
-            "note": self.note,
-            "synthetic": self.rows is not None,
-            "address": self.address,
-        }
 
     def read(self, task: Task) -> Columns:
         """All rows, as wide as the task's states and actions; a DataError where it is damaged, or another task's."""
@@ -244,7 +229,10 @@ def load_dataset(
     transform, actions = reward_transforms.get(reward_transform), action_rule(task, action_bounds)
     found = find_dataset(task, sources, progress)
     low, high = ((), ()) if is_unit(actions.low, actions.high) else (actions.low, actions.high)
-    origin = {**found.origin(), "action_rule": actions.name, "action_low": low, "action_high": high}
+    origin = {name: getattr(found, name) for name in ("is_d4rl", "stand_in", "note", "address")}
+    origin |= {"source": found.source.partition(":")[0], "skipped": (*found.skipped, *found.failed)}
+    origin |= {"path": str(found.path or ""), "digest": found.digest(), "synthetic": found.rows is not None}
+    origin |= {"action_rule": actions.name, "action_low": low, "action_high": high}
     return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)
 
 

@@ -116,6 +116,9 @@ class ActionRange:
             self.note = f"actions are recorded in {bounds_text(*self.stored)}, as the dataset says, not in [-1, 1]"
 
 
+RULES = ("unit", "env", "as_is")
+
+
 @dataclass(frozen=True)
 class ActionRule:
     """How a dataset's actions are meant, a name in `RULES`; the environment's bounds (A,), empty where not needed."""
@@ -136,41 +139,34 @@ def action_rule(task: Task, name: str) -> ActionRule:
 
 
 def unit_actions(columns: Columns, rule: ActionRule) -> FloatArray:
-    """Actions (n, A) by the rule; a DataError where one is not finite, or they are not as the rule wants them."""
-    return RULES[rule.name](columns, float_column(columns, "actions"), rule)
+    """Actions (n, A) by the rule; a DataError where one is not finite, or they are not as the rule wants them.
 
-
-def _as_shares(columns: Columns, actions: FloatArray, rule: ActionRule) -> FloatArray:
-    """They are shares of the environment's bounds, in [-1, 1]."""
-    found, own = ActionRange(columns), bounds_text(rule.low, rule.high)
-    if found.note:
-        said = f"{found.note}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
-        raise DataError(f"{columns.where}: {said}.")
-    low, high = np.array(rule.low), np.array(rule.high)
-    narrow = found.stored is None and np.any((low > -1.0) | (high < 1.0))
-    if narrow and np.all((found.low >= low - ROUNDING) & (found.high <= high + ROUNDING)):
-        said = f"all actions lie within the environment's own bounds, {own}, and it does not say whether they are meant"
-        raise DataError(f"{columns.where}: {said} so or as shares of them, in [-1, 1]. {BOUNDS_ADVICE}.")
-    return actions
-
-
-def _rescaled(columns: Columns, actions: FloatArray, rule: ActionRule) -> FloatArray:
-    """They are in the environment's own units, and rescaled to [-1, 1], what is rounding clipped."""
-    low, high, found = np.array(rule.low), np.array(rule.high), ActionRange(columns)
-    own = f"the environment's bounds, {bounds_text(rule.low, rule.high)}"
-    if found.stored is not None and is_unit(*found.stored) and not is_unit(rule.low, rule.high):
-        said = f"actions are recorded in [-1, 1], as the dataset says, not in {own}"
+    By `unit` they are shares of the environment's bounds, in [-1, 1]; by `env` they are in the environment's own units,
+    and rescaled to [-1, 1], what is rounding clipped.
+    """
+    actions = float_column(columns, "actions")
+    if rule.name == "as_is":
+        return actions
+    found, low, high = ActionRange(columns), np.array(rule.low), np.array(rule.high)
+    own = bounds_text(low, high)
+    if rule.name == "unit":
+        if found.note:
+            said = f"{found.note}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
+            raise DataError(f"{columns.where}: {said}.")
+        narrow = found.stored is None and np.any((low > -1.0) | (high < 1.0))
+        if narrow and np.all((found.low >= low - ROUNDING) & (found.high <= high + ROUNDING)):
+            said = f"all actions lie within the environment's own bounds, {own}, and it does not say whether they are"
+            raise DataError(f"{columns.where}: {said} meant so or as shares of them, in [-1, 1]. {BOUNDS_ADVICE}.")
+        return actions
+    if found.stored is not None and is_unit(*found.stored) and not is_unit(low, high):
+        said = f"actions are recorded in [-1, 1], as the dataset says, not in the environment's bounds, {own}"
         raise DataError(f"{columns.where}: {said}: leave off load_dataset.action_bounds='env'.")
     unit = np.where(high > low, to_unit(actions, low, high), actions - low)  # how far from an only value
     if rows := int((np.abs(unit) > 1.0 + ROUNDING).any(axis=1).sum()):
-        said = f"actions of {rows:,} row(s) lie outside of {own}: {found.text}. Is it another environment's?"
-        raise DataError(f"{columns.where}: {said} load_dataset.action_bounds='as_is' takes them as they are.")
+        said = f"actions of {rows:,} row(s) lie outside of the environment's bounds, {own}: {found.text}"
+        mend = "Is it another environment's? load_dataset.action_bounds='as_is' takes them as they are."
+        raise DataError(f"{columns.where}: {said}. {mend}")
     return np.asarray(np.clip(unit, -1.0, 1.0), dtype=np.float32)
-
-
-AS_IS = ActionRule()
-RULES: dict[str, Callable[[Columns, FloatArray, ActionRule], FloatArray]]
-RULES = {"unit": _as_shares, "env": _rescaled, "as_is": lambda columns, actions, rule: actions}
 
 
 def bounds_text(low: Ends, high: Ends) -> str:
@@ -190,7 +186,7 @@ def q_learning_view(
     transform: RewardTransform,
     origin: dict[str, Any],
     standardise: bool = False,
-    actions: ActionRule = AS_IS,
+    actions: ActionRule = ActionRule(),
     chunk: int = 1,
     next_action: bool = False,
 ) -> Transitions:

@@ -161,10 +161,3 @@ def step_environment(env: Any, action: Array) -> tuple[Array, float, bool, bool]
     except NotFiniteError as error:
         state, reward, terminated, truncated, _ = error.given
     return state, reward, terminated, terminated or truncated
-
-
-def physics_of(task: Task, backend: str, physics: str) -> str:
-    """What a record says of the dynamics: the law's name, or whose they are without one; and the task's condition."""
-    own = getattr(env_backends.get(backend), "own_physics", "")
-    law = str(own or (physics if task.body is not None else "the environment's own"))
-    return ", ".join(filter(None, (law, task.condition)))

@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 import ogbench
 
-from dqlab.envs.ogbench_tasks import OGBench
 from dqlab.envs.physics import Array
+from dqlab.envs.tasks import OGBench
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of glfw, that there is no display

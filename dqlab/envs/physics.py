@@ -124,9 +124,7 @@ class CompiledModelEnv(ABC):
     def compile_model(self) -> Any:
         """The `mujoco.MjModel`."""
 
-    def _initialize_simulation(
-        self: Any,
-    ) -> tuple[Any, Any]:  # Gymnasium's, private; no public method may say otherwise
+    def _initialize_simulation(self: Any) -> tuple[Any, Any]:  # Gymnasium's; no public method may say otherwise
         """The model, whose frame buffer is as large as what is drawn, and its state."""
         import mujoco
 

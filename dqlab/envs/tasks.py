@@ -1,10 +1,12 @@
 """The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json);
-those of Minari's datasets (minari.json); and what actions in [-1, 1] stand for between an environment's bounds.
+those of Minari's datasets (minari.json); OGBench's single tasks with states (ogbench.json), of whose 82 data sets 47
+have states, the others pictures; and what actions in [-1, 1] stand for between an environment's bounds.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
@@ -12,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dqlab.config.registry import Registry
+from dqlab.config.fields import check_field, check_fields
+from dqlab.config.registry import Registry, configurable
 from dqlab.envs.mazes import AntMaze
 from dqlab.envs.physics import Array, Body
 from dqlab.errors import SUCCESS, UNSCORED
@@ -105,9 +108,43 @@ class Task:
 tasks: Registry[Task] = Registry(
     "task", "A benchmark task: environment, dataset file and reference scores.", "Experiment.task"
 )
-D4RL, MINARI = (json.loads((files("dqlab.envs") / f"{name}.json").read_text()) for name in ("d4rl", "minari"))
+_read = (json.loads((files("dqlab.envs") / f"{name}.json").read_text()) for name in ("d4rl", "minari", "ogbench"))
+D4RL, MINARI, OGBENCH = _read
+BENCHMARK = "ogbench"  # that OGBench's tasks belong to
 BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"  # any Gymnasium environment, its actions stretched to [-1, 1]
 UNLIMITED = -1  # the episode limit that tells Gymnasium not to cut episodes
+
+
+@configurable("envs")
+@dataclass(frozen=True)
+class OGBench:
+    """What gin files may choose about OGBench's environments.
+
+    Attributes:
+        success_timing: `pre` judges success in the state in which an action is taken, r(s), as the rewards of the data
+            do, and ogbench since 1.2.0; `post` in the state that follows, r(s'), as ogbench did until 1.1.5.
+    """
+
+    success_timing: str = "pre"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_field(self.success_timing in ("pre", "post"), self, "success_timing", "'pre' or 'post'")
+
+    @property
+    def condition(self) -> str:
+        """What must stand beside every score: those of different timing do not compare."""
+        return f"success_timing {self.success_timing!r}"
+
+
+def dataset_of(task: str) -> str:
+    """The data set of a task, `cube-single-play-v0` of `cube-single-play-singletask-task3-v0`."""
+    return re.sub(r"-singletask(-task\d)?(?=-v\d+$)", "", task)
+
+
+def environment_of(task: str) -> str:
+    """The environment of a task, `cube-single` of `cube-single-play-singletask-task3-v0`."""
+    return dataset_of(task).rsplit("-", 2)[0]
 
 
 for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
@@ -128,6 +165,23 @@ for _name, _facts in MINARI["environments"].items():
         _made = replace(_any, name=f"mujoco-{_name}-{_quality}-v0", minari=f"mujoco/{_name}/{_quality}-v0")
         _summary = f"{_made.robot}; {_made.source}; {UNSCORED}"
         tasks.add(_made.name, _made, source=MINARI["source"], cites=("younis2024minari",), summary=_summary)
+_common = {"file": "", "settings": OGBench, "extra": "ogbench", "benchmark": BENCHMARK, "measures_success": True}
+for _environment, _facts in OGBENCH["environments"].items():
+    _first = _environment.split("-")[0]
+    _own = {name: facts for name, facts in OGBENCH["environments"].items() if name.split("-")[0] == _first}
+    _parts = "|".join(name.partition("-")[2] for name in _own)
+    _kinds = "|".join(dict.fromkeys(kind for facts in _own.values() for kind in facts["datasets"]))
+    _family = f"{_first}-{_parts and f'({_parts})-'}({_kinds})-singletask[-task1 to 5]-v0"
+    _known: dict[str, Any] = {name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")} | _common
+    _any = Task("", f"ogbench-{_environment}", "dqlab.envs.ogbench_env:dqlab/OGBench-v0", 0.0, 1.0, **_known)
+    for _kind, (_episodes, _rows) in _facts["datasets"].items():
+        for _number in ("", "-task1", "-task2", "-task3", "-task4", "-task5"):
+            _name = f"{_environment}-{_kind}-singletask{_number}-v0"
+            _which = _number.removeprefix("-task") or f"{_facts['default_task']}, the default"
+            _made = replace(_any, name=_name, env_kwargs={"name": _name}, rows=_episodes * _rows)
+            _summary = f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; {_made.caveat}"
+            _about: Any = {"source": OGBENCH["source"], "cites": ("park2025ogbench",), "family": _family}
+            tasks.add(_name, _made, summary=_summary, **_about)
 
 
 def from_unit(actions: Any, low: Array, high: Array) -> Array:

@@ -16,7 +16,7 @@ from dqlab.config.gin_state import complete_name
 from dqlab.config.identity import Replica, is_seed
 from dqlab.config.registry import configurable
 from dqlab.envs import tasks
-from dqlab.envs.backend import physics_of
+from dqlab.envs.backend import env_backends
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.machine import threads_for
@@ -83,8 +83,10 @@ class Experiment:
 
     @property
     def stepped_by(self) -> str:
-        """The physics of its evaluations: the law, or that of a backend to which laws do not apply."""
-        return physics_of(self.resolved_task, self.env_backend, self.physics)
+        """The dynamics of its evaluations: the law's name, or whose they are without one; and the task's condition."""
+        own, task = getattr(env_backends.get(self.env_backend), "own_physics", ""), self.resolved_task
+        law = str(own or (self.physics if task.body is not None else "the environment's own"))
+        return ", ".join(filter(None, (law, task.condition)))
 
     @cached_property
     def resolved_algorithm(self) -> Algorithm:

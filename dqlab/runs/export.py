@@ -71,7 +71,14 @@ def export_policy(
         example = (TEMPLATES / f"example_{form}.txt").read_text().format(width=policy.task.state_dim)
         write_text(new / "example.py", example)
     if push:
-        _upload(out, push.removeprefix(HUB))
+        from huggingface_hub import HfApi
+
+        repository = push.removeprefix(HUB)
+        try:
+            HfApi().create_repo(repository, exist_ok=True)
+            HfApi().upload_folder(repo_id=repository, folder_path=out, commit_message="dqlab export")
+        except Exception as error:  # the Hub's client raises those of several libraries
+            raise RunError(f"{push} was not uploaded: {one_line(error)}. The files are in {out}.") from error
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
@@ -148,17 +155,6 @@ def _write_run(policy: LoadedPolicy, facts: dict[str, Any], module: PolicyModule
     laws = {name: (spec.law, spec.parameter) for name, spec in module.specs.items()}
     record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes(), "laws": laws}
     write_text(out / EXPORTED, json.dumps(record, indent=1))
-
-
-def _upload(folder: Path, repository: str) -> None:
-    """Make a repository on the Hugging Face Hub of a folder."""
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().create_repo(repository, exist_ok=True)
-        HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="dqlab export")
-    except Exception as error:  # the Hub's client raises those of several libraries
-        raise RunError(f"{HUB}{repository} was not uploaded: {one_line(error)}. The files are in {folder}.") from error
 
 
 def model_card(policy: LoadedPolicy, facts: dict[str, Any], suffix: str) -> str:

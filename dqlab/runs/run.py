@@ -34,14 +34,7 @@ from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
 from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.runs.profile import ProfileRecorder
-from dqlab.tracking.display import (
-    Display,
-    about_data,
-    announce_fallback,
-    download_progress,
-    draw_score_curve,
-    summary_table,
-)
+from dqlab.tracking import display
 from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
 from dqlab.tracking.mlflow.sync import Mirror
 from dqlab.tracking.run_folder import RunFolder
@@ -122,28 +115,45 @@ class _RunUnderWay(RunCallbacks):
         self.evaluator.environments.prepare(len(self.experiment.resolved_replicas) * self.evaluator.episodes)
         self.folder.check(resume)
         loud = Console(stderr=True) if self.console.quiet else self.console
-        with download_progress(loud) as progress:
+        with display.download_progress(loud) as progress:
             self.data = load_data(self.experiment, progress)
         if self.data.provenance.stand_in:
-            announce_fallback(loud, self.experiment.task, self.data.provenance)
+            display.announce_fallback(loud, self.experiment.task, self.data.provenance)
         else:
-            self.console.print(about_data(self.data.provenance), soft_wrap=True, highlight=False)
+            self.console.print(display.about_data(self.data.provenance), soft_wrap=True, highlight=False)
         self.evaluator.standardised_by = (self.data.provenance.state_mean, self.data.provenance.state_std)
         self.pack = build_pack(self.experiment)
 
     def claim(self, resume: bool) -> None:
-        """Lock the folder, and write there what is run."""
-        self.folder.lock()
-        if resume and self.folder.config.exists():
-            self.before = {**self.folder.facts()}
-        self.facts = write_record(self.experiment, self.tracking, self.folder, self.data, self.loaded)
+        """Lock the folder, and write config.gin and run.json there, once a resumed run is seen to be the same."""
+        folder, tracking = self.folder, self.tracking
+        folder.lock()
+        if resume and folder.config.exists():
+            self.before = {**folder.facts()}
+        sources = bound_value(SOURCES) or ()
+        sources = (sources,) if isinstance(sources, str) else sources
+        absolute = {SOURCES: tuple(map(absolute_source, sources))} if sources else {}  # as it does from any folder
+        text = rebind_text(gin_files.operative_text(self.loaded), absolute)
+        parameters, digest = parse_bindings(text), self.data.provenance.digest
+        if folder.config.exists():  # what is resumed must be the same experiment on the same data
+            found = changed_results(parse_bindings(read_text(folder.config)), parameters)
+            before = folder.facts()["data"]["digest"]
+            found += [f"dataset: SHA-256 {before} before, {digest} now"] if before != digest else []
+            if found:
+                raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
+        self.facts = experiment_facts(self.experiment, self.data, self.loaded)
+        self.facts |= {"parameters": parameters, "mlflow_experiment": tracking.experiment or self.experiment.task}
+        if tracking.mlflow:
+            self.facts |= {"mlflow_uri": masked(tracking_uri(folder.path))}
+        folder.write_facts(**self.facts, state="running", reason="")
+        write_text(folder.config, text)
         for name in changed_sources(self.before, self.facts["plugin_sources"]):
             self.on_warning(f"{name} has changed since the run began: from here on it trains with what it is now.")
 
     def train(self, quiet: bool, profile: bool) -> Loop:
         """All updates and evaluations; training that ends early says in run.json how."""
         plan, folder = self.experiment.plan, self.folder
-        self.display = Display(plan.steps, self.facts["caveat"], quiet, self.console, self.facts["scored"])
+        self.display = display.Display(plan.steps, self.facts["caveat"], quiet, self.console, self.facts["scored"])
         try:
             with self.display:
                 loop = self._build_loop()
@@ -159,15 +169,22 @@ class _RunUnderWay(RunCallbacks):
         return loop
 
     def _build_loop(self) -> Loop:
-        """The loop, ready to execute its update, and at its checkpoint if the run goes on."""
+        """The loop, ready to execute its update, and at its checkpoint if the run goes on.
+
+        Replicas get configurations that repeat each alone, to the last bit where the device is the same.
+        """
         experiment, folder, started = self.experiment, self.folder, time.monotonic()
         plan, replicas, mode = experiment.plan, experiment.resolved_replicas, execution_mode(experiment, self.before)
         loop = Loop(plan, self.pack, self.data, replicas, self.evaluator, folder, self, mode, bool(self.before))
         self.display.say(f"ready after {time.monotonic() - started:.0f} s")
         if loop.step:
             self.display.say(f"resuming at step {loop.step:,}")
-        execution = name_of(loop.mode)
-        write_own_configs(experiment, folder, execution)
+        execution, text = name_of(loop.mode), read_text(folder.config)
+        for replica in replicas:  # by `execution`: `auto` might choose another one for a single replica
+            own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
+            if experiment.replicas:
+                own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
+            write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
         self.tell({"event": "started", "step": loop.step, "steps": plan.steps, "execution": execution})
         return loop
 
@@ -178,7 +195,11 @@ class _RunUnderWay(RunCallbacks):
             if replica.name not in states.failed:
                 summaries[replica.name] = write_replica_results(self.experiment, folder, replica, states, self.facts)
         if not self.tracking.keep_checkpoints:
-            prune(folder, summaries)
+            for name, summary in summaries.items():  # weights that no selection rule chose
+                chosen = {row["step"] for row in summary["selection"].values()} - {None}
+                kept = {folder.snapshot(name, step) for step in chosen}
+                for path in set((folder.replica(name) / "checkpoints").glob("step-*.safetensors")) - kept:
+                    path.unlink()
         folder.write_facts(state="finished" if summaries else "failed")
         sent = self.mirror.close(self.tracking.patience) if self.mirror else None
         about = self.recorder.lines() if self.recorder else ()
@@ -217,40 +238,6 @@ class _RunUnderWay(RunCallbacks):
     def on_replica_failure(self, name: str, reason: str) -> None:
         self.display.say(f"failed: {reason}")
         self.tell({"event": "cell_failed", "replica": name, "reason": reason})
-
-
-def write_record(
-    experiment: Experiment, tracking: Tracking, folder: RunFolder, data: Transitions, loaded: gin_files.LoadedConfig
-) -> dict[str, Any]:
-    """Write config.gin and run.json, after checking that a resumed run is the same; returns what run.json says."""
-    sources = bound_value(SOURCES) or ()
-    sources = (sources,) if isinstance(sources, str) else sources
-    absolute = {SOURCES: tuple(map(absolute_source, sources))} if sources else {}  # as it does from any folder
-    text = rebind_text(gin_files.operative_text(loaded), absolute)
-    parameters, digest = parse_bindings(text), data.provenance.digest
-    if folder.config.exists():  # what is resumed must be the same experiment on the same data
-        found = changed_results(parse_bindings(read_text(folder.config)), parameters)
-        before = folder.facts()["data"]["digest"]
-        found += [f"dataset: SHA-256 {before} before, {digest} now"] if before != digest else []
-        if found:
-            raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
-    known = experiment_facts(experiment, data, loaded)
-    known |= {"parameters": parameters, "mlflow_experiment": tracking.experiment or experiment.task}
-    if tracking.mlflow:
-        known |= {"mlflow_uri": masked(tracking_uri(folder.path))}
-    folder.write_facts(**known, state="running", reason="")
-    write_text(folder.config, text)
-    return known
-
-
-def write_own_configs(experiment: Experiment, folder: RunFolder, execution: str) -> None:
-    """Configurations that repeat one replica of a run alone, to the last bit where the device is the same."""
-    text = read_text(folder.config)
-    for replica in experiment.resolved_replicas:  # by `execution`: `auto` might choose another one for a single replica
-        own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
-        if experiment.replicas:
-            own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
-        write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
 
 
 def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_files.LoadedConfig) -> dict[str, Any]:
@@ -332,17 +319,9 @@ def write_replica_results(
     for rule, name in rules.items():
         write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule]["step"]], name))
     title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
-    draw_score_curve(evaluations, chosen, title, own / "curve.png", known["scored"])
+    display.draw_score_curve(evaluations, chosen, title, own / "curve.png", known["scored"])
     write_text(own / "summary.json", json.dumps(summary, indent=1))
     return summary
-
-
-def prune(folder: RunFolder, summaries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Delete the weights that no selection rule chose."""
-    for name, summary in summaries.items():
-        kept = {folder.snapshot(name, row["step"]) for row in summary["selection"].values() if row["step"] is not None}
-        for path in set((folder.replica(name) / "checkpoints").glob("step-*.safetensors")) - kept:
-            path.unlink()
 
 
 def print_finished(finished: TrainingResult) -> None:
@@ -352,7 +331,7 @@ def print_finished(finished: TrainingResult) -> None:
     titles = {replica.name: replica.title for replica in folder.replicas()}
     summaries = {titles[name]: summary for name, summary in finished.summaries.items()}
     failures = {titles[name]: failure["step"] for name, failure in finished.failures.items()}
-    console.print(summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
+    console.print(display.summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
     lines = [f"Learning curve: {folder.replica(name) / 'curve.png'}" for name in finished.summaries]
     lines += [f"Run:            {folder.path}", *finished.profile]
     if finished.sent is not None:

@@ -28,8 +28,7 @@ from dqlab.data.formats.ogbench import ogbench
 from dqlab.data.locate import list_datasets, report_findings
 from dqlab.data.sources import d4rl_cache, d4rl_download
 from dqlab.envs import tasks
-from dqlab.envs.ogbench_tasks import FACTS as OGBENCH
-from dqlab.envs.tasks import D4RL
+from dqlab.envs.tasks import D4RL, OGBENCH
 from dqlab.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

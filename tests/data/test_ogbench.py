@@ -17,7 +17,7 @@ from dqlab.data.formats.base import format_of
 from dqlab.data.formats.ogbench import OGBenchFormat
 from dqlab.data.sources import absolute_source, find_dataset
 from dqlab.envs import tasks
-from dqlab.envs.ogbench_tasks import dataset_of
+from dqlab.envs.tasks import dataset_of
 from dqlab.errors import ConfigError, DataError
 from dqlab.tools.collect import behaviours
 from dqlab.tools.collect.recipe import Collection

@@ -14,7 +14,7 @@ from conftest import ROOT, Run
 
 from dqlab.config import gin_files
 from dqlab.envs import make_env, tasks
-from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
+from dqlab.envs.tasks import BENCHMARK, OGBENCH, dataset_of, environment_of
 from dqlab.errors import ConfigError
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
@@ -34,7 +34,7 @@ def test_there_are_five_tasks_and_a_default_one_for_each_set() -> None:
     assert environment_of("humanoidmaze-giant-stitch-singletask-task5-v0") == "humanoidmaze-giant"
 
 
-@pytest.mark.parametrize("environment", FACTS["environments"])
+@pytest.mark.parametrize("environment", OGBENCH["environments"])
 def test_limits_are_as_registered(environment: str) -> None:
     for task in (task for task in OWN if environment_of(task.name) == environment):
         number = task.name.partition("-singletask")[2]
@@ -55,7 +55,7 @@ def test_episodes_are_functions_of_the_seed(name: str) -> None:
     before = np.random.get_state()[1:3]
     assert np.array_equal(other.reset(seed=2)[0], starts[1])
     assert not np.array_equal(starts[0], starts[1])
-    default = FACTS["environments"][environment_of(task.name)]["default_task"]
+    default = OGBENCH["environments"][environment_of(task.name)]["default_task"]
     assert env.unwrapped.cur_task_id == default
     assert f"task {default}, the default" in tasks.entry(task.name).summary
     for _ in range(3):

@@ -16,8 +16,7 @@ from dqlab.data.formats.arrays import read_archive, write_archive
 from dqlab.data.formats.base import COLLECTED, PROVENANCE, Columns, Format, data_formats
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs import make_env, tasks
-from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
-from dqlab.envs.tasks import Task
+from dqlab.envs.tasks import BENCHMARK, OGBENCH, Task, dataset_of, environment_of
 from dqlab.errors import DataError, nearest
 from dqlab.files import expanded
 
@@ -27,7 +26,7 @@ KEPT = {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}  # of
 SPREAD = 3  # times the memory of its rows that a set takes until transitions are made of it
 
 
-@data_formats.register(BENCHMARK, source=FACTS["source"], cites=("park2025ogbench",))
+@data_formats.register(BENCHMARK, source=OGBENCH["source"], cites=("park2025ogbench",))
 class OGBenchFormat(Format):
     """OGBench's `.npz` for one of its tasks: the path is FOLDER/TASK, or TASK for `~/.ogbench/data/TASK`.
 
@@ -117,7 +116,7 @@ def _columns(where: str, task: Task, arrays: Arrays, notes: dict[str, str]) -> C
     return base.checked_columns(where, {**arrays, **ends, "rewards": made["rewards"], "masks": made["masks"]}, notes)
 
 
-@data_sources.register(BENCHMARK, source=FACTS["source"], cites=("park2025ogbench",))
+@data_sources.register(BENCHMARK, source=OGBENCH["source"], cites=("park2025ogbench",))
 def ogbench(
     task: Task,
     argument: str = "",
@@ -148,7 +147,7 @@ def ogbench(
     if argument:
         raise UnavailableError(f"{files[0]} does not exist")
     name = files[0].name
-    own = [download.address_of(FACTS["server"], name), download.second_address(FACTS["second_home"], name)]
+    own = [download.address_of(OGBENCH["server"], name), download.second_address(OGBENCH["second_home"], name)]
     addresses = [*own, *download.mirror_addresses(mirrors, name)]
     fetched = download_from(addresses, files[0], own=own, magic=b"PK", progress=progress, timeout=timeout)
     return replace(found, **fetched, note="")

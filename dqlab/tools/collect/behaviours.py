@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
 from dqlab.envs import make_env
-from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
-from dqlab.envs.tasks import Task, to_unit
+from dqlab.envs.tasks import BENCHMARK, OGBENCH, Task, dataset_of, environment_of, to_unit
 from dqlab.errors import ConfigError, pip_install
 from dqlab.files import expanded, sha256_of
 from dqlab.machine import package_version
@@ -275,7 +274,7 @@ NOISE_SCALE = np.array([1.0, 1.0, 1.0, 3.0, 10.0])
 
 
 @behaviours.register(
-    "oracle", source=f"{FACTS['source']}, data_gen_scripts/generate_manipspace.py", cites=("park2025ogbench",)
+    "oracle", source=f"{OGBENCH['source']}, data_gen_scripts/generate_manipspace.py", cites=("park2025ogbench",)
 )
 class ScriptedOracle(PolicyBehaviour):
     """OGBench's oracles on a task of its robot arms, `oracle:play` or `oracle:noisy`: one goal after the other.
