@@ -18,9 +18,8 @@ PACKAGE = Path(__file__).parent
 def pip_install(extra: str = "") -> str:
     """The command that installs dqlab, or an extra of it: of the clone, where this is one."""
     place, wanted = PACKAGE.parent, f"[{extra}]" if extra else ""
-    return (
-        f"pip install -e '{place}{wanted}'" if (place / "pyproject.toml").exists() else f"pip install 'dqlab{wanted}'"
-    )
+    what = f"-e '{place}{wanted}'" if (place / "pyproject.toml").exists() else f"'dqlab{wanted}'"
+    return f"pip install {what}"
 
 
 class DqlabError(Exception):

@@ -6,6 +6,7 @@ import codecs
 import errno
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from dqlab.errors import RunError, one_line
 
@@ -121,6 +122,11 @@ def sha256_of(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of a value as JSON, in which names have no order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def size_of(place: Path) -> int:

@@ -27,8 +27,7 @@ from mlflow import MlflowClient
 from mlflow.store.entities import PagedList
 from mlflow_stores import fresh_store
 
-from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.report import collect_results
+from dqlab.ablation.folder import GridFolder, collect_results
 from dqlab.analysis.compare import comparison_warnings, group_runs, read_folder
 from dqlab.analysis.results import FAILED, CellStatus
 from dqlab.config.gin_files import parse_bindings

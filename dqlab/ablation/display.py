@@ -108,7 +108,7 @@ class GridDisplay(Progress):
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         hidden = not console.is_terminal or console.quiet
         super().__init__(*columns, TimeRemainingColumn(), console=console, speed_estimate_period=3600, disable=hidden)
-        self.cells, self._note = cells, f" ({note})" if note else ""  # "not D4RL"
+        self.cells, self._console, self._note = cells, console, f" ({note})" if note else ""  # "not D4RL"
         self._packs = {pack.id: [cells[cell.id] for cell in pack.cells] for pack in packs}
         self._steps: dict[str, float] = {}
         self._lock_of_cells = threading.Lock()
@@ -165,8 +165,4 @@ class GridDisplay(Progress):
             score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
             why = f"  {status.reason}" if status.reason else ""
             text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
-            self.say(f"{text}  {status.state}{score}{why}")
-
-    def say(self, text: str) -> None:
-        """Something that concerns the whole grid."""
-        self.console.print(Text(text), soft_wrap=True)
+            say(self._console, [f"{text}  {status.state}{score}{why}"])

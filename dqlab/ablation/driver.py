@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from dqlab.ablation.display import GridDisplay, announce_grid, say_what_is_missing, show_plan
+from dqlab.ablation.display import GridDisplay, announce_grid, say, say_what_is_missing, show_plan
 from dqlab.ablation.engines.base import Engine, Job, engines, slots_of
-from dqlab.ablation.folder import GridFolder
+from dqlab.ablation.folder import GridFolder, collect_results
 from dqlab.ablation.planning import ConfigResolver, Plan, PlannedPack, make_plan, pack_cells, pack_sizes, plan_jobs
-from dqlab.ablation.report import report_apart
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, CellStatus, Report
-from dqlab.config.gin_state import parameters_read
+from dqlab.config.gin_files import format_bindings, load_gin, parse_bindings
+from dqlab.config.gin_state import abbreviate_names, bound_parameters, parameters_read
 from dqlab.data.download import no_downloads
-from dqlab.errors import masked
+from dqlab.errors import RunError, masked
 from dqlab.files import write_text
 from dqlab.machine import handled_signals
 from dqlab.printing import Console
@@ -198,32 +200,57 @@ def dry_run(request: GridRequest, console: Console) -> None:
     show_plan(session, console)
 
 
+def report_grid(request: GridRequest, console: Console) -> None:
+    """Report what there is of a grid, as it was planned last; only what the report shows is read from the request."""
+    from dqlab.analysis.report.write import report_and_print  # pandas and matplotlib take a second
+
+    load_gin(request.files, request.bindings, request.imports)
+    settings, folder = Report(), GridFolder(request.out)
+    folder.facts()  # says where there is no grid
+    folder.check(request.name)
+    results = collect_results(folder)
+    if not results.results:
+        raise RunError(f"No cell of the grid has finished in {request.out}: there is nothing to report yet.")
+    bound = format_bindings(abbreviate_names(bound_parameters()))
+    now, before = parse_bindings(bound), parse_bindings(results.gin)
+    names = [name for name in {**before, **now} if now.get(name) != before.get(name)]
+    apart = ("Report.", "Tracking.", "Grid.engine", "Grid.storage", "Grid.pack")
+    if changed := [name for name in names if not name.startswith(apart) and "Engine." not in name]:
+        text = f"The report is of the grid as it was planned last; changed since, and left out: {', '.join(changed)}."
+        say(console, [text])
+    report_and_print(results, settings, folder.report, console)
+
+
+def report_apart(request: GridRequest, console: Console) -> None:
+    """Report what there is of a grid, by `dqlab ablate --report-only` in a process of its own."""
+    command = [sys.executable, "-m", "dqlab", "ablate", "--report-only", f"--grid={request.files[0]}"]
+    command += [f"--gin={path}" for path in request.files[1:]]
+    command += [f"--set={binding}" for binding in request.bindings]
+    command += [f"--plugin={module}" for module in request.imports]
+    command += [f"--out={request.out}", *(["--quiet"] if console.quiet else [])]
+    env = {**os.environ, "COLUMNS": str(console.width)}
+    if subprocess.run(command, env=env, start_new_session=True).returncode:  # Ctrl-C is for its parent
+        raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
+
+
 def run_packs(session: GridSession, console: Console) -> bool:
-    """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted."""
+    """Let the engine run all packs, and keep the session's cells up to date; returns whether a signal stopped it."""
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
     title = f"{session.request.name} in {session.folder.path}"
-    display = GridDisplay(session.cells, session.packs, console, title, caveat)
-    with display, stop_on_signal(session.engine.stop, display.say) as stopped:
-        for ended in session.engine.run(session.jobs, display.on_event):
-            display.on_end(ended)
-            if time.monotonic() - session.recorded > EVERY:
-                session.record_state(RUNNING)
-    return stopped.is_set()
-
-
-@contextmanager
-def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[Event]:
-    """Within this, a signal calls `stop`, and `say` with what happens, and sets an event."""
-    stopped = Event()
+    display, stopped = GridDisplay(session.cells, session.packs, console, title, caveat), Event()
 
     def heed(*_: object) -> None:
         told = "Stopping: packs write their checkpoints and end. Ctrl-C ends them at once."
         if stopped.is_set():
             told = "Ending at once; the same command continues from the last checkpoints."
         stopped.set()
-        stop()
+        session.engine.stop()
         with suppress(RuntimeError):  # the signal may have come while something else was printed
-            say(told)
+            say(console, [told])
 
-    with handled_signals(heed, signal.SIGINT, signal.SIGTERM):
-        yield stopped
+    with display, handled_signals(heed, signal.SIGINT, signal.SIGTERM):
+        for ended in session.engine.run(session.jobs, display.on_event):
+            display.on_end(ended)
+            if time.monotonic() - session.recorded > EVERY:
+                session.record_state(RUNNING)
+    return stopped.is_set()

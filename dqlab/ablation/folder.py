@@ -1,4 +1,4 @@
-"""A grid's folder: its layout, its lock, its plan, and which of its cells have finished.
+"""A grid's folder: its layout, its lock, its plan, which of its cells have finished, and what they have given.
 
 GRID/grid.json          the grid: axes, settings, tasks, seeds, state
 GRID/grid.gin           its configuration, flattened
@@ -13,20 +13,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dqlab.ablation.planning import Plan, PlannedPack
-from dqlab.analysis.results import FINISHED, Cell, CellStatus
-from dqlab.config.gin_files import rebind_text
+from dqlab.analysis.results import FAILED, FINISHED, Cell, CellStatus, GridResults
+from dqlab.config.gin_files import parse_bindings, rebind_text
 from dqlab.config.identity import SOURCES
+from dqlab.config.registry import Registry, RegistryEntry
 from dqlab.errors import RunError
 from dqlab.errors import printable_name as name_of
 from dqlab.files import expanded, write_text
+from dqlab.tracking import records
 from dqlab.tracking.folders import reused_cells
-from dqlab.tracking.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read_record
-from dqlab.tracking.run_folder import LOCK, PACK, claim_folder
+from dqlab.tracking.records import read_record
+from dqlab.tracking.run_folder import INSPECTION, LOCK, PACK, claim_folder
 
 
 class GridFolder:
@@ -69,11 +72,11 @@ class GridFolder:
         except OSError as error:
             raise RunError(f"Cannot make {new}: {error.strerror}. Choose another --storage.") from error
 
-    def facts(self) -> BegunGridRecord:
+    def facts(self) -> records.BegunGridRecord:
         """What grid.json says. Raises RunError: this is not a grid's folder."""
         if not (self.path / "grid.json").exists():
             raise RunError(f"{self.path} is not the folder of a grid (it has no grid.json).")
-        return read_record(self.path / "grid.json", BegunGridRecord)
+        return read_record(self.path / "grid.json", records.BegunGridRecord)
 
     def write_facts(self, **facts: Any) -> None:
         """Add to grid.json."""
@@ -95,12 +98,12 @@ class GridFolder:
     def listed(self) -> dict[str, list[str]]:
         """Ids of the cells of every pack that was ever planned here, by the pack's id."""
         path = self.path / "plan.json"
-        known = read_record(path, PlanRecord)["packs"] if path.exists() else {}
+        known = read_record(path, records.PlanRecord)["packs"] if path.exists() else {}
         return {name: cells for name, cells in known.items() if (self.packs / name).is_dir()}
 
     def cells(self) -> list[Cell]:
         """The cells of the plan that was made last."""
-        rows = read_record(self.path / "plan.json", PlanRecord)["cells"]
+        rows = read_record(self.path / "plan.json", records.PlanRecord)["cells"]
         return [Cell(row["id"], row["label"], row["points"], row["task"], row["seed"]) for row in rows]
 
     def open_packs(self, pending: set[str]) -> dict[str, list[str]]:
@@ -121,7 +124,7 @@ class GridFolder:
     def is_over(self, pack: str) -> bool:
         """Whether a pack has run to its end, well or not."""
         path = self.packs / pack / "run.json"
-        return path.exists() and read_record(path, RunRecord)["state"] in ("finished", "failed")
+        return path.exists() and read_record(path, records.RunRecord)["state"] in ("finished", "failed")
 
     def free_id(self, pack: str) -> str:
         """An id under which a pack can be run afresh, though one of the same cells has run to its end."""
@@ -144,7 +147,7 @@ class GridFolder:
             cells[name].finish(found[name])
         for name, path in self.ended("failure.json"):
             if name in cells and cells[name].state != FINISHED:
-                known = read_record(path, FailureRecord)
+                known = read_record(path, records.FailureRecord)
                 cells[name].fail(known["kind"], known["reason"])
 
     def forget_failures(self) -> None:
@@ -157,3 +160,84 @@ class GridFolder:
         """Let every cell be trained again; what there is goes into another folder, and is not lost."""
         if self.packs.exists():
             self.packs.rename(self.path / f"packs-until-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def collect_results(folder: GridFolder) -> GridResults:
+    """A grid as far as it has come."""
+    facts = read_record(folder.path / "grid.json", records.GridRecord)
+    planned = folder.cells()
+    found = {cell.id: CellStatus(cell) for cell in planned}
+    folder.update(found)
+    for cell, reason in facts.get("crashed", {}).items():
+        if cell in found and found[cell].state not in (FINISHED, FAILED):
+            found[cell].fail("crashed", reason)
+    packs = set()
+    for status in found.values():
+        if status.folder is not None:
+            status.summary = read_record(status.folder / "summary.json", records.SummaryRecord)
+            packs.add(status.folder.parent)
+    runs = [read_record(path / "run.json", records.RunRecord) for path in sorted(packs)]
+    # of an early version's run only the algorithm is known
+    read = [{"Experiment.algorithm": run.get("algorithm"), **run.get("parameters", {})} for run in runs]
+    cells = [replace(found[cell.id], cell=cell) for cell in planned]
+    finished, failed = (tuple(each for each in cells if each.state == state) for state in (FINISHED, FAILED))
+    of_sessions = {name: value for name, value in facts.items() if name in ("command", "seconds")}
+    return GridResults(
+        name=facts["name"],
+        base=facts["base"],
+        labels=tuple(dict.fromkeys(cell.label for cell in planned)),
+        axes={axis: tuple(points) for axis, points in facts["axes"].items()},
+        tasks=tuple(facts["tasks"]),
+        seeds=tuple(facts["seeds"]),
+        results=finished,
+        failures=failed,
+        pending=tuple(each for each in cells if each.state not in (FINISHED, FAILED)),
+        gin=facts["gin"],
+        facts={**_facts_of(runs), **of_sessions},
+        components=components_used([parse_bindings(facts["gin"]), *read]),
+        inspections=_inspections(finished, facts["base"]),
+    )
+
+
+def _inspections(finished: Sequence[CellStatus], base: str) -> dict[str, dict[str, records.InspectionRecord]]:
+    """Task -> label -> what is inside of the policy of the lowest seed that has been looked at; the base first."""
+    found: dict[str, dict[str, records.InspectionRecord]] = {}
+    for status in sorted(finished, key=lambda status: (status.cell.label != base, status.cell.seed)):
+        of_task, label, folder = found.setdefault(status.cell.task, {}), status.cell.label, status.folder
+        if folder and label not in of_task and (path := folder / INSPECTION).exists():
+            of_task[label] = read_record(path, records.InspectionRecord)
+    return found
+
+
+def _facts_of(runs: Sequence[records.RunRecord]) -> dict[str, Any]:
+    """Versions, devices and commits of the packs; several of a kind are all named."""
+    versions: dict[str, dict[str, None]] = {}
+    data_of = {}
+    for run in runs:
+        data, rows = run["data"], ""
+        if "rows" in data and "episodes" in data:
+            rows = f", {data['rows']:,} rows of {data['episodes']:,} episodes"
+        data_of[run["task"]] = f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
+        for package, version in run["versions"].items():
+            versions.setdefault(package, {})[version] = None
+    return {
+        "versions": {name: next(iter(found)) if len(found) == 1 else [*found] for name, found in versions.items()},
+        "device_names": sorted({f"{run['device']} ({run['device_name']})" for run in runs}),
+        "git_commits": sorted({run["git_commit"] for run in runs} - {""}),
+        "executions": sorted({run.get("execution", "") for run in runs} - {""}),
+        "data": data_of,
+    }
+
+
+def components_used(runs: Iterable[Mapping[str, Any]]) -> tuple[RegistryEntry[Any], ...]:
+    """The components that at least one run, as `Configurable.parameter` -> value, uses: for the works to be cited."""
+    chosen = {
+        (name.rpartition(".")[2], value): None for run in runs for name, value in run.items() if isinstance(value, str)
+    }
+    entries = {
+        (registry.kind, value): registry.entry(value)
+        for parameter, value in chosen
+        for registry in Registry.kinds.values()
+        if registry.chosen_by.rpartition(".")[2] == parameter and value in registry
+    }
+    return tuple(entries.values())

@@ -9,9 +9,7 @@ always counts: two cells of a grid are never taken for one because of a paramete
 from __future__ import annotations
 
 import gc
-import hashlib
 import inspect
-import json
 import math
 import tempfile
 import timeit
@@ -37,7 +35,7 @@ from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import absolute_source, find_dataset
 from dqlab.envs import tasks
 from dqlab.errors import PACKAGE, ConfigError, DataError, DqlabError, message_of
-from dqlab.files import size_of
+from dqlab.files import json_digest, size_of
 from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
 from dqlab.training.execution.modes import Eager
@@ -248,20 +246,16 @@ def make_plan(resolver: ConfigResolver) -> Plan:
             del read[SOURCES]  # what is read counts, not where from
             runs = {name: value for name, value in read.items() if not is_as_before(name, value)}
             runs["data"] = data.digest
-            kind = _digest({name: value for name, value in runs.items() if name not in scalars})
+            kind = json_digest({name: value for name, value in runs.items() if name not in scalars})
             bindings = {resolver.name(name): value for name, value in setting.bindings.items()}
             if kind not in kinds:
                 common = {name: value for name, value in bindings.items() if name not in scalars}
                 bound = {**base, **common, SOURCES: (data.source,), **NOT_RECORDED}
                 kinds[kind] = PackKind(task, resolver.loaded.header() + format_bindings(bound), data)
             apart = {name: value for name, value in bindings.items() if name in scalars}
-            identity, about = _digest(runs), (setting.label, setting.points, task)
-            cells += [Cell(_digest([identity, seed]), *about, seed, apart, kind) for seed in resolver.grid.seeds]
+            identity, about = json_digest(runs), (setting.label, setting.points, task)
+            cells += [Cell(json_digest([identity, seed]), *about, seed, apart, kind) for seed in resolver.grid.seeds]
     return Plan(tuple(cells), kinds)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
@@ -276,7 +270,7 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
         count = math.ceil(len(cells) / max(width(kind), 1))  # of packs, whose sizes are as even as can be
         edges = [round(index * len(cells) / count) for index in range(count + 1)]
         parts = [cells[start:stop] for start, stop in pairwise(edges)]
-        packs += [PlannedPack(_digest([cell.id for cell in part]), kind, part) for part in parts]
+        packs += [PlannedPack(json_digest([cell.id for cell in part]), kind, part) for part in parts]
     return packs
 
 

@@ -22,7 +22,7 @@ from scipy.stats import kendalltau, rankdata
 
 from dqlab.analysis.resampling import Array, Bootstrap
 from dqlab.analysis.results import GridResults
-from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 COMMON = {"common_task": "best common by task", "common": "best common"}
 """The best step for all seeds of a setting: on each task its own, or one for all tasks."""
@@ -34,11 +34,6 @@ ROUNDING = 1e-9  # points: means that differ by less are tied
 def with_bounds(*figures: str) -> list[str]:
     """Columns of figures with their bounds."""
     return [f"{figure}{end}" for figure in figures for end in ("", "_low", "_high")]
-
-
-def choice_name(rule: str) -> str:
-    """One of CHOICES as a reader meets it."""
-    return COMMON.get(rule) or rule_name(rule)
 
 
 def checkpoint_choices(
@@ -178,7 +173,9 @@ def _groups(results: GridResults, known: Sequence[str]) -> Iterator[tuple[str, s
 def _tuned(values: Array, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
     """A row a number of policies: of scores (seeds, tasks, settings)."""
     seeds, tasks, settings = values.shape
-    sizes = budget_sizes(settings)
+    sizes = np.arange(1, settings + 1)
+    if settings > MOST_SIZES:  # not all of them: evenly on a logarithmic scale
+        sizes = np.unique(np.geomspace(1, settings, MOST_SIZES).round().astype(int))
     weights = bootstrap.run_weights(seeds, tasks)
     seen, held_out = [], []
     for own, drawn in zip(values.swapaxes(0, 1), weights, strict=True):
@@ -193,13 +190,6 @@ def _tuned(values: Array, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
     if seeds < LEAST_SEEDS:
         figures = [np.stack([point, *np.full_like(bounds, np.nan)]) for point, *bounds in figures]
     return zip(sizes.tolist(), *np.concatenate(figures).tolist(), strict=True)
-
-
-def budget_sizes(most: int) -> NDArray[np.int64]:
-    """Numbers of policies from 1 to `most`, all of them or evenly on a logarithmic scale."""
-    if most <= MOST_SIZES:
-        return np.arange(1, most + 1)
-    return np.unique(np.geomspace(1, most, MOST_SIZES).round().astype(int))
 
 
 def best_weights(values: Array, sizes: NDArray[np.int64]) -> Array:

@@ -279,26 +279,21 @@ def read_folder(path: Path) -> FoundRuns:
         _read_run(path, found)
         return found
     facts, lost = read_record(path / folders.GRID, GridRecord), folders.SkippedRecords()
-    for pack in (path / "packs" / name for name in facts["packs"]):
+    for folder in (path / "packs" / name for name in facts["packs"]):
         with lost.damaged():
-            if (pack / folders.RUN).exists():
-                _read_run(pack, found)
-    _read_reused(path, facts, found)
+            if (folder / folders.RUN).exists():
+                _read_run(folder, found)
+    here = {Path(run["name"]).name for run in found.runs}  # a cell that another grid has trained, too, counts once
+    elsewhere = {cell: place for cell, place in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
+    for place, own, pack in folders.read_reused(path, elsewhere, found.lost):
+        with found.lost.damaged():
+            found.runs.append(_compared(RunFolder(place.parent), Replica(place.name, own["seed"], own["label"]), pack))
     if lost.out:
         found.lost.out += lost.out
     else:
         seen = len(found.runs) + found.failed + len(found.lost.out)
         found.unfinished = max(facts["cells"] - seen, found.unfinished)
     return found
-
-
-def _read_reused(grid: Path, facts: GridRecord, found: FoundRuns) -> None:
-    """Cells that other grids have trained, except those that are finished here too."""
-    here = {Path(run["name"]).name for run in found.runs}
-    elsewhere = {cell: path for cell, path in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
-    for path, own, pack in folders.read_reused(grid, elsewhere, found.lost):
-        with found.lost.damaged():
-            found.runs.append(_compared(RunFolder(path.parent), Replica(path.name, own["seed"], own["label"]), pack))
 
 
 def _read_run(path: Path, found: FoundRuns) -> None:

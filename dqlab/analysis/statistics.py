@@ -104,7 +104,8 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     complete = _by_setting(scores.dropna(), results.labels)
     is_base = scores.index.get_level_values("setting") == results.base
     base, others = scores[is_base].dropna().droplevel("setting"), scores[~is_base].dropna()
-    pairs = _side_by_side(others, base, ["rule", "seed"], results.labels)
+    both = _by_setting(others.join(base, on=["rule", "seed"], how="inner", lsuffix=" ", rsuffix="  "), results.labels)
+    pairs = {key: np.stack(np.split(rows, 2, axis=1), axis=-1) for key, rows in both.items()}  # (seeds, tasks, 2)
     of_tasks = {
         (*key, task): runs[np.isfinite(runs)][:, None]
         for key, rows in _by_setting(scores, results.labels).items()
@@ -155,12 +156,6 @@ def tidy_rows(found: Mapping[tuple[Any, ...], Array], metrics: Iterable[str]) ->
     for key, item in found.items():
         for metric, numbers in zip(metrics, item.T.tolist(), strict=True):
             yield (*key, metric, *numbers)
-
-
-def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels: Sequence[str]) -> dict[Key, Array]:
-    """(rule, setting) -> (seeds, tasks, 2): rows of one beside those of the other."""
-    both = one.join(other, on=on, how="inner", lsuffix=" ", rsuffix="  ")
-    return {key: np.stack(np.split(rows, 2, axis=1), axis=-1) for key, rows in _by_setting(both, labels).items()}
 
 
 def _compared(pairs: Mapping[Key, Array], bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:

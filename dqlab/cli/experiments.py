@@ -202,8 +202,7 @@ def export(args: argparse.Namespace) -> None:
 )
 def ablate(args: argparse.Namespace) -> int:
     """Run a grid of experiments, and report what it says; the same command continues what was killed."""
-    from dqlab.ablation.driver import dry_run
-    from dqlab.ablation.report import report_grid
+    from dqlab.ablation.driver import dry_run, report_grid
     from dqlab.printing import Console
 
     request = ablation.GridRequest(

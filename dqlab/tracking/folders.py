@@ -91,7 +91,8 @@ def read_reused(
     grid: Path, reused: Mapping[str, Path], skipped: SkippedRecords
 ) -> Iterator[tuple[Path, records.CellRecord, records.RunRecord]]:
     """Folder, plan and pack's facts of cells that other grids have trained; what is gone, or none, is skipped."""
-    planned, facts_of = planned_cells(grid) if reused else {}, cache(lambda pack: RunFolder(pack).facts())
+    cells = records.read_record(grid / "plan.json", records.PlanRecord)["cells"] if reused else []
+    planned, facts_of = {cell["id"]: cell for cell in reversed(cells)}, cache(lambda pack: RunFolder(pack).facts())
     for cell, path in reused.items():
         with skipped.damaged():
             if cell not in planned:
@@ -102,11 +103,6 @@ def read_reused(
             if not os.path.exists(path / "summary.json"):
                 raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
             yield path, planned[cell], facts_of(path.parent)
-
-
-def planned_cells(grid: Path) -> Mapping[str, records.CellRecord]:
-    """Every cell of a grid's plan, by its id; the first one of those with one id."""
-    return {cell["id"]: cell for cell in reversed(records.read_record(grid / "plan.json", records.PlanRecord)["cells"])}
 
 
 def list_runs(folder: str | Path = "runs") -> pd.DataFrame:

@@ -12,9 +12,8 @@ from made_folders import write_pack
 from made_grids import made_result
 
 from dqlab.ablation.driver import GridRequest, open_session
-from dqlab.ablation.folder import GridFolder
+from dqlab.ablation.folder import GridFolder, collect_results
 from dqlab.ablation.planning import ConfigResolver, Plan, PlannedPack, make_plan, pack_cells
-from dqlab.ablation.report import collect_results
 from dqlab.errors import RunError
 from dqlab.tracking.mlflow.client import store_uri, tracking_uri
 

@@ -20,8 +20,8 @@ import pytest
 from conftest import ROOT
 from made_grids import TASKS, made_grid
 
+from dqlab.ablation.folder import components_used
 from dqlab.ablation.planning import ConfigResolver
-from dqlab.ablation.report import components_used
 from dqlab.analysis.report import write
 from dqlab.analysis.report.figures import draw_figures
 from dqlab.analysis.report.write import FRAMES, bibtex_file, load_bibliography, scores_csv, write_report

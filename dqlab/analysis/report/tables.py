@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.analysis.choosing import COMMON, choice_name
+from dqlab.analysis.choosing import COMMON
 from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import COMPARED, CORRECTION, TEST, Analysis, one_figure
@@ -123,14 +123,11 @@ def order_table(analysis: Analysis, most: int = 5) -> ReportTable:
     for row in analysis.orders.itertuples():
         changed = "; ".join(f"{higher} above {lower}" for higher, lower in row.changed[:most])
         changed += "; ..." if row.swaps > most else ""
-        numbers = (format_points(row.tau, decimals=2), f"{row.swaps} of {row.pairs}", _percent(row.kept))
-        rows.append((choice_name(row.rule), *numbers, changed or NOTHING))
+        kept = NOTHING if math.isnan(row.kept) else f"{row.kept:.0%}"
+        numbers = (format_points(row.tau, decimals=2), f"{row.swaps} of {row.pairs}", kept)
+        rows.append((COMMON.get(row.rule) or rule_name(row.rule), *numbers, changed or NOTHING))
     caption = f"The order of settings by their mean over tasks, by each rule. {_unit(analysis.results.caveat)}"
     return text_table("orders", caption, heads, rows)
-
-
-def _percent(share: float) -> str:
-    return NOTHING if math.isnan(share) else f"{share:.0%}"
 
 
 def task_table(analysis: Analysis, rule: str) -> ReportTable:

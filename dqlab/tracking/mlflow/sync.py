@@ -11,12 +11,10 @@ found again by its tags, and MLflow keeps one of two metrics that are sent twice
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import select
-import subprocess
 import sys
 import time
 import uuid
@@ -25,10 +23,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from subprocess import PIPE, Popen, TimeoutExpired
 from typing import Any
 
 from dqlab.errors import RunError, masked, one_line
-from dqlab.files import open_lock, path_within, write_text
+from dqlab.files import json_digest, open_lock, path_within, write_text
 from dqlab.tracking.folders import GRID, LeftOutError, SkippedRecords, grid_of, is_grid, read_facts
 from dqlab.tracking.mlflow import client
 from dqlab.tracking.mlflow.client import KEY, OWNER, PARENT, mlflow_client, tracking_uri
@@ -48,13 +47,8 @@ class Mirror:
     def __init__(self, run: Path, experiment: str) -> None:
         command = [sys.executable, "-m", "dqlab.tracking.mlflow.sync", str(run.resolve()), experiment]
         with (run / "mlflow.log").open("a") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=client.mirror_environment(),
+            self._process = Popen(
+                command, stdin=PIPE, stdout=log, stderr=log, start_new_session=True, env=client.mirror_environment()
             )
 
     def close(self, patience: float) -> bool:
@@ -63,7 +57,7 @@ class Mirror:
         self._process.stdin.close()
         try:
             return self._process.wait(patience) == 0
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             self._process.terminate()
             return False
 
@@ -233,7 +227,7 @@ class MlflowWriter:
                 if node.key not in found:
                     began = node.began or memory.began
                     made = client.create_run(self._client, self._experiment, node.name, tags, began)
-                    found[node.key] = _unsent(made, tags=_digest(node.tags))
+                    found[node.key] = _unsent(made, tags=json_digest(node.tags))
                 memory.runs[node.key] = found[node.key]
 
     def _send(self, memory: Memory, node: TrackedRun) -> None:
@@ -252,16 +246,16 @@ class MlflowWriter:
                         client.log_all(self._client, sent["run"], part, {}, {})
                         sent["records"] += len(part)
             changed = {name: now for name, now in _versions(node).items() if sent["files"].get(name) != now}
-            if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
+            if first or changed or (node.status, json_digest(node.tags)) != (sent["status"], sent["tags"]):
                 self._send_results(sent, node, first)
                 self._send_files(sent["run"], node, list(changed))
                 self._show(sent, node)
             sent["files"].update(changed)
-            sent["bytes"], sent["tags"] = size, _digest(node.tags)
+            sent["bytes"], sent["tags"] = size, json_digest(node.tags)
 
     def _send_results(self, sent: SentRecord, node: TrackedRun, first: bool) -> None:
         results, tags = node.results()
-        if _digest(node.tags) != sent["tags"]:
+        if json_digest(node.tags) != sent["tags"]:
             tags = {**node.tags, **tags}
             for name in () if first else self._client.get_run(sent["run"]).data.tags:
                 if name.startswith(TAG) and name not in tags:
@@ -313,10 +307,6 @@ class MlflowWriter:
                 print(f"run {sent['run']} was deleted in MLflow: nothing more is sent to it; {again}", flush=True)
             sent["deleted"] = True
             sent["status"] = node.status
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _versions(node: TrackedRun) -> dict[str, str]:

@@ -122,10 +122,8 @@ def grid_tree(grid: Path, facts: records.GridRecord, over: bool, sent: Sent, ski
     tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
     tags |= {"cells": str(facts["cells"]), "finished": str(finished), **note_tags(grid)}
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
-    files = {
-        **dict.fromkeys(grid.glob("grid.gin"), ""),
-        **{path: str(path.parent.relative_to(grid)) for path in report},
-    }
+    files = dict.fromkeys(grid.glob("grid.gin"), "")
+    files |= {path: str(path.parent.relative_to(grid)) for path in report}
     children = list(_reused(grid, facts, sent, skipped))
     name = grid.resolve().name
     return TrackedRun("grid", name, grid, tags, status=status or _unended(over), files=files, children=children)

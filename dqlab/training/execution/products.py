@@ -56,11 +56,6 @@ FEW_COLUMNS = 64
 """A product of fewer columns than that, and than it has rows, takes up to a third of the time as the transposed one."""
 
 
-def _by_rows(matrix: Tensor) -> Tensor:
-    """The matrix stored by rows, as oneDNN wants its first one: the compiler's own copy is faster than oneDNN's."""
-    return matrix if matrix.is_contiguous() else matrix.clone(memory_format=torch.contiguous_format)
-
-
 def _mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Any:
     """Of plain float32 matrices on a CPU, none of them empty; NotImplemented where PyTorch's own product stands."""
     given = (a, b) if bias is None else (a, b, bias)
@@ -71,11 +66,12 @@ def _mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Any:
     if bias is not None and (few_columns or bias.ndim != 1):
         return torch.mm(a, b) + bias
     if few_columns:
-        return _by_rows(torch.mm(b.t(), a.t()).t())
+        return torch.mm(b.t(), a.t()).t().contiguous()
     if a.numel() * b.shape[1] < START:
         return NotImplemented
     dense = b.t().is_contiguous() or b.is_contiguous()  # with gaps oneDNN takes a hundred times as long
-    return torch.ops.dqlab.linear(_by_rows(a), (b if dense else _by_rows(b)).t(), bias)
+    # by rows, as oneDNN wants its first one: the compiler's own copy is faster than oneDNN's
+    return torch.ops.dqlab.linear(a.contiguous(), (b if dense else b.contiguous()).t(), bias)
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
