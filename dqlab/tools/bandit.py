@@ -25,19 +25,18 @@ from dqlab.files import atomic_path, read_text, write_text
 from dqlab.noise import draw_noise, generator_for
 from dqlab.printing import Console, markdown_table
 from dqlab.runs import Experiment, train
-from dqlab.runs.build import build_pack, check_experiment, load_data
+from dqlab.runs.build import check_experiment, load_data
 from dqlab.runs.experiment import Tracking
+from dqlab.runs.load_policy import load_policies
 from dqlab.tracking import RunFolder
-from dqlab.training import checkpoint
 
 Array = NDArray[Any]
 
 
 class FigureRow(NamedTuple):
-    """A row of the figure: the data, labelled `truth`, coloured by rewards or not; then policies, label -> gin file."""
+    """A row of the figure: the data, coloured by rewards or not; then policies, label -> gin file."""
 
     title: str
-    truth: str
     rewards: bool
     panels: Mapping[str, str]
 
@@ -46,10 +45,7 @@ class FigureRow(NamedTuple):
 KINDS = ("Gaussian", "CVAE", "MMD", "Diffusion")
 CLONED = {kind: f"gin/bandit/bc_{kind.lower()}.gin" for kind in KINDS}
 IMPROVED = {f"{kind}-QL": f"gin/bandit/ql_{kind.lower()}.gin" for kind in KINDS}
-ROWS = (
-    FigureRow("Behaviour cloning", "Ground truth", False, CLONED),
-    FigureRow("Policy improvement by Q-learning", "Ground truth, rewards", True, IMPROVED),
-)
+ROWS = (FigureRow("Behaviour cloning", False, CLONED), FigureRow("Policy improvement by Q-learning", True, IMPROVED))
 
 
 def mode_coverage(actions: Array) -> dict[str, Any]:
@@ -145,7 +141,7 @@ def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) ->
     gin_files.load_gin([next(iter(row.panels.values()))], bindings)
     data = load_dataset(BANDIT)
     action, reward = (values[:samples].double().numpy() for values in (data.action, data.reward))
-    clouds = [Cloud(row.truth, action, reward if row.rewards else None)]
+    clouds = [Cloud("Ground truth, rewards", action, reward) if row.rewards else Cloud("Ground truth", action)]
     for label, gin in row.panels.items():
         folder = out / Path(gin).stem
         facts = RunFolder(folder).facts()
@@ -157,21 +153,17 @@ def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) ->
 def policy_samples(path: Path, count: int) -> Array:
     """Actions (count, A) of a finished run's last policy, its first replica's, in the state of zeros, by its seed."""
     folder = RunFolder(path)
-    replica = folder.replicas()[0]
-    gin_files.load_gin([folder.config], stored=True)
-    pack = build_pack(Experiment(), [replica])
-    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
-    pack.load(0, weights)
-    generator = generator_for(replica.seed, "figure", 0, pack.device)
-    noise = draw_noise(pack.algorithm.sample_action_noise(pack.dims, count), generator, pack.dtype, count=1)
-    state = torch.zeros(1, count, pack.dims.state, dtype=pack.dtype, device=pack.device)
-    return np.asarray(pack.sample_action(state, noise)[0].double().cpu())
+    policy = load_policies(folder.replica(folder.replicas()[0].name))[0]
+    with policy.ready():
+        pack, generator = policy.pack, generator_for(policy.replica.seed, "figure", 0, policy.device)
+        noise = draw_noise(pack.algorithm.sample_action_noise(pack.dims, count), generator, pack.dtype, count=1)
+        state = torch.zeros(1, count, pack.dims.state, dtype=pack.dtype, device=pack.device)
+        return np.asarray(pack.sample_action(state, noise)[0].double().cpu())
 
 
 HEADS = ("trained by", "policy", "on a mode", "entropy (nats)", "of log 4", "on the best mode", "trained for")
 
 ON, OFF, RING, TEXT = "#1f6fb4", "#e4572e", "#9aa3ad", "#30363d"
-LIMITS = (-1.2, 1.2)
 LEGEND = f"Rings: within {RADIUS} of a mode; the thick one is the best. Blue: samples on a mode; red: all others."
 
 
@@ -194,7 +186,7 @@ def draw_clouds(rows: Mapping[str, Sequence[Cloud]]) -> Figure:
 
 def _draw_cloud(axes: Any, cloud: Cloud) -> None:
     """One panel: modes, samples, numbers; the scale of rewards lies in the middle, where there are no data."""
-    axes.set(aspect="equal", xlim=LIMITS, ylim=LIMITS)
+    axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     axes.grid(color="#e6e9ec", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, length=0)

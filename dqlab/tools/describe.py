@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dqlab.config.fields import bound_of
@@ -88,9 +88,7 @@ def print_components(kind: str | None) -> None:
     """Every component of one kind, with its parameters, defaults and source; without one, the kinds."""
     console = Console()
     if kind is None:
-        kinds = Table(box=None, show_header=False)
-        for width in ({"no_wrap": True}, {"justify": "right"}, {}):
-            kinds.add_column(**width)
+        kinds = Table(Column(no_wrap=True), Column(justify="right"), Column(), box=None, show_header=False)
         for registry in registries_of(None):
             kinds.add_row(registry.kind, str(len(registry.names())), registry.summary)
         console.print(kinds)
@@ -105,9 +103,7 @@ def print_components(kind: str | None) -> None:
         if len(name) > 24:  # a line of its own
             console.print(f"  {name}", soft_wrap=True)
             name = ""
-        lines = Table.grid(padding=(0, 1))
-        lines.add_column(width=26, no_wrap=True)
-        lines.add_column(overflow="fold")
+        lines = Table.grid(Column(width=26, no_wrap=True), Column(overflow="fold"), padding=(0, 1))
         lines.add_row(f"  {name}", text)
         details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
         given = gin_parameters(registry, entry).items()

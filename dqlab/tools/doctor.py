@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dqlab import __version__
@@ -51,10 +51,6 @@ class DoctorFinding:
     group: str = ""
     needed: bool = False
 
-    @property
-    def hinders(self) -> bool:
-        return self.needed and self.state in (MISSING, BROKEN)
-
 
 def examine_machine() -> list[DoctorFinding]:
     """Run every check, all at a time; whatever one raises is a finding: a machine may be broken in any way."""
@@ -73,17 +69,15 @@ def examine_machine() -> list[DoctorFinding]:
 def report_machine(as_json: bool = False) -> bool:
     """Examine the machine and print the findings by group, each with its fix; whether `dqlab train` can work."""
     findings = examine_machine()
-    hindered = ", ".join(finding.name for finding in findings if finding.hinders)
+    hindered = ", ".join(each.name for each in findings if each.needed and each.state in (MISSING, BROKEN))
     if as_json:
         print(json.dumps({"can_train": not hindered, "findings": [asdict(each) for each in findings]}, indent=1))
         return not hindered
     console = Console()
     for group in dict.fromkeys(finding.group for finding in findings):
         console.print(Text(group, style="bold"))
-        table = Table.grid(padding=(0, 1))
-        table.add_column(width=max(map(len, STYLES)))
-        table.add_column(width=max(len(finding.name) for finding in findings), no_wrap=True)
-        table.add_column(overflow="fold")
+        names = Column(width=max(len(finding.name) for finding in findings), no_wrap=True)
+        table = Table.grid(Column(width=max(map(len, STYLES))), names, Column(overflow="fold"), padding=(0, 1))
         for finding in (each for each in findings if each.group == group):
             said = Text(finding.text).append(f" -> {finding.fix}" if finding.fix else "", style="cyan")
             table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.name, said)
@@ -97,11 +91,9 @@ def requirements_of(extra: str = "") -> list[Any]:
     """The requirements of dqlab, or those that an extra adds; a PackageNotFoundError where it is not installed."""
     from packaging.requirements import Requirement
 
-    def holds(item: Any, name: str) -> bool:
-        return item.marker is None or bool(item.marker.evaluate({"extra": name}))
-
-    each = map(Requirement, metadata.requires("dqlab") or [])
-    return [item for item in each if holds(item, extra) and not (extra and holds(item, ""))]
+    each: list[Any] = [Requirement(text) for text in metadata.requires("dqlab") or []]
+    needed = [item for item in each if item.marker is None or item.marker.evaluate({"extra": ""})]
+    return [item for item in each if item not in needed and item.marker.evaluate({"extra": extra})] if extra else needed
 
 
 def unmet_requirements(requirements: Sequence[Any]) -> tuple[list[str], list[str]]:
@@ -165,9 +157,8 @@ def device_finding(facts: dict[str, Any]) -> DoctorFinding:
         return DoctorFinding(OK, f"{build}; {len(names)} x CUDA: {'; '.join(dict.fromkeys(names))}")
     if not Path("/proc/driver/nvidia/version").exists():
         return DoctorFinding(OK, f"{build}; CPU; there is no NVIDIA driver")
-    fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
-    if not facts["cuda"]:
-        fix = "install a CUDA build of PyTorch (pytorch.org/get-started)"
+    look = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
+    fix = look if facts["cuda"] else "install a CUDA build of PyTorch (pytorch.org/get-started)"
     return DoctorFinding(WARNING, f"{build}; CPU: PyTorch finds no device of the NVIDIA driver", fix)
 
 

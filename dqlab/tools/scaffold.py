@@ -141,13 +141,6 @@ def module_statements(env_id: str, out: Path) -> list[str]:
     return [f"import_path.folders = ({str(folder)!r},)"]
 
 
-TEMPLATES = (Path(__file__).parent / "scaffold_templates", PACKAGE.parent / "examples" / "dqlab-plugin")
-"""Where the example package lies: in an installed dqlab, and in a checkout."""
-SUFFIXES = {".py", ".toml", ".md", ".gin"}
-MADE = {"build", "dist", "__pycache__"}
-"""Folders that installing or testing the example leaves in it."""
-
-
 def write_plugin(name: str, folder: Path) -> str:
     """Write the package into a new folder, whole or not at all; what to do next.
 
@@ -178,9 +171,10 @@ def render_package(name: str) -> Iterator[tuple[Path, str]]:
     def renamed(text: str) -> str:
         return re.sub("|".join(words), lambda match: words[match[0]], text)
 
-    root = next(folder for folder in TEMPLATES if folder.is_dir())
+    installed, checkout = Path(__file__).parent / "scaffold_templates", PACKAGE.parent / "examples" / "dqlab-plugin"
+    root = installed if installed.is_dir() else checkout
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
-        made = any(part in MADE or part.endswith(".egg-info") or part.startswith(".") for part in relative.parts)
-        if path.suffix in SUFFIXES and not made:
+        made = any(part in ("build", "dist") or part.startswith(".") for part in relative.parts)  # by installing it
+        if path.suffix in (".py", ".toml", ".md", ".gin") and not made:
             yield Path(renamed(str(relative))), renamed(path.read_text())

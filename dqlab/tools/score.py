@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
+from rich.table import Column, Table
 
 from dqlab.envs.tasks import D4RL, Task, tasks
 from dqlab.errors import ConfigError, DataError, nearest, one_line, printable_name
@@ -18,7 +18,6 @@ from dqlab.files import expanded, read_user_text
 from dqlab.printing import Console
 
 Array = NDArray[np.float64]
-TABLES = "a table's column: cut -d, -f2 returns.csv | tail -n +2 | dqlab score TASK -"
 
 
 def read_returns(given: Sequence[str]) -> Array:
@@ -49,8 +48,8 @@ def _returns_of(item: str) -> list[float]:
         try:
             values += [float(line)] if line.strip() else []
         except ValueError as error:
-            said = f"{path}, line {number}: '{printable_name(line)}' is no number"
-            raise DataError(f"{said}. A number a line is read; {TABLES}.") from error
+            said = f"{path}, line {number}: '{printable_name(line)}' is no number. A number a line is read; a table's"
+            raise DataError(f"{said} column: cut -d, -f2 returns.csv | tail -n +2 | dqlab score TASK -.") from error
     return values
 
 
@@ -92,9 +91,8 @@ def score_returns(name: str, given: Sequence[str]) -> dict[str, Any]:
 
 def print_scored(scored: Mapping[str, Any]) -> None:
     """Every return's score, their mean and deviation, and whose reference returns they stand on."""
-    table = Table(title=f"D4RL-normalised scores: {scored['task']}")
-    for name in ("episode", "return", "score"):
-        table.add_column(name, justify="right")
+    columns = (Column(name, justify="right") for name in ("episode", "return", "score"))
+    table = Table(*columns, title=f"D4RL-normalised scores: {scored['task']}")
     returns = scored["returns"]
     for index, (value, result) in enumerate(zip(returns, scored["scores"], strict=True), 1):
         table.add_row(str(index), f"{value:.3f}", f"{result:.3f}")

@@ -71,7 +71,7 @@ def test_a_check_may_crash_hang_or_fail(monkeypatch: pytest.MonkeyPatch) -> None
 
     fine = ("b", "fine", False, lambda: DoctorFinding("ok", "yes"))
     monkeypatch.setattr(doctor, "CHECKS", [("a", "fails", True, fail), fine])
-    found = [(item.name, item.state, item.hinders, item.text) for item in doctor.examine_machine()]
+    found = [(item.name, item.state, item.needed, item.text) for item in doctor.examine_machine()]
     assert found == [("fails", "broken", True, "ValueError: odd machine"), ("fine", "ok", False, "yes")]
     assert not doctor.report_machine()
     sleep = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"

@@ -53,15 +53,14 @@ class Amount:
         if self.exceeds(episodes):
             said = f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for"
             raise DataError(f"{said} ({self.episodes or self.transitions:,}). Ask for fewer, or train for longer.")
-        if self.episodes:
-            return [episodes[number * len(lengths) // self.episodes] for number in range(self.episodes)]
-        total, taken, passed, chosen = sum(lengths), 0, 0, []
-        wanted = self.transitions or total
-        for episode, length in zip(episodes, lengths, strict=True):
-            passed += length
-            if taken < wanted * passed / total:  # the rows taken fall behind their share of those passed
+        sizes = [1] * len(episodes) if self.episodes else lengths
+        total, taken, passed, chosen = sum(sizes), 0, 0, []
+        wanted = self.episodes or self.transitions or total
+        for episode, size in zip(episodes, sizes, strict=True):
+            passed += size
+            if taken < wanted * passed / total:  # what is taken falls behind its share of what is passed
                 chosen.append(episode)
-                taken += length
+                taken += size
         return chosen
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behavio
 from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext, Range
 from dqlab.tracking.run_folder import claim_folder
 
+Parts = Mapping[str, tuple[Behaviour, EpisodeRows]]  # by behaviour, in the order of the mixture
 VERSIONED = ("dqlab", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3")
 
 
@@ -129,8 +129,8 @@ class Collection:
         training, ranked = BehaviourTraining(), self.ranking_episodes
         context = CollectionContext(task, known, training, levels, ranked, folder, self.seed, log)
         with claim_folder(folder):
-            parts = {key: key.partition(":") for key in self.mixture}
-            chosen = {key: behaviours.get(kind)(argument, context) for key, (kind, _, argument) in parts.items()}
+            named = {key: key.partition(":") for key in self.mixture}
+            chosen = {key: behaviours.get(kind)(argument, context) for key, (kind, _, argument) in named.items()}
             recorded = [behaviour.records for behaviour in chosen.values()]
             if not (self.episodes or self.transitions) and recorded != [True]:
                 raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
@@ -141,77 +141,63 @@ class Collection:
             for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
                 behaviour.prepare()
             amounts = Amount(self.episodes, self.transitions).split(self.mixture)
-            rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
-            return CollectedSet(self, context, chosen, rows, config).write_files()
+            parts = {key: (behaviour, behaviour.gather(amounts[key], key)) for key, behaviour in chosen.items()}
+            return self._write_files(context, parts, config)
 
-
-@dataclass(frozen=True)
-class CollectedSet:
-    """What has been collected: rows by behaviour, in the order of the mixture; and the configuration."""
-
-    recipe: Collection
-    context: CollectionContext
-    behaviours: Mapping[str, Behaviour]
-    rows: Mapping[str, EpisodeRows]
-    config: str
-
-    @cached_property
-    def reference(self) -> tuple[Task, str]:
+    def _references(self, context: CollectionContext, parts: Parts) -> tuple[Task, str]:
         """The task with its reference scores, and where these are from."""
-        context, task = self.context, self.context.task
         if context.known:
-            return task, "the task's" if self.recipe.task else "as configured"
-        if any(behaviour.trains for behaviour in self.behaviours.values()):
-            origin = f"measured in {context.ranking_episodes} episodes: random actions, and PPO's best checkpoint"
+            return context.task, "the task's" if self.task else "as configured"
+        if any(behaviour.trains for behaviour, _ in parts.values()):
+            origin = f"measured in {self.ranking_episodes} episodes: random actions, and PPO's best checkpoint"
             return context.scored_task, origin
-        low, best = context.random_return, max(float(each.returns.mean()) for each in self.rows.values())
-        if best > low:
-            return replace(task, min_score=low, max_score=best), "measured: random actions, and the best policy here"
-        highest = max(float(each.returns.max()) for each in self.rows.values())
-        scored = replace(task, min_score=low, max_score=highest if highest > low else low + 1.0)
-        return scored, "measured: random actions, and the best episode here"
+        low, returns, what = context.random_return, [given.returns for _, given in parts.values()], "policy"
+        best = max(float(each.mean()) for each in returns)
+        if not best > low:
+            best, what = max(float(each.max()) for each in returns), "episode"
+        scored = replace(context.task, min_score=low, max_score=best if best > low else low + 1.0)
+        return scored, f"measured: random actions, and the best {what} here"
 
-    def metadata(self) -> dict[str, str]:
-        task, origin = self.reference
-        plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
-        known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
+    def _write_files(self, context: CollectionContext, parts: Parts, config: str) -> list[str]:
+        """Write every format that is asked for, and NAME.gin, which trains Diffusion-QL on it; the sets' files."""
+        from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
+
+        folder, (task, origin) = context.folder, self._references(context, parts)
+        policies = [_policy_facts(key, *part, self.mixture[key], task) for key, part in parts.items()]
+        known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else vars(task)
         given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
-        physics = self.context.physics if task.body else "its own"
+        physics = context.physics if task.body else "its own"
         low, high = action_bounds(task)
-        return {
+        metadata = {
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
             "environment": f"{known['env_id']}{given}, physics {physics}, limit {task.episode_limit} steps",
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
-            "policies": json.dumps([self._policy(key, task) for key in self.behaviours]),
+            "policies": json.dumps(policies),
             "versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),
-            "config": self.config,
+            "config": config,
         }
-
-    def _policy(self, key: str, task: Task) -> dict[str, Any]:
-        returns, rows = self.rows[key].returns, self.rows[key].rows["rewards"]
-        known = {"name": key, "about": self.behaviours[key].about(), "share": self.recipe.mixture[key]}
-        known |= {"episodes": len(returns), "transitions": len(rows)}
-        known |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
-        return {**known, "score": float(task.score(returns).mean())}
-
-    def write_files(self) -> list[str]:
-        """Write every format that is asked for, and NAME.gin, which trains Diffusion-QL on it; the sets' files."""
-        from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
-
-        recipe, folder, (task, origin) = self.recipe, self.context.folder, self.reference
-        rows = join_rows([each.rows for each in self.rows.values()])
-        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
-        columns = Columns(**arrays, extras=rows, where="the collection")
-        columns = replace(columns, metadata={**self.metadata(), "rows_sha256": digest_of_columns(columns)})
-        targets = recipe.targets(task, folder.resolve())
+        joined = join_rows([given.rows for _, given in parts.values()])
+        arrays: dict[str, Any] = {name: joined.pop(name) for name in COLUMN_NAMES if name in joined}
+        columns = Columns(**arrays, extras=joined, where="the collection")
+        columns = replace(columns, metadata={**metadata, "rows_sha256": digest_of_columns(columns)})
+        targets = self.targets(task, folder.resolve())
         for form, path in targets:
             form.write(path, columns)
-        name, (form, path) = recipe.task_name(task), targets[0]
+        name, (form, path) = self.task_name(task), targets[0]
         file = folder / f"{name}.gin"
-        made = [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
-        statements = [f"Experiment.task = {recipe.task!r}"] if recipe.task else made
+        made = [*module_statements(self.env_id, file), *task_statements(task, origin)]
+        statements = [f"Experiment.task = {self.task!r}"] if self.task else made
         text = diffusion_ql_gin(f"{name}, collected by dqlab.", file, statements, form.source(path))
         with whole_file(file) as temporary:
             temporary.write_text(text)
         return [str(form.place(path)) for form, path in targets]
+
+
+def _policy_facts(key: str, behaviour: Behaviour, given: EpisodeRows, share: float, task: Task) -> dict[str, Any]:
+    """What the metadata say of a behaviour's part of the set."""
+    returns = given.returns
+    known = {"name": key, "about": behaviour.about(), "share": share}
+    known |= {"episodes": len(returns), "transitions": len(given.rows["rewards"])}
+    known |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
+    return {**known, "score": float(task.score(returns).mean())}

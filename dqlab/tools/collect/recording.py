@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -84,13 +84,10 @@ def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> list[Rows]
 
 def played_episodes(behaviour: PolicyBehaviour, key: str, first: int) -> Generator[list[Rows], None, None]:
     """Episodes first, first + 1, ..., as many at a time as the behaviour acts in together; without end."""
-    envs = [behaviour.make_env() for _ in range(behaviour.rows)]
-    try:
+    with ExitStack() as opened:
+        envs = [opened.enter_context(closing(behaviour.make_env())) for _ in range(behaviour.rows)]
         for number in count(first, len(envs)):
             yield _play(behaviour, envs, key, number)
-    finally:
-        for env in envs:
-            env.close()
 
 
 def _play(behaviour: PolicyBehaviour, envs: list[Any], key: str, first: int) -> list[Rows]:

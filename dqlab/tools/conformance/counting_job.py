@@ -42,8 +42,12 @@ def main(path: Path) -> int:
     journal = Journal(path / "metrics.jsonl", first)
     print("counting to", plan["steps"], flush=True)
     _tell("started", step=first, pid=os.getpid(), environment={name: os.environ.get(name) for name in TOLD})
+    (held, file), heard = plan["gate"], [] if plan["deaf"] else [sys.stdin]
     for step in range(first + 1, plan["steps"] + 1):
-        if _stopped(plan, step):
+        while not select.select(heard, [], [], plan["seconds"])[0]:
+            if step != held or Path(file).exists():
+                break
+        else:  # the standard input has ended
             return STOPPED
         if step == plan["die_at"] and (died := len(list(path.glob("death-*")))) < plan["deaths"]:
             (path / f"death-{died}").touch()
@@ -61,16 +65,6 @@ def main(path: Path) -> int:
 
 def _tell(event: str, **facts: Any) -> None:
     print(json.dumps({"event": event, **facts}), flush=True)
-
-
-def _stopped(plan: dict[str, Any], step: int) -> bool:
-    """Wait before a step; whether the standard input has ended meanwhile."""
-    held, file = plan["gate"]
-    heard = [] if plan["deaf"] else [sys.stdin]
-    while not select.select(heard, [], [], plan["seconds"])[0]:
-        if step != held or Path(file).exists():
-            return False
-    return True
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 from dqlab.config.registry import RegistryEntry
 from dqlab.diffusion import Process
 from dqlab.diffusion.predictions import LossWeighting, Prediction, predictions
-from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
+from dqlab.diffusion.sampling import ChainNoise, Sampler
 from dqlab.diffusion.schedules import NoiseSchedule, Stride, build_betas, visited_timesteps
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.made import BATCH, check_function, check_pure, check_shape, make_batch
@@ -133,16 +133,6 @@ def std_at(process: Process, t: int) -> Tensor:
     return (process.alphas_cumprod[t] * STD.square() + process.sigma(t) ** 2).sqrt()
 
 
-def exact_denoiser(process: Process) -> Denoise:
-    """The target's exact data prediction E[x_0 | x_t] = mean + alpha_t std^2 / V_t (x_t - alpha_t mean)."""
-
-    def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
-        gain = process.alpha(t) * STD.square() / std_at(process, t).square()
-        return MEAN + gain * (x - process.alpha(t) * MEAN)
-
-    return denoise
-
-
 def limit_moments(process: Process, stochastic: bool) -> Tensor:
     """Mean and standard deviation (2, A) that samplers approach: x_N ~ N(0, 1), x_t at t = 0, then E[x_0 | x_t].
 
@@ -173,9 +163,15 @@ def error_of(sampler: Sampler, process: Process) -> float:
 
     The denoiser is affine in x and the range does not clip, so the moments follow from the answer to each noise alone.
     """
+
+    def exact(x: Tensor, t: int, state: Tensor) -> Tensor:
+        """The target's E[x_0 | x_t] = mean + alpha_t std^2 / V_t (x_t - alpha_t mean)."""
+        gain = process.alpha(t) * STD.square() / std_at(process, t).square()
+        return MEAN + gain * (x - process.alpha(t) * MEAN)
+
     draws = sampler.draws(process)
     impulses = torch.eye(draws + 2, dtype=torch.float64)[1:].unsqueeze(-1).expand(-1, -1, len(MEAN))
     noise, states = ChainNoise(impulses[0], impulses[1:]), torch.zeros(draws + 2, 1, dtype=torch.float64)
-    answers = sampler(exact_denoiser(process), process, states, noise, FAR)
+    answers = sampler(exact, process, states, noise, FAR)
     moments = torch.stack([answers[0], (answers[1:] - answers[0]).square().sum(dim=0).sqrt()])
     return float((moments - limit_moments(process, draws > 0)).abs().max())

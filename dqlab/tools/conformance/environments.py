@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
@@ -63,16 +63,13 @@ def _play_four(task: Task, seed: int, name: str) -> bool:
     shape = min(1000, task.episode_limit), task.action_dim  # no more steps of an episode are looked at
     rest, low, high = (np.full(shape, value, np.float32) for value in (0.0, -1.0, 1.0))
     drawn = np.random.default_rng(seed).uniform(-1.0, 1.0, shape).astype(np.float32)
-    copies = [make_env(task) for _ in range(2)]
-    try:
+    with ExitStack() as opened:
+        copies = [opened.enter_context(closing(make_env(task))) for _ in range(2)]
         space = copies[0].action_space
         assert bool((space.low == -1).all() and (space.high == 1).all()), f"actions must lie in [-1, 1], not in {space}"
         chosen = enumerate((rest, low, high, drawn), seed)
         ended = [_play(copies, actions, number, name) for number, actions in chosen]
         return all(ended)
-    finally:
-        for copy in copies:
-            copy.close()
 
 
 def _play(copies: list[Any], actions: Array, seed: int, name: str) -> bool:
@@ -116,15 +113,13 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
         environments = entry.make()(task, "mujoco210")
         environments.prepare(2)
     assert isinstance(environments, Environments), "a backend must be derived from Environments"
-    try:
+    with closing(environments):
         first, again = (_episode_pair(environments, task) for _ in range(2))
         check_same(again, first, "the same episode, begun again, goes otherwise")
         alone = environments.reset([4], [0])
         assert np.array_equal(alone[0], first[0][1]), "an episode's start depends on those that are begun with it"
         step = environments.step([0], np.full((1, task.action_dim), 0.5))
         assert np.array_equal(step.state[0], first[1][1]), "a step depends on the other environments"
-    finally:
-        environments.close()
 
 
 def _episode_pair(environments: Environments, task: Task) -> list[Array]:
@@ -321,14 +316,10 @@ def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Beha
         if isinstance(behaviour, PolicyBehaviour):
             assert behaviour.identity() == behaviour.identity(), "its identity changes"
             rows = behaviour.rows
-            first, second, again, once_more = (_actions(behaviour, seed) for seed in (7, 8, 8, 7))
+            seen = np.random.default_rng(0).normal(size=(4, rows, task.state_dim))
+            begun = (behaviour.begin(seed) for seed in (7, 8, 8, 7))
+            taken = [np.stack([np.asarray(act(observations.copy())) for observations in seen]) for act in begun]
+            first, second, again, once_more = taken
             check_shape(f"actions of 4 steps, ({rows}, A) each", first, 4, rows, task.action_dim)
             assert bool((np.abs([first, second]) <= 1).all()), "an action is out of [-1, 1]"
             check_same((once_more, again), (first, second), "the same episodes, begun again, act otherwise")
-
-
-def _actions(behaviour: PolicyBehaviour, seed: int) -> Array:
-    """Of its first four steps in made observations."""
-    seen = np.random.default_rng(0).normal(size=(4, behaviour.rows, behaviour.context.task.state_dim))
-    act = behaviour.begin(seed)
-    return np.stack([np.asarray(act(observations.copy())) for observations in seen])

@@ -99,7 +99,13 @@ def check_denoiser(entry: RegistryEntry[Callable[..., nn.Module]]) -> None:
         for index in range(5):
             whole = module(action, torch.full((BATCH,), index), state)
             assert torch.allclose(module.denoise(action, index, prepared), whole), "denoise differs from forward"
-        check_module(module, _prepared_chain, action, state)
+
+        def use(network: Network, action: Tensor, state: Tensor) -> Any:
+            """A step of a chain for which all that depends on the state alone is prepared."""
+            prepared = network.call("prepare", state, torch.arange(5, device=state.device))
+            return network.call("denoise", action, 3, prepared)
+
+        check_module(module, use, action, state)
     if hasattr(module, "training_noise"):
         specs = module.training_noise(BATCH)
         noise = one_noise(specs)
@@ -112,12 +118,6 @@ def check_denoiser(entry: RegistryEntry[Callable[..., nn.Module]]) -> None:
         check_module(module, lambda network, *given: network.call("train_forward", *given), action, t, state, noise)
     check_copies(make, module, action, t, state)
     check_module(module, Network.__call__, action, t, state)
-
-
-def _prepared_chain(network: Network, action: Tensor, state: Tensor) -> Any:
-    """A step of a chain for which all that depends on the state alone is prepared."""
-    prepared = network.call("prepare", state, torch.arange(5, device=state.device))
-    return network.call("denoise", action, 3, prepared)
 
 
 def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
