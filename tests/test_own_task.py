@@ -71,6 +71,7 @@ def test_a_collected_set_in_every_command(tmp_path: Path, dqlab: Run) -> None:
     report = (tmp_path / "grid" / "report" / "index.html").read_text()
     assert "Returns (not D4RL; returns, no scores)." in report
     assert "ormalised score" not in report
+    fine(dqlab("ablate", "--grid", "grid/grid.gin", "--dry-run", env=SAFE))  # its modules are named in it
     left = fine(dqlab(*grid, "--dry-run", env=SAFE))
     assert "Nothing is left to train" in left, "the same cells, with and without --tasks"
     refused(dqlab(*grid, "--tasks", "rail-own-Rial-v0", "--dry-run", env=SAFE), name)

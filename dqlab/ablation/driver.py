@@ -85,7 +85,7 @@ class GridSession:
         """Write what the grid is into its folder, before anything is run."""
         grid, folder, own = self.resolver.grid, self.folder, self.folder.packs.resolve()
         folder.write_plan(self.plan, self.packs)
-        write_text(folder.path / "grid.gin", self.resolver.text)
+        write_text(folder.path / "grid.gin", self.resolver.loaded.header() + self.resolver.text)
         uri = {"mlflow_uri": masked(tracking_uri(folder.path))} if self.tracking.mlflow else {}
         found = {cell: status.folder for cell, status in self.cells.items() if status.folder}
         folder.write_facts(

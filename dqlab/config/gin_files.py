@@ -10,6 +10,7 @@ import sys
 import tokenize
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -345,7 +346,8 @@ def check_binding(name: Any, place: str) -> None:
         return
     having = [shortest_name(name) for name, item in registered.items() if parameter in _parameters(item)[0]]
     others = " or ".join(f"{name}.{parameter}" for name in having)
-    meant = f"Did you mean {others}?" if 0 < len(having) <= 3 else nearest(parameter, parameters)
+    own = get_close_matches(parameter, parameters, cutoff=0.8)  # as `seed` is of `seeds`
+    meant = f"Did you mean {others}?" if 0 < len(having) <= 3 and not own else nearest(parameter, parameters)
     raise ConfigError(f"{place}: '{selector}' has no parameter '{parameter}'. {meant}")
 
 

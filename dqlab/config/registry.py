@@ -136,7 +136,7 @@ class Registry(Generic[T]):
         if name not in self.entries:
             place = bound_at(self.chosen_by.rpartition(".")[2], name)
             said = f"Unknown {self.kind} '{name}'. {nearest_of_few(str(name), self.entries)} {OF_PLUGINS}"
-            raise ConfigError(f"{place}{said}")
+            raise ConfigError(f"{place.replace('--set ', '--set: ')}{said}")
         return self.entries[name]
 
     def get(self, name: str) -> T:

@@ -162,9 +162,10 @@ def unit_actions(columns: Columns, rule: ActionRule) -> FloatArray:
         said = f"actions are recorded in [-1, 1], as the dataset says, not in the environment's bounds, {own}"
         raise DataError(f"{columns.where}: {said}: leave off load_dataset.action_bounds='env'.")
     unit = np.where(high > low, to_unit(actions, low, high), actions - low)  # how far from an only value
-    if rows := int((np.abs(unit) > 1.0 + ROUNDING).any(axis=1).sum()):
-        said = f"actions of {rows:,} row(s) lie outside of the environment's bounds, {own}: {found.text}"
-        mend = "Is it another environment's? load_dataset.action_bounds='as_is' takes them as they are."
+    if len(rows := np.flatnonzero((np.abs(unit) > 1.0 + ROUNDING).any(axis=1))):
+        said = f"actions of {len(rows):,} row(s) lie outside of the environment's bounds, {own}: {found.text}"
+        mend = f"The first is row {rows[0]:,}: repair or drop such rows. Is it another environment's? "
+        mend += "load_dataset.action_bounds='as_is' takes actions as they are."
         raise DataError(f"{columns.where}: {said}. {mend}")
     return np.asarray(np.clip(unit, -1.0, 1.0), dtype=np.float32)
 

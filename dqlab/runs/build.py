@@ -17,7 +17,7 @@ from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions, q_learning_view
 from dqlab.envs.backend import Environments, StepResult, env_backends
 from dqlab.envs.physics import Array, physics_laws
-from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory
+from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory, mistake_in_gin
 from dqlab.policies.base import Dims
 from dqlab.runs.experiment import DTYPES, Experiment
 from dqlab.training import Evaluator, Pack, Probe
@@ -38,22 +38,22 @@ def check_experiment(experiment: Experiment) -> None:
     torch.set_float32_matmul_precision(experiment.resolved_precision.float32_products)
     execution_modes.get(experiment.plan.execution)().resolve(device)
     experiment.plan.try_rules()
-    experiment.plan.factor(experiment.resolved_algorithm.lr_schedule)(0, 0, None)
     physics_laws.get(experiment.physics)
     env_backends.get(experiment.env_backend)(experiment.resolved_task, experiment.physics)
     task = experiment.resolved_task
     task.arguments()
     wanted = f"at most {task.episode_limit:,}, the steps of {task.name}'s episodes"
     check_field(experiment.action_chunk <= task.episode_limit, experiment, "action_chunk", wanted)
-    each = [experiment.algorithm_of(replica) for replica in experiment.resolved_replicas]
-    check_phases(each[0], experiment.dims, experiment.plan.steps)
     try:
+        experiment.plan.factor(experiment.resolved_algorithm.lr_schedule)(0, 0, None)
+        each = [experiment.algorithm_of(replica) for replica in experiment.resolved_replicas]
+        check_phases(each[0], experiment.dims, experiment.plan.steps)
         check_varied(each, experiment.dims)
         experiment.probe.check_wiring()
     except DqlabError:
         raise
     except Exception as error:  # a component, perhaps a plugin's, may fail in any way
-        if lacks_memory(error):
+        if lacks_memory(error) or mistake_in_gin(error):
             raise
         said = f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback, "
         said += "`dqlab check MODULE` tries each component of a module alone)"

@@ -21,7 +21,7 @@ from dqlab.algorithms import ActorCritic
 from dqlab.algorithms.base import Nets
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.identity import Replica, is_seed
-from dqlab.data.transitions import caveat_of
+from dqlab.data.transitions import bounds_text, caveat_of
 from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
@@ -270,6 +270,11 @@ class LoadedPolicy:
     def _episodes_in(self, env: Any, episodes: int) -> EvaluationEpisodes:
         """Episodes in somebody's environment, one after the other; no longer than the task's."""
         made = checked_env(env, self.task.action_dim)
+        low, high = made.action_space.low, made.action_space.high
+        if (low > self.action_low + 1e-6).any() or (high < self.action_high - 1e-6).any():
+            own, theirs = bounds_text(self.action_low, self.action_high), bounds_text(low, high)
+            said = f"The policy's actions lie in {own}, those of the environment in {theirs}"
+            raise ConfigError(f"{said}: name it, or make it by gymnasium.make, whose actions are in its own units.")
         # a sequence of its own: that of the policy goes on as it was, and the same call gives the same episodes
         noise = generator_for(self.replica.seed, f"evaluation {self.source.step}", 0)
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)

@@ -204,7 +204,8 @@ def _methods(base: type, own: list[type]) -> Iterator[str]:
             summary = f": {said[-1].splitlines()[0]}" if said else ""
             names = ", ".join(each for each in inspect.signature(member).parameters if each != "self")
             must = "must define " if getattr(member, "__isabstractmethod__", False) else ""
-            yield f"{must}{name}({names}){summary}".replace("__call__(", "component(")
+            shown = "component" if name == "__call__" and not must else name
+            yield f"{must}{shown}({names}){summary}"
 
 
 def _is_ours(base: type) -> bool:

@@ -7,7 +7,7 @@ function of state, batch and noise alone: `Pack.update`, or, of tensors for a pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -22,7 +22,7 @@ from torch import Tensor
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.base import Loss, TrainedNetwork
 from dqlab.data import Batch
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError, RunError, nearest_of_few
 from dqlab.networks import Layout
 from dqlab.networks.precision import FULL, Precision
 from dqlab.noise import Noise
@@ -89,6 +89,7 @@ class Pack:
                 torch.manual_seed(seed)
                 replicas.append(self.algorithm.build(dims))
         self.layouts = {name: Layout.of(module, precision).to(self.device) for name, module in replicas[0].items()}
+        self._check_names()
         self._optimisers: dict[str, NetworkOptimiser] = {}
         for name, trained in self.trained.items():
             members = self.layouts[name].members if trained.clips_members else None
@@ -169,6 +170,20 @@ class Pack:
     def trained_at(self, step: int) -> list[str]:
         """Names of the networks whose phase a step lies in, in the order in which they are trained."""
         return [name for name, trained in self.trained.items() if trained.in_phase(step)]
+
+    def _check_names(self) -> None:
+        """A ConfigError unless networks and hyper-parameters that the algorithm names are there."""
+        named: list[tuple[str, str, Iterable[str]]] = [("trains", name, self.layouts) for name in self.trained]
+        named += [("has a target of", target.source, self.layouts) for target in self.algorithm.targets().values()]
+        for each in self.trained.values():
+            scalars = filter(None, (each.learning_rate, each.grad_norm, each.weight_decay))
+            named += [("has no hyper-parameter", name, self._scalars) for name in scalars]
+        for what, name, known in named:
+            if name not in known:
+                there = "`build` makes no network of that name. " * (known is self.layouts) + nearest_of_few(
+                    name, known
+                )
+                raise ConfigError(f"{type(self.algorithm).__name__} {what} '{name}'. {there}")
 
     def _check_phases(self) -> None:
         """A ConfigError unless networks are trained in every phase, and what they start as fits."""

@@ -62,6 +62,7 @@ def write(folder: Path, text: str, name: str = "x.gin") -> Path:
 
 MISTAKES = {
     "\nDiffusionQL.etaa = 1.0": r"x.gin:2: 'DiffusionQL' has no parameter 'etaa'. Did you mean 'eta'",
+    "Experiment.seed = 1": r"'Experiment' has no parameter 'seed'. Did you mean 'seeds'",
     "DIFUSIONQL.eta = 1.0": r"x.gin:1: nothing is called 'DIFUSIONQL'.*'DiffusionQL'.*a plugin has it: --plugin MODULE",
     "\n\nDiffusionPolicy.schedule = @vq": r"x.gin:3: .*'@vq'.*Did you mean .*'vp'",
     "DiffusionQL.eta = (1.0": r"x.gin:\d: ",
@@ -83,7 +84,7 @@ VALUES = {
     "Experiment.seeds=[[1]]": "Experiment.seeds must be a tuple of different integers",
     "Experiment.seeds=(1, 1)": "^--set Experiment.seeds must be a tuple of different integers",
     "Experiment.dtype='float16'": "dtype must be one of",
-    "Experiment.algorithm=difusion_ql": "^--set Unknown algorithm 'difusion_ql'. Did you mean 'diffusion_ql'",
+    "Experiment.algorithm=difusion_ql": "^--set: Unknown algorithm 'difusion_ql'. Did you mean 'diffusion_ql'",
     "DiffusionQL.lr_schedule='cosin'": "Unknown lr_schedule 'cosin'",
     "Training.early_stop='nevr'": "Unknown early_stop",
 }

@@ -67,6 +67,8 @@ def test_a_chunk_is_played_whole_and_cut_where_the_episode_ends(run: library.Run
     ours = policy.evaluate()
     np.testing.assert_allclose([theirs.returns, ours.returns], [played, played], rtol=1e-5)
     assert ours.lengths.tolist() == [LIMIT, LIMIT]
+    with pytest.raises(ConfigError, match=r"actions lie in .*, those of the environment in \[-0.1, 0.1\]"):
+        policy.evaluate(1, gymnasium.wrappers.RescaleAction(gymnasium.make("odd:Odd-v0"), -0.1, 0.1))
 
 
 def test_a_policy_gives_all_actions_of_a_chunk(run: library.Run, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_contract_comes_from_the_base_class_or_from_the_call() -> None:
     """Of methods it has dqlab's own docstrings, none of PyTorch's."""
     for kind, name, *lines in (
         ("selection", "softmax_q", "made as Component(), derived from dqlab.policies.selection.Selection"),
-        ("selection", "softmax_q", "must define component(candidates, q, noise, value): "),
+        ("selection", "softmax_q", "must define __call__(candidates, q, noise, value): "),
         ("noise_schedule", "vp", "called as component(n_timesteps)\n"),
         ("denoiser", "mlp", "made as Component(state_dim, action_dim), such as MLPDenoiser\n"),
         ("denoiser", "mlp", "forward(noisy_action, t, state)\n", "denoise(noisy_action, index, prepared)\n"),

@@ -92,13 +92,16 @@ class Phased(BehaviourCloning):
     last: int = 3
     first: int = 3
     starts_as: str | None = None
+    built: str = "other"
+    rate: str = "learning_rate"
 
     def build(self, dims: Any) -> Any:
-        return {**super().build(dims), "other": torch.nn.Linear(2, 2)}
+        return {**super().build(dims), self.built: torch.nn.Linear(2, 2)}
 
     def trained(self, dims: Any) -> Any:
         (actor,) = super().trained(dims).values()
-        other = replace(actor, loss=partial(self._other, dims), first=self.first, starts_as=self.starts_as)
+        own = {"first": self.first, "starts_as": self.starts_as, "learning_rate": self.rate}
+        other = replace(actor, loss=partial(self._other, dims), **own)
         return {"actor": replace(actor, last=self.last), "other": other}
 
     def _other(self, dims: Any, nets: Any, *_: Any) -> Any:
@@ -113,6 +116,8 @@ class Phased(BehaviourCloning):
         (Phased(last=0, first=0), 4, r"never trains 'actor': its phase ends before it begins"),
         (Phased(starts_as="actor"), 4, r"'other' start as 'actor', which is no network or target of the same layout"),
         (Phased(starts_as="nobody"), 4, r"'other' start as 'nobody', which is no network"),
+        (Phased(built="othr"), 4, r"Phased trains 'other'\. `build` makes no network of that name\. .*'othr'"),
+        (Phased(rate="value_lr"), 4, r"Phased has no hyper-parameter 'value_lr'\. Known: learning_rate"),
         (Phased(), 4, r"'actor', whose loss .* up to step 3, but Training\.steps = 4 go on"),
         (BDPO(pretrain_steps=5, warmup_steps=4), 9, r"trains 'actor' from step 9 on, but Training\.steps = 9 end b"),
     ],
