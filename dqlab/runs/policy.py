@@ -271,10 +271,11 @@ class LoadedPolicy:
         """Episodes in somebody's environment, one after the other; no longer than the task's."""
         made = checked_env(env, self.task.action_dim)
         low, high = made.action_space.low, made.action_space.high
-        if (low > self.action_low + 1e-6).any() or (high < self.action_high - 1e-6).any():
-            own, theirs = bounds_text(self.action_low, self.action_high), bounds_text(low, high)
-            said = f"The policy's actions lie in {own}, those of the environment in {theirs}"
-            raise ConfigError(f"{said}: name it, or make it by gymnasium.make, whose actions are in its own units.")
+        least, most = self.action_low[: len(low)], self.action_high[: len(low)]
+        if (low > least + 1e-6).any() or (high < most - 1e-6).any():
+            said = f"The policy's actions lie in {bounds_text(least, most)}, those of the environment in"
+            advice = "Name it, or make it by gymnasium.make, whose actions are in its own units"
+            raise ConfigError(f"{said} {bounds_text(low, high)}. {advice}.")
         # a sequence of its own: that of the policy goes on as it was, and the same call gives the same episodes
         noise = generator_for(self.replica.seed, f"evaluation {self.source.step}", 0)
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)

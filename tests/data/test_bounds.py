@@ -68,13 +68,7 @@ REFUSED: list[tuple[tuple[float, float], tuple[float, float], Any, str, str]] = 
     ((0, 1), (0, 1), None, "unit", r"within the environment's own bounds, \[0, 1\]"),
     ((-2, 2), (-0.3, 0.3), [[-2], [2]], "unit", r"recorded in \[-2, 2\], as the dataset says, not in \[-1, 1\]"),
     ((-2, 2), (-0.3, 0.3), [-1, 1], "env", r"recorded in \[-1, 1\], as the dataset says"),
-    (
-        (-1, 1),
-        (-2, 2),
-        None,
-        "env",
-        r"outside of the environment's bounds, \[-1, 1\]: .* from -2 to 2.*row 0: repair",
-    ),
+    ((-1, 1), (-2, 2), None, "env", r"outside of the environment's bounds, \[-1, 1\]: .* -2 to 2.*row 1: repair"),
 ]
 """The environment's bounds, those of the data, what these say of theirs, the rule, and what is said."""
 

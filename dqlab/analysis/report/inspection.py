@@ -23,7 +23,7 @@ MOST_DIMENSIONS, MOST_POINTS, COLUMNS = 12, 6, 4
 ACTION_BINS = np.linspace(-1.0, 1.0, 31)
 NOISE_BINS = np.linspace(-2.0, 2.0, 34)
 MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
-NO_VALUES = "There are no values to be drawn: no critics, or no episode from which a return is known."
+NO_VALUES = "There are no values to be drawn: no critics, or every episode was cut by its step limit too early."
 
 
 def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
