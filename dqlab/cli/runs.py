@@ -11,10 +11,13 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
+from dqlab.cli.experiments import export
 from dqlab.cli.parser import Command, command, option, switch
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
@@ -289,7 +292,8 @@ def _agreed(path: Path) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-OF_RUNS = (_list, _show, _tail, _tag, _note, _rm)
+_export = replace(export, examples=dedent(export.examples).strip().replace("dqlab export", "dqlab runs export"))
+OF_RUNS = (_list, _show, _tail, _tag, _note, _rm, _export)
 RUNS = Command("runs", "List runs and grids, follow, tag, annotate and delete them.", commands=OF_RUNS)
 
 
