@@ -29,7 +29,7 @@ from dqlab.runs.load_policy import EXPORTED, HUB, load_policy
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.policy_module import PolicyModule
 from dqlab.tracking.records import read_record
-from dqlab.tracking.selection_rules import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TEMPLATES = Path(__file__).parent / "templates"
@@ -168,7 +168,7 @@ def model_card(policy: LoadedPolicy, facts: dict[str, Any], suffix: str) -> str:
         rows, selection = [], read_record(summary, dict[str, Any])["selection"]
         for rule, meaning in SELECTION_RULES.items():
             score, step = selection[rule]["score_mean"], selection[rule]["step"]
-            rows.append((rule.replace("_", "-"), f"{score:.1f}", "" if step is None else f"{step:,}", meaning))
+            rows.append((rule_name(rule), f"{score:.1f}", "" if step is None else f"{step:,}", meaning))
         scores = markdown_table(("rule", "score" if facts.get("scored", True) else "return", "step", ""), rows)
     texts = {"suffix": suffix, "versions": versions, "played": played, "caveat": caveat, "scores": scores}
     return (TEMPLATES / "card.md").read_text().format(policy=policy, facts=facts, **texts)

@@ -121,7 +121,7 @@ def summary_table(
         several = sum(evaluation["step"] > 0 for evaluation in summary["evaluations"]) > 1
         losses = {e["step"]: e["selection_loss"] for e in summary["evaluations"] if e["selection_loss"] is not None}
         for row in summary["selection"].values():
-            rule, step = row["rule"].replace("_", "-"), row["step"]
+            rule, step = rule_name(row["rule"]), row["step"]
             if rule == "offline" and step in losses:
                 rule += f" (loss no. {1 + sum(loss < losses[step] for loss in losses.values())} of {len(losses)})"
             elif rule == "mean-last-10" and len(losses) < 10:
