@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -33,6 +34,13 @@ class Console(rich.Console):
     def status(self, status: Any, **options: Any) -> Status:
         """A spinner; nothing at all, not rich's empty line either, where there is no terminal."""
         return Status(status, console=self if self.is_terminal else rich.Console(quiet=True), **options)
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line; on a terminal it is broken between words, a path is not."""
+        known: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+        lines = textwrap.wrap(text, self.width, **known) if self.is_terminal else [text]
+        for line in lines or [""]:
+            self.print(Text(line, style=style), soft_wrap=True)
 
     def _check_buffer(self) -> None:
         """As rich does; but a terminal that has gone (a lost connection, `disown`) ends nothing: it is told no more."""

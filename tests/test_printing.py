@@ -14,7 +14,6 @@ import pytest
 from conftest import Done, Run
 from made_folders import write_run
 from matplotlib.image import imread
-from rich import console as rich
 from rich.table import Table
 from rich.text import Text
 
@@ -86,6 +85,14 @@ def test_a_console_shows_markup_and_control_characters_as_they_are() -> None:
     assert not [code for code in ("\x1b]0", "\x1b[2J") if code in out.getvalue()]
 
 
+def test_lines_break_between_words_on_a_terminal_alone_and_paths_nowhere() -> None:
+    text = f"a word and /{'folder/' * 6}file-name"
+    for terminal, shown in ((False, f"{text}\n"), (True, "a word and\n" + text[11:] + "\n")):
+        out = io.StringIO()
+        Console(file=out, width=20, force_terminal=terminal, color_system=None).say(text)
+        assert out.getvalue() == shown
+
+
 def test_what_is_printable() -> None:
     points = [format_points(value) for value in (12.34, -0.04, -3.21, float("nan"))]
     assert [*points, format_points(0.26, signed=True)] == ["12.3", "0.0", "\u22123.2", "\u2013", "+0.3"]
@@ -118,7 +125,7 @@ EVALUATIONS: list[Any] = [
 
 def show(terminal: bool, quiet: bool = False) -> str:
     text = io.StringIO()
-    console = rich.Console(file=text, force_terminal=terminal, width=160, color_system=None, _environ={"TERM": "xterm"})
+    console = Console(file=text, force_terminal=terminal, width=160, color_system=None, _environ={"TERM": "xterm"})
     with Display(100, "not D4RL", quiet, console) as display:
         display.logged(10, {"actor/bc_loss": 0.25, "critic/loss": 3.0, "updates_per_second": 12.34})
         display.evaluated(10, {"seed 7": EVALUATIONS[1]})

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from dqlab.ablation.engines.base import FINISHED as ENDED_WELL
 from dqlab.ablation.engines.base import STOPPED, Ended, Job, slots_of
@@ -31,9 +30,9 @@ SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are on
 
 
 def say(console: Console, lines: Iterable[str]) -> None:
-    """Print lines as they are, however long."""
+    """Print lines."""
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.say(line)
 
 
 def announce_grid(session: GridSession, console: Console) -> None:
@@ -89,8 +88,9 @@ def show_plan(session: GridSession, console: Console) -> None:
         slots, seconds = slots_of(session.engine), [job.seconds for job in jobs]
         lines = [
             f"About {readable_duration(max(sum(seconds) / slots, max(seconds)))} with "
-            f"{counted(min(slots, len(jobs)), 'pack')} at a time ({readable_duration(sum(seconds))} of computing; "
-            "timed uncompiled, episodes at full length, which a bad policy's are not, without their environments).",
+            f"{counted(min(slots, len(jobs)), 'pack')} at a time ({readable_duration(sum(seconds))} of computing).",
+            "It is estimated from a few updates and actions: compiled updates and episodes that end early take less, "
+            "stepping the environments comes on top.",
             f"About {sum(sorted((job.memory for job in jobs), reverse=True)[:slots]) / 2**30:.1f} GiB of memory.",
         ]
         if any(job.gpu_memory for job in jobs) and not torch.cuda.is_available():

@@ -29,7 +29,7 @@ from dqlab.analysis.statistics import BOUNDS, aggregates_of, tidy_rows
 from dqlab.config.identity import Replica, describes_setting, replicas_of
 from dqlab.errors import ConfigError, RunError, masked, nearest, one_line, score_or_return
 from dqlab.files import read_text
-from dqlab.printing import Console
+from dqlab.printing import Console, counted
 from dqlab.tracking import folders
 from dqlab.tracking.mlflow import client
 from dqlab.tracking.mlflow.client import mlflow_client, tracking_uri
@@ -39,7 +39,8 @@ from dqlab.tracking.run_folder import FAILURE, RunFolder
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 UNSET = "unset"
-SHORT, FEW = 3, 5
+ALGORITHM = "Experiment.algorithm"
+FEW = 5
 METRICS = {"mean": mean_score, "iqm": interquartile_mean}
 GAP = ("best_online", "last")
 SAME = ["group", "task", "digest"]  # runs that are alike in these differ in their seeds only
@@ -92,13 +93,21 @@ def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
     first = runs.drop_duplicates("group")
     configs = pd.DataFrame(list(first.config), index=first.group).fillna(UNSET)
     configs = configs.loc[:, configs.nunique() > 1].sort_index(axis=1)
-    labels, groups = runs.label.groupby(runs.group).unique(), []
-    for letter, *values in configs.itertuples(name=None):
-        known, config = set(labels[letter]) - {""}, dict(zip(configs, values, strict=True))
-        shown = [f"{name.rpartition('.')[2]}={value}" for name, value in list(config.items())[:SHORT]]
-        name = known.pop() if len(known) == 1 else ", ".join(shown) + (", ..." if len(config) > SHORT else "")
-        groups.append({"group": letter, "name": name, "config": config})
-    return tuple(groups)
+    labels, told = runs.label.groupby(runs.group).unique(), _told_apart(configs)
+    known = {letter: [label for label in labels[letter] if label] for letter in configs.index}
+    names = {letter: own[0] if len(own) == 1 else told[letter] for letter, own in known.items()}
+    rows = configs.to_dict("index")
+    return tuple({"group": letter, "name": name, "config": rows.get(letter, {})} for letter, name in names.items())
+
+
+def _told_apart(configs: pd.DataFrame) -> pd.Series:
+    """Each group's algorithm, where there are several, and the first parameters that tell it from groups like it."""
+    names = pd.Series("", configs.index)
+    for column in sorted(configs, key=lambda name: name != ALGORITHM):
+        alike = configs[column].groupby(names).transform("nunique") == 1
+        text = configs[column] if column == ALGORITHM else f"{column.rpartition('.')[2]}=" + configs[column]
+        names = names.where(alike, names + ", " + text)
+    return names.str.removeprefix(", ")
 
 
 def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> pd.DataFrame:
@@ -152,17 +161,22 @@ def _differing(runs: pd.DataFrame, values: pd.Series) -> str:
 def print_comparison(compared: Comparison, console: Console) -> None:
     """Print what differs, the scores on every task, and warnings."""
     configs = {f"{group['group']}: {group['name']}": group["config"] for group in compared.groups}
-    rows = [(name, *(config[name] for config in configs.values())) for name in compared.groups[0]["config"]]
+    differing = list(compared.groups[0]["config"])
+    shared = [name for name in differing if sum(config[name] != UNSET for config in configs.values()) > 1]
+    shown = shared if ALGORITHM in differing else differing
+    rows = [(name, *(config[name] for config in configs.values())) for name in shown]
     table = text_table("differences", "What differs in configuration", ["parameter", *configs], rows)
     if len(configs) > MANY:
         table = table.turned("group")
     console.print(rich_table(table) if rows else Text("One configuration."))
+    if left := len(differing) - len(shown):
+        console.say(f"Left out: {counted(left, 'parameter')} that one configuration alone has; --json has them.")
     for table in score_tables(compared):
         console.print(rich_table(table))
     biased = "best-online chooses a checkpoint by the score that it then reports: it is too high."
-    console.print(f"IQM: the interquartile mean over seeds. {biased}")
+    console.say(f"IQM: the interquartile mean over seeds. {biased}")
     for text in compared.warnings:
-        console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
+        console.say(f"Warning: {text}", style="yellow")
 
 
 def score_tables(compared: Comparison) -> Iterator[ReportTable]:

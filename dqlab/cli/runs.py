@@ -119,8 +119,33 @@ def _show(args: argparse.Namespace) -> None:
             table.add_row(name, str(text))
     console.print(f"{path}", soft_wrap=True)
     console.print(table)
-    if not is_grid(path):
-        console.print(_scores(path, facts))
+    console.print(_settings(path) if is_grid(path) else _scores(path, facts))
+
+
+def _settings(path: Path) -> Any:
+    """How far a grid is: a row a setting and task."""
+    from rich.table import Table
+
+    from dqlab.tracking.folders import GRID, list_runs, reused_cells
+    from dqlab.tracking.records import BegunGridRecord, read_record
+
+    begun = read_record(path / GRID, BegunGridRecord)
+    facts: Mapping[str, Any] = begun
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = list_runs(path)
+    done = (found["state"] == "finished").sum() + len(reused_cells(begun))
+    said = [*sorted(set(found["caveat"]) - {""}), *(str(each.message) for each in told)]
+    title = f"{path}: {_state(path)}, {done:,} of {facts.get('cells', 0):,} cells finished"
+    table = Table(box=None, title=title, title_justify="left", caption="; ".join(said), caption_justify="left")
+    for column in ("setting", "task", "finished", "failed", "under way", "last"):
+        table.add_column(column, justify="left" if column in ("setting", "task") else "right", overflow="fold")
+    for (setting, task), rows in found.groupby(["cell", "task"], sort=False):
+        states, scores = list(rows["state"]), rows["last"].dropna().astype(float)
+        counts = [states.count("finished"), states.count("failed")]
+        mean = f"{scores.mean():.1f}" if len(scores) else "-"
+        table.add_row(setting, task, *map(str, (*counts, len(states) - sum(counts))), mean)
+    return table
 
 
 def _scores(path: Path, facts: Mapping[str, Any]) -> Any:
@@ -142,34 +167,36 @@ def _scores(path: Path, facts: Mapping[str, Any]) -> Any:
 @command(
     "tail",
     "dqlab runs tail runs/mine",
-    option("run", "folder of a run, or of a grid's pack", type=expanded, metavar="RUN"),
+    RUN,
     option("--every", "between two looks; 2 by default", type=float, default=2.0, metavar="SECONDS"),
 )
 def _tail(args: argparse.Namespace) -> None:
-    """Show a run's curves until it ends."""
+    """Show a run's curves, or how far a grid's cells are, until it ends."""
     from rich.live import Live
 
     from dqlab.printing import Console
+    from dqlab.tracking.folders import is_grid, read_facts
 
     if not 0.1 <= args.every <= 3600:
         raise ConfigError(f"--every is {args.every:g}: between 0.1 and 3600 seconds.")
-    run, over, console = RunFolder(args.run), False, Console()
-    run.facts()
+    over, console, shown = False, Console(), _settings if is_grid(args.run) else _curves
+    read_facts(args.run)
     with Live(console=console, auto_refresh=False) as live:
         while not over:
             over = _state(args.run) != "running"
-            live.update(_curves(run), refresh=True)
+            live.update(shown(args.run), refresh=True)
             time.sleep(0.0 if over else args.every)
     if not console.is_terminal:
         console.line()
 
 
-def _curves(run: RunFolder) -> Any:
+def _curves(path: Path) -> Any:
     """Scores and losses so far, a line a replica and metric."""
     from rich.table import Table
 
     from dqlab.tracking.folders import logged_metrics
 
+    run = RunFolder(path)
     facts: Mapping[str, Any] = run.facts()
     known = logged_metrics(run)
     steps = facts.get("parameters", {}).get("Training.steps")

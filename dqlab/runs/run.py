@@ -156,6 +156,10 @@ class _RunUnderWay(RunCallbacks):
         self.display = display.Display(plan.steps, self.facts["caveat"], quiet, self.console, self.facts["scored"])
         try:
             with self.display:
+                if len(phases := self.pack.stretches(range(plan.steps))) > 1:
+                    for each in phases:
+                        trained = ", ".join(self.pack.trained_at(each.start))
+                        self.display.say(f"updates {each.start + 1:,} to {each.stop:,} train: {trained}")
                 loop = self._build_loop()
                 if self.tracking.mlflow:
                     self.mirror = Mirror(folder.path, self.facts["mlflow_experiment"])

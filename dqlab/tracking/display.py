@@ -31,7 +31,7 @@ class Display(progress.Progress):
     def __init__(
         self, steps: int, caveat: str = "", quiet: bool = False, console: Console | None = None, scored: bool = True
     ) -> None:
-        console = console or Console()
+        self._console = console = console or Console()
         self._scored, self._quiet, self._steps = scored, quiet, steps
         self._caveat = f" ({caveat})" if caveat else ""
         texts = ("[bold]training", "{task.fields[rate]} updates/s", "{task.fields[losses]}", "{task.fields[score]}")
@@ -61,7 +61,7 @@ class Display(progress.Progress):
     def say(self, text: str) -> None:
         """A line of its own."""
         if not self._quiet:
-            self.console.print(Text(text), soft_wrap=True)
+            self._console.say(text)
 
 
 def announce_fallback(console: Console, task: str, provenance: Any) -> None:

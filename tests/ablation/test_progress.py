@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from made_grids import made_result
-from rich.console import Console
 
 from dqlab.ablation.display import GridDisplay
 from dqlab.ablation.engines.base import DIED, FINISHED, STOPPED, Ended, Job
 from dqlab.ablation.planning import PackKind, PlannedPack, ResolvedDataset
 from dqlab.analysis.results import Cell, CellStatus
 from dqlab.machine import readable_duration
+from dqlab.printing import Console
 
 KIND = PackKind("walker2d-medium-expert-v2", "", ResolvedDataset("embedded", None, ""))
 CELLS = [Cell(f"{n:04x}", f"N={n // 2}", {"N": str(n // 2)}, KIND.task, n % 2) for n in range(6)]

@@ -18,8 +18,9 @@ from rliable import library, metrics
 
 from dqlab import cli
 from dqlab.analysis import compare as compare_module
-from dqlab.analysis.compare import Comparison, FoundRuns, compare_groups, find_runs
+from dqlab.analysis.compare import ALGORITHM, Comparison, FoundRuns, compare_groups, find_runs, print_comparison
 from dqlab.analysis.results import FAILED, CellStatus
+from dqlab.printing import Console
 from dqlab.tracking.mlflow import client as client_module
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.sync import send_folder
@@ -217,6 +218,21 @@ def test_letters_and_differences() -> None:
     assert [groups[place]["group"] for place in (0, 25, 26, 27, 702)] == ["A", "Z", "AA", "AB", "AAA"]
     assert [group["config"] for group in groups[:2]] == [{"y": "unset"}, {"y": "1"}]
     assert groups[1]["name"] == "y=1"
+
+
+def test_algorithms_name_groups_and_what_they_alone_have_is_only_counted(capsys: Captured) -> None:
+    configs = [
+        {ALGORITHM: "iql", "IQL.tau": "0.7", "Training.batch_size": "256"},
+        {ALGORITHM: "rebrac", "ReBRAC.actor_bc": "0.1", "ReBRAC.tau": "0.1", "Training.batch_size": "512"},
+        {ALGORITHM: "rebrac", "ReBRAC.actor_bc": "0.2", "ReBRAC.tau": "0.2", "Training.batch_size": "512"},
+    ]
+    compared = compare_groups(FoundRuns([{**MADE, "config": config} for config in configs]), ("last",))
+    assert [group["name"] for group in compared.groups] == ["iql", "rebrac, actor_bc=0.1", "rebrac, actor_bc=0.2"]
+    print_comparison(compared, Console())
+    shown = capsys.readouterr().out
+    assert "1 parameter that one configuration alone has" in shown
+    assert "ReBRAC.tau" in shown
+    assert "IQL.tau" not in shown
 
 
 def test_reused_cells_are_compared_under_this_grids_labels(tmp_path: Path) -> None:

@@ -65,7 +65,12 @@ def test_what_a_run_and_a_grid_are(runs: Path, in_process: Run) -> None:
         assert text in shown
     assert "No scores yet" not in shown
     assert "N: 2, 5" in in_process("runs", "show", "runs/steps").stdout
-    assert "its runs lie in packs/" in in_process("runs", "tail", "runs/steps").stderr
+    for door in ("show", "tail"):
+        lines = in_process("runs", door, "runs/steps").stdout.splitlines()
+        assert "runs/steps: finished, 4 of 4 cells finished" in map(str.strip, lines)
+        rows = [line.split() for line in lines if line.startswith(" N=")]
+        assert [row[:5] for row in rows] == [[f"N={n}", GRID.tasks[0], "2", "0", "0"] for n in (2, 5)]
+        assert [float(row[5]) for row in rows] == [52.0, 56.9]
 
 
 def test_a_damaged_journal_has_no_curves(runs: Path, in_process: Run) -> None:

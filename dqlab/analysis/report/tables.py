@@ -24,6 +24,7 @@ from dqlab.printing import MINUS, NOTHING, counted, enumerate_names, format_inte
 from dqlab.tracking.selection_rules import rule_name
 
 NUMBER = re.compile(rf"[<+{MINUS}]? ?\d|{NOTHING}$")
+NAME_WIDTH = 32  # columns of a terminal that a row's name has before it is broken
 Heads = Sequence[str | tuple[str, str]]
 NAMES = {**{metric: metric for metric in METRICS}, "iqm": "IQM", "optimality_gap": "optimality gap"}
 
@@ -67,12 +68,13 @@ def text_table(name: str, caption: str, heads: Heads, rows: Iterable[Sequence[st
 
 def rich_table(table: ReportTable, most: int | None = None) -> Group:
     """The table for a terminal, below its caption; rows beyond `most` are only counted."""
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)  # five figures with their intervals in 80 columns
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head, under, words in table.columns:
         shown.add_column(f"{head}\n{under}".rstrip(), justify="left" if words else "right", overflow="fold")
+    shown.columns[0].min_width = min(NAME_WIDTH, max(map(len, table.cells.index), default=0))
     for first, *others in table.rows[:most]:
         name = first + (" (base)" if first == table.strong else "")
-        shown.add_row(Text(name), *(Text(text.replace("\n", " ")) for text in others))
+        shown.add_row(Text(name), *map(Text, others))
     if most is not None and len(table.rows) > most:
         shown.add_row(f"... and {len(table.rows) - most} more in the report")
     return Group(Text(table.caption), shown)

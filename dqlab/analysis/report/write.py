@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from pydantic_core import to_json
-from rich.text import Text
 
 from dqlab import __version__
 from dqlab.analysis.report import tables
@@ -60,8 +59,8 @@ def report_and_print(results: GridResults, settings: Report, folder: Path, conso
     shown = tables.aggregate_table(analysis, settings.rules, ("iqm",))
     cells = pd.concat([shown.cells, tables.choice_table(analysis).cells.iloc[:, :1]], axis=1)
     console.print(tables.rich_table(replace(shown, caption=f"{results.name}: {shown.caption}", cells=cells), SHOWN))
-    for caution in analysis.cautions:
-        console.print(Text(f"! {caution}"), soft_wrap=True)
+    for line in (*_decided(analysis), *(f"! {caution}" for caution in analysis.cautions)):
+        console.say(line)
     console.print(f"Report: {folder / 'index.html'}", soft_wrap=True)
 
 
