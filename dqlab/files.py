@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -117,6 +116,8 @@ def path_within(path: Path, folder: Path) -> Path:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
+    import hashlib  # as below: it takes 3 ms, which is much of --help
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -126,6 +127,8 @@ def sha256_of(path: Path) -> str:
 
 def json_digest(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of a value as JSON, in which names have no order."""
+    import hashlib
+
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 

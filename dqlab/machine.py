@@ -9,10 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -44,6 +42,8 @@ def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | 
 
 def attempt_command(command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] = {}) -> IsolatedOutcome:
     """Run a command; after `timeout` seconds it and what it started are killed. In `env`, None unsets a variable."""
+    from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired  # not for --help
+
     given = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
     try:
         process = Popen(
@@ -143,13 +143,13 @@ NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 SECONDS = 8.0  # after which a process ends that has not heeded: its update, or a step of its environment, takes so long
 
 
-@dataclass
 class StopRequest:
     """Whether a signal has asked to stop."""
 
-    event: threading.Event = field(default_factory=threading.Event)
-    saves: bool = False  # there is something to save: a signal sets the event; until then it ends the command as Ctrl-C
-    number: int = 0  # the signal's, 0 for none
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.saves = False  # there is something to save: a signal sets the event; until then it ends all as Ctrl-C
+        self.number = 0  # the signal's, 0 for none
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import sys
 from pathlib import Path
@@ -129,11 +128,13 @@ def collect(args: argparse.Namespace) -> None:
 )
 def new_task(args: argparse.Namespace) -> None:
     """Write the gin file that trains on data of yours in an environment of yours, once the two are seen to fit."""
+    from ast import literal_eval
+
     from dqlab.data.locate import reading_status
     from dqlab.tools.scaffold import new_task
 
     try:
-        env_kwargs = dict(**ast.literal_eval(args.env_kwargs))
+        env_kwargs = dict(**literal_eval(args.env_kwargs))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         wanted = "a dictionary, such as \"{'gravity': 9.8}\""
         raise ConfigError(f"--env-kwargs must be {wanted}, not {args.env_kwargs!r}.") from error

@@ -19,7 +19,6 @@ from dqlab.cli.parser import GIN, PLUGIN, SET, Command, bindings_of, command, on
 from dqlab.errors import ConfigError, DqlabError, StoppedError, message_of
 from dqlab.files import expanded
 from dqlab.machine import StopRequest, asked_to_stop
-from dqlab.tracking import RunFolder
 
 
 @command(
@@ -102,6 +101,8 @@ def _own_config(folder: Path, resume: bool) -> Path:
     if not resume:
         raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")
     if (folder / "run.json").exists():
+        from dqlab.tracking import RunFolder
+
         RunFolder(folder).check(resume)
     if not (folder / "config.gin").exists():
         raise ConfigError(f"There is no run in {folder} to resume. Name a gin file to start one there.")

@@ -7,11 +7,10 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from textwrap import dedent, indent
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from dqlab.errors import ConfigError
 
@@ -39,8 +38,7 @@ def one_of(*options: Options) -> Options:
     return [each for option in options for each in option]
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command, or a group, which has `commands`, whose examples are its own, and no function."""
 
     name: str

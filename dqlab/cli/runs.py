@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
 from textwrap import dedent
@@ -22,7 +21,6 @@ from dqlab.cli.parser import Command, command, option, switch
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
 from dqlab.machine import in_words
-from dqlab.tracking.run_folder import RunFolder, claim_folder
 
 A_RUN = "folder of a run, or of a grid"
 RUN = option("run", A_RUN, type=expanded, metavar="RUN")
@@ -80,6 +78,8 @@ def _state(path: Path) -> str:
 
 def _in_use(path: Path) -> bool:
     """Whether a process has a run, a grid, or one of a grid's packs."""
+    from dqlab.tracking import RunFolder
+
     return any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
 
 
@@ -150,6 +150,7 @@ def _settings(path: Path) -> Any:
 
 def _scores(path: Path, facts: Mapping[str, Any]) -> Any:
     """The table that the run ended with, of the replicas that have finished."""
+    from dqlab.tracking import RunFolder
     from dqlab.tracking.display import summary_table
 
     folder, failed, summaries = RunFolder(path), {}, {}
@@ -194,6 +195,7 @@ def _curves(path: Path) -> Any:
     """Scores and losses so far, a line a replica and metric."""
     from rich.table import Table
 
+    from dqlab.tracking import RunFolder
     from dqlab.tracking.folders import logged_metrics
 
     run = RunFolder(path)
@@ -289,6 +291,7 @@ def _write_notes(path: Path, **changed: Any) -> None:
 def _rm(args: argparse.Namespace) -> None:
     """Delete runs, or grids as a whole."""
     from dqlab.tracking.mlflow.sync import is_tracked
+    from dqlab.tracking.run_folder import claim_folder
 
     for path in args.runs:
         _check_own(path)
@@ -319,7 +322,7 @@ def _agreed(path: Path) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-_export = replace(export, examples=dedent(export.examples).strip().replace("dqlab export", "dqlab runs export"))
+_export = export._replace(examples=dedent(export.examples).strip().replace("dqlab export", "dqlab runs export"))
 OF_RUNS = (_list, _show, _tail, _tag, _note, _rm, _export)
 RUNS = Command("runs", "List runs and grids, follow, tag, annotate and delete them.", commands=OF_RUNS)
 
