@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import signal
@@ -63,6 +64,21 @@ def attempt_command(command: Sequence[str], *, timeout: float, env: Mapping[str,
     if code < 0:
         return IsolatedOutcome(output, f"it crashed ({signal.Signals(-code).name})")
     return IsolatedOutcome(output, (said[-1][-200:] if said else f"exit code {code}") if code else "")
+
+
+def forked(function: Callable[[], object], *, seconds: int) -> str:
+    """Call a function in a forked child, with so many seconds of a processor; the signal it died by, or nothing."""
+    with suppress(OSError):  # no more processes, or nobody may wait for one: nothing is known then
+        if child := os.fork():
+            status = os.waitpid(child, 0)[1]
+            return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else ""
+        with suppress(BaseException):
+            faulthandler.disable()
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            function()
+        os._exit(0)
+    return ""
 
 
 CGROUP = Path("/sys/fs/cgroup")

@@ -69,6 +69,20 @@ def test_notes_of_others_are_no_damage(tmp_path: Path) -> None:
         assert (dict(found.metadata), len(found)) == ({}, N)
 
 
+def test_a_damaged_heap_of_texts_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free space of size 0 behind a text: HDF5's library looks for the next one without end."""
+    path = tmp_path / "set.hdf5"
+    make_hdf5(path, **arrays(), **{"metadata/about": "a test", "metadata/steps": 3})
+    assert format_of(str(path))[0].read(path).metadata == {"about": "a test", "steps": "3"}
+    raw = bytearray(path.read_bytes())
+    free = raw.index(b"GCOL") + 16 + 16 + 8  # behind the heap's head, the text's, and the text
+    raw[free + 8 : free + 16] = bytes(8)
+    path.write_bytes(bytes(raw))
+    monkeypatch.setattr("dqlab.data.formats.base.LEAST_SECONDS", 2)
+    with pytest.raises(DataError, match="set.hdf5 is damaged: a process that read it ended by SIGXCPU"):
+        read(path)
+
+
 def test_notes_that_hdf5_cannot_keep(tmp_path: Path) -> None:
     for notes in ({"a": "x\0y"}, {"a\0b": "x"}, {"": "x"}, {"a": "x", "a/b": "y"}, {"a/b": "x", "a": "y"}):
         with pytest.raises(
@@ -121,7 +135,7 @@ PICKLES = {
     "wants a.na.na": b"\x80\x04X\x00\x10\x00\x00" + b"a\n" * 2048 + b"\x8c\x01b\x93.",
     "is truncated or no pickle of arrays .*persistent": b"Pid\n.",
     "no pickle of arrays .object": b"cnumpy\nndarray\n(I1\ncnumpy\ndtype\n(S'O'\ntRC\x08" + bytes(8) + b"tR.",
-    "no pickle of arrays .buffer": pickle.dumps(np.zeros(3)).replace(b"K\x03\x85", b"J\xff\xff\xff\x7f\x85"),
+    "no pickle of arrays .cannot reshape": pickle.dumps(np.zeros(3)).replace(b"K\x03\x85", b"J\xff\xff\xff\x7f\x85"),
     "'rewards' is no array": pickle.dumps([arrays(rewards=[np.str_("a"), *range(N - 1)])]),
     "no list of trajectories": pickle.dumps(3),
     "trajectory 0 is no dict": pickle.dumps([3]),
@@ -186,6 +200,7 @@ TRICKS: dict[str, Callable[[Any], object]] = {
     "soft link": lambda file: file.update({"rewards": h5py.SoftLink("/terminals")}),
     "raw data outside": lambda file: file.create_dataset("rewards", (N,), "f4", external=[("/etc/passwd", 0, 4 * N)]),
     "virtual": lambda file: file.create_virtual_dataset("rewards", virtual_column()),
+    "texts of any length": lambda file: file.update({"rewards": ["1.0"] * N}),
     "null": lambda file: file.update({"rewards": h5py.Empty("f4")}),
 }
 
@@ -196,7 +211,7 @@ def test_columns_that_are_not_what_they_seem(tmp_path: Path, trick: str) -> None
     make_hdf5(path, **arrays(rewards=None))
     with h5py.File(path, "a") as file:
         TRICKS[trick](file)
-    with pytest.raises(DataError, match="'rewards' is no array that lies in this file"):
+    with pytest.raises(DataError, match="'rewards' is no array of numbers that lies in this file"):
         read(path)
 
 

@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.formats import base
 from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, data_formats
-from dqlab.errors import DataError, first_line, printable_name
+from dqlab.errors import PACKAGE, DataError, first_line, printable_name
 from dqlab.files import atomic_path
 from dqlab.machine import memory_limit
 
@@ -35,11 +35,7 @@ class D4RL(Format):
 
     def read(self, path: Path) -> Columns:
         with opened_hdf5(path) as (stored, metadata):
-            size = sum(dataset.nbytes for dataset in stored.values())
-            base.check_room(path, size)
-            with memory_limit(4 * size + UNPACKING):
-                arrays = {name: dataset[:] for name, dataset in stored.items()}
-            return base.checked_columns(str(path), arrays, metadata)
+            return base.checked_columns(str(path), _columns_of(path, stored), metadata)
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed, `next_observations` too where they are known, and the extras."""
@@ -64,16 +60,43 @@ class D4RL(Format):
 @contextmanager
 def opened_hdf5(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     """A file's columns, not read yet, and its metadata: texts and numbers that lie directly in that group."""
-    import h5py
+    import h5py  # noqa: F401  # here once, not in the child, too
 
     base.check_readable(path)
+    known = path.stat()
+    if PACKAGE not in path.parents:
+        _read_in_child(path, known.st_size, known.st_mtime_ns)
+    with _opened(path) as found:
+        yield found
+
+
+@cache
+def _read_in_child(path: Path, size: int, changed: int) -> None:
+    def read() -> None:
+        with _opened(path) as (stored, _):
+            _columns_of(path, stored)
+
+    base.read_in_child(path, size, read)
+
+
+def _columns_of(path: Path, stored: Mapping[str, Any]) -> Arrays:
+    size = sum(dataset.nbytes for dataset in stored.values())
+    base.check_room(path, size)
+    with memory_limit(4 * size + UNPACKING):
+        return {name: dataset[:] for name, dataset in stored.items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    import h5py
+
     with base.reading_errors(path, "is truncated or not an HDF5 file"), h5py.File(path, "r", locking=False) as file:
         base.check_names(str(path), file)
         stored = {name: file.get(name) for name in (*base.REQUIRED_COLUMNS, "timeouts", "masks") if name in file}
         for name, dataset in stored.items():
             here = isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(dataset, h5py.Dataset)
-            if not here or not dataset.shape or dataset.external or dataset.is_virtual:
-                raise DataError(f"{path}: '{name}' is no array that lies in this file. Copy the data into it.")
+            if not here or not dataset.shape or dataset.external or dataset.is_virtual or dataset.dtype.hasobject:
+                raise DataError(f"{path}: '{name}' is no array of numbers that lies in this file. Copy it there.")
         group = file.get("metadata")
         nodes = {name: group.get(name) for name in group} if isinstance(group, h5py.Group) else {}
         told = {name: node[()] for name, node in nodes.items() if isinstance(node, h5py.Dataset) and node.shape == ()}
@@ -163,19 +186,44 @@ class Trajectories(Format):
             return base.checked_columns(str(path), joined)
 
 
+class _Type:
+    """For numpy's dtype, of which a pickle says the byte order, too; numpy's own takes flags that make it crash."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """For numpy's array, whose values are its state."""
+
+    values: NDArray[Any] = np.empty(0, object)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, by_columns, data = state
+        self.values = _values_of(
+            data.encode("latin1") if isinstance(data, str) else data, kind, shape, "CF"[by_columns]
+        )
+
+
+def _values_of(data: Any, kind: _Type, shape: Any = -1, order: Any = "C") -> NDArray[Any]:
+    values: NDArray[Any] = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+    return values
+
+
 STAND_INS: dict[str, Any] = {
     "collections.OrderedDict": dict,
     "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes, in protocols that know none
     "numpy.ndarray": object,  # which takes no argument: numpy's own would take any bytes for objects
-    "numpy.dtype": np.dtype,
+    "numpy.dtype": _Type,
 }
 for _core in ("numpy.core", "numpy._core"):
     STAND_INS |= {
-        f"{_core}.multiarray._reconstruct": lambda *_: np.empty(0, "u1"),  # before its values are set
-        f"{_core}.multiarray.scalar": lambda dtype, data: np.frombuffer(data, dtype)[0],
-        f"{_core}.numeric._frombuffer": lambda data, dtype, shape, order: np.frombuffer(data, dtype).reshape(
-            shape, order=order
-        ),
+        f"{_core}.multiarray._reconstruct": lambda *_: _Array(),
+        f"{_core}.multiarray.scalar": lambda kind, data: _values_of(data, kind)[0],
+        f"{_core}.numeric._frombuffer": _values_of,
     }
 
 
@@ -198,7 +246,7 @@ def _trajectory(where: str, found: Any) -> Arrays:
     base.check_names(where, found)
     arrays: Arrays = {}
     for name in (name for name in COLUMN_NAMES if name in found):  # observations are the first
-        given = found[name]
+        given = found[name].values if isinstance(found[name], _Array) else found[name]
         array = np.asarray(given) if isinstance(given, (list, np.ndarray)) else np.empty(0, object)
         if array.ndim == 0 or array.dtype.kind not in "biuf":
             raise DataError(f"{where}: '{name}' is no array of numbers.")

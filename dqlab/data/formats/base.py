@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError, DataError, DqlabError, first_line, lacks_memory, printable_names
 from dqlab.files import expanded, sha256_of
-from dqlab.machine import available_memory, in_words
+from dqlab.machine import available_memory, forked, in_words
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"  # what every HDF5 file begins with
 PROVENANCE, CONVERTED = "provenance", "converted_from"  # metadata: who made a dataset, and of which other one
@@ -78,6 +78,19 @@ def check_readable(path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # HDF5's library locks files while they are written
         except BlockingIOError as error:
             raise reading_error(str(path), "", error) from error
+
+
+LEAST_SECONDS, SLOWEST = 20, 2_000_000  # of a processor, and bytes a second: reading that takes longer has no end
+
+
+def read_in_child(where: object, size: int, read: Callable[[], object]) -> None:
+    """Let a child read so many bytes, and what it reads go: a DamagedError where it does not come to an end.
+
+    HDF5's library crashes on some damaged files, and in others looks for something without end (2.0; both were seen).
+    An error that the child meets is met again by whoever reads then.
+    """
+    if died := forked(read, seconds=LEAST_SECONDS + size // SLOWEST):
+        raise DamagedError(f"{where} is damaged: a process that read it ended by {died}.")
 
 
 def check_room(where: object, needed: int) -> None:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.data.transitions import BOUNDS_METADATA
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line, nearest, pip_install
+from dqlab.files import size_of
 
 OBSERVATION = "observation"  # the entry of Dict observations that is read
 FORMAL = {"total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space"}
@@ -40,6 +42,12 @@ class MinariFormat(Format):
     """
 
     def read(self, path: Path) -> Columns:
+        place = self.place(path)
+        if place.exists():
+            base.read_in_child(f"The Minari dataset in {place}", size_of(place), partial(self._read, path))
+        return self._read(path)
+
+    def _read(self, path: Path) -> Columns:
         minari, name = _minari_package(), path.as_posix()
         from gymnasium.spaces import Box
 
