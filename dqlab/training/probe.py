@@ -39,7 +39,7 @@ class Probe:
 
     def check_wiring(self) -> None:
         """Update once in every phase and act once; a ConfigError where the losses do not report what selection goes by,
-        or whatever a component raises.
+        a component draws random numbers of its own, or changes buffers; or whatever it raises.
         """
         _update_and_act(Pack([self.algorithm], self.dims, [0], precision=self.precision))
 
@@ -148,14 +148,25 @@ def made_up_update(pack: Pack, rows: int, replicas: int = 1) -> tuple[Batch, dic
 
 def _update_and_act(pack: Pack) -> None:
     (batch, noise), wanted = made_up_update(pack, 2), pack.algorithm.selection_loss
-    reported: list[str] = []
+    name, reported, before = type(pack.algorithm).__name__, list[str](), torch.get_rng_state()
+    owned = [(network, layout.module.named_buffers()) for network, layout in pack.layouts.items()]
+    buffers = {f"{network}.{key}": buffer for network, own in owned for key, buffer in own}
+    held = {key: buffer.clone() for key, buffer in buffers.items()}
     for step in pack.phases:
         pack.state.step = step
         reported += pack.update(batch, noise)
     if wanted not in reported:
-        name = type(pack.algorithm).__name__
         raise ConfigError(f"{name}.selection_loss is '{wanted}', but its losses report {', '.join(reported)}.")
     pack.act(batch.state, made_up_noise(pack, pack.algorithm.act_noise(pack.dims, 2)))
+    if not torch.equal(torch.get_rng_state(), before):
+        said = f"{name}, or a network of its, draws random numbers of its own (nn.Dropout does, also when it acts)"
+        raise ConfigError(f"{said}: no seed would repeat them. They are to be declared as noise: docs/contracts.md.")
+    for key, buffer in buffers.items():
+        if not torch.equal(buffer, held[key]):
+            said = f"{name} changes the buffer '{key}' of a network when it is called (nn.BatchNorm does)"
+            raise ConfigError(
+                f"{said}: replicas would share it, and no checkpoint has it. Use nn.LayerNorm, for example."
+            )
 
 
 def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: Noise) -> int:

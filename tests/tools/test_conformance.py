@@ -29,6 +29,7 @@ from dqlab.errors import ConfigError, DqlabError, error_place
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.precision import Precision
 from dqlab.policies.base import Dims
+from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import Argmax
 from dqlab.testing import CHECKS, check
 from dqlab.tools.collect.behaviours import UniformRandom
@@ -215,6 +216,7 @@ WRONG_LOSSES: dict[str, Any] = {
     r"the loss of 'actor' must be a scalar tensor, .* \(7,\)": lambda loss, info: (loss.expand(7), info),
     "actor/x must be a scalar tensor, not 1.0": lambda loss, info: (loss, {**info, "actor/x": 1.0}),
     "actor/x must be a scalar tensor, not of": lambda loss, info: (loss, {**info, "actor/x": loss.expand(2)}),
+    "draws random numbers of its own .nn.Dropout": lambda loss, info: (torch.nn.functional.dropout(loss), info),
     "selection_loss is 'actor/bc_loss', but its losses": lambda loss, info: (loss, {"actor/loss": loss.detach()}),
 }
 
@@ -224,6 +226,19 @@ def test_losses_are_scalars_and_hold_what_selection_goes_by() -> None:
     for message, change in WRONG_LOSSES.items():
         with pytest.raises(ConfigError, match=message):
             Probe(with_loss(change)(), DIMS).check_wiring()
+
+
+def test_networks_that_change_when_they_are_called_are_refused() -> None:
+    class Normed(MLPDenoiser):
+        def __init__(self, state_dim: int, action_dim: int) -> None:
+            super().__init__(state_dim, action_dim)
+            self.norm = torch.nn.BatchNorm1d(action_dim)
+
+        def forward(self, noisy_action: Any, t: Any, state: Any) -> Any:
+            return self.norm(super().forward(noisy_action, t, state))
+
+    with pytest.raises(ConfigError, match=r"changes the buffer 'actor.norm.running_mean' of a network .*LayerNorm"):
+        Probe(BehaviourCloning(policy=partial(DiffusionPolicy, denoiser=Normed)), DIMS).check_wiring()
 
 
 def test_an_error_is_placed_in_the_authors_own_code() -> None:
