@@ -57,17 +57,18 @@ FEW_COLUMNS = 64
 
 
 def _mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Any:
-    """Of plain float32 matrices on a CPU, none of them empty; NotImplemented where PyTorch's own product stands."""
+    """Of plain matrices of one type on a CPU, none of them empty; NotImplemented where PyTorch's own product stands."""
     given = (a, b) if bias is None else (a, b, bias)
-    plain = all(each.device.type == "cpu" and each.dtype == torch.float32 and each.numel() for each in given)
-    if not plain or not onednn_pays():
+    plain = all(each.device.type == "cpu" and each.dtype == a.dtype and each.numel() for each in given)
+    if not plain or a.dtype not in (torch.float32, torch.bfloat16) or not onednn_pays():
         return NotImplemented
-    few_columns = b.shape[1] < min(FEW_COLUMNS, a.shape[0])
+    full = a.dtype == torch.float32  # PyTorch gives bfloat16 to oneDNN itself, whatever the size, by a longer way
+    few_columns = full and b.shape[1] < min(FEW_COLUMNS, a.shape[0])
     if bias is not None and (few_columns or bias.ndim != 1):
         return torch.mm(a, b) + bias
     if few_columns:
         return torch.mm(b.t(), a.t()).t().contiguous()
-    if a.numel() * b.shape[1] < START:
+    if full and a.numel() * b.shape[1] < START:
         return NotImplemented
     dense = b.t().is_contiguous() or b.is_contiguous()  # with gaps oneDNN takes a hundred times as long
     # by rows, as oneDNN wants its first one: the compiler's own copy is faster than oneDNN's
