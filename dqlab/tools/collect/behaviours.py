@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import cache, cached_property
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
+from functools import cache, cached_property, partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -19,10 +21,10 @@ from numpy.typing import NDArray
 from dqlab.config.registry import Registry
 from dqlab.envs import make_env
 from dqlab.envs.tasks import BENCHMARK, OGBENCH, Task, dataset_of, environment_of, to_unit
-from dqlab.errors import ConfigError, pip_install
+from dqlab.errors import ConfigError, RunError, pip_install
 from dqlab.files import expanded, sha256_of
 from dqlab.machine import package_version
-from dqlab.tools.collect.episodes import Amount, EpisodeRows
+from dqlab.tools.collect.episodes import Amount, EpisodeRows, Rows, behaviour_slug, load_episodes, save_episodes
 from dqlab.tracking import RunFolder
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.floating[Any]]
 ActionFunction = Callable[[Array], Array]
 """Observations (rows, S) of episodes that were begun together -> actions (rows, A) in [-1, 1]; called once a step."""
+SHARD = Amount(transitions=10_000)
+"""A file of episodes is closed when it has so many: what a kill can cost."""
 
 
 class Behaviour(ABC):
@@ -74,9 +78,45 @@ class PolicyBehaviour(Behaviour):
         """Begin `rows` episodes, whose noise is a function of the seed; an ended one's actions mean nothing."""
 
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
-        from dqlab.tools.collect.recording import roll_out
+        """Rows of so many episodes: those that are kept already, and as many more as are missing."""
+        folder = self.context.folder / "episodes" / f"{behaviour_slug(key)}-{self.folder}"
+        episodes = list[Rows]()
+        while (path := folder / f"from-{len(episodes):08d}.npz").exists():
+            episodes += load_episodes(path)
+        wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
+        with closing(self.played(key, len(episodes))) as played:
+            while amount.exceeds(episodes):
+                shard = list[Rows]()
+                while SHARD.exceeds(shard) and amount.exceeds([*episodes, *shard]):
+                    shard += next(played)
+                save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
+                episodes += shard
+                rows = sum(len(episode["rewards"]) for episode in episodes)
+                self.context.log(f"{key}: {len(episodes):,} episodes, {rows:,} transitions ({wanted} wanted)")
+        return EpisodeRows.take(episodes, amount)
 
-        return EpisodeRows.take(roll_out(self, amount, key), amount)
+    def played(self, key: str, first: int) -> Generator[list[Rows], None, None]:
+        """Episodes first, first + 1, ..., as many at a time, stepped together, as it acts in; without end."""
+        from dqlab.tools.collect.recording import EpisodeRecorder
+
+        keyed, recorded = [self.context.seed, zlib.crc32(key.encode())], dict[int, Rows]()
+        with ExitStack() as opened:
+            envs = [opened.enter_context(closing(self.make_env())) for _ in range(self.rows)]
+            recorders = [EpisodeRecorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
+            for begun in count(first, self.rows):
+                seeds = [np.random.SeedSequence([*keyed, begun + each]).generate_state(2) for each in range(self.rows)]
+                act = self.begin(int(seeds[0][1]))  # an environment's seed, and that of the behaviour's noise
+                pairs = zip(recorders, seeds, strict=True)
+                observations = np.stack([recorder.reset(seed=int(start))[0] for recorder, (start, _) in pairs])
+                recorded.clear()
+                while len(recorded) < self.rows:
+                    actions = act(observations)
+                    if not np.isfinite(actions).all():
+                        raise RunError(f"The behaviour '{key}' gives actions that are not finite.")
+                    for number, recorder in enumerate(recorders):
+                        if number not in recorded:
+                            observations[number] = recorder.step(np.clip(actions[number], -1.0, 1.0))[0]
+                yield [recorded[number] for number in range(self.rows)]
 
     def _check_shapes(self, what: str, *shapes: Any) -> None:
         """A ConfigError unless a policy's shapes of observations and of actions are those of the task."""
@@ -324,18 +364,14 @@ class ScriptedOracle(PolicyBehaviour):
             deviation, random = generator.uniform(0.0, self._noise) * NOISE_SCALE, RANDOM_ACTIONS[self._first]
         oracle_of, current = cache(self._oracle), None
 
-        def turn(observation: Array, info: Mapping[str, Any]) -> Any:
-            oracle = oracle_of(str(info["privileged/target_task"]))
-            oracle.reset(observation, info)
-            return oracle
-
         def act(observations: Array) -> Array:
             nonlocal current
             with self._env.own_numbers():
-                if current is None:
-                    current = turn(observations[0], self._env.info)
-                elif current.done:
-                    current = turn(*self._env.unwrapped.set_new_target(p_stack=stacking))
+                if current is None or current.done:
+                    begun = observations[0], self._env.info
+                    seen = begun if current is None else self._env.unwrapped.set_new_target(p_stack=stacking)
+                    current = oracle_of(str(seen[1]["privileged/target_task"]))
+                    current.reset(*seen)
                 if np.random.uniform() < random:
                     return np.random.uniform(-1.0, 1.0, (1, len(NOISE_SCALE)))
                 action = np.asarray(current.select_action(observations[0], self._env.info))

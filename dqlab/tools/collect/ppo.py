@@ -218,14 +218,13 @@ class CollectionContext:
 
     def _mean_return(self, name: str, policy: SavedPolicy | UniformRandom) -> float:
         """The mean return of a policy: measured once, and kept."""
-        from dqlab.tools.collect.recording import played_episodes
         from dqlab.tracking.records import read_record
 
         cache, facts = self.folder / "ranking.json", f"{policy.folder} {self.ranking_episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
         entry = known.get(name)
         if not (isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)):
-            with closing(played_episodes(policy, "ranking", 0)) as played:
+            with closing(policy.played("ranking", 0)) as played:
                 episodes = islice(chain.from_iterable(played), self.ranking_episodes)
                 value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
             known[name] = {"of": facts, "return": value}

@@ -87,9 +87,8 @@ class Collection:
             fine = isinstance(ends, (tuple, list)) and len(ends) == 2 and ends[0] < ends[1]
             check_field(fine, self, name, "two numbers, the lower one first")
         wanted = "a tuple of names of formats that are written, such as ('d4rl', 'npz')"
-        check_field(isinstance(self.formats, (tuple, list)) and bool(self.formats), self, "formats", wanted)
-        for name in self.formats:
-            check_field(data_formats.get(name).write is not Format.write, self, "formats", wanted)
+        written = isinstance(self.formats, (tuple, list)) and [data_formats.get(name).write for name in self.formats]
+        check_field(bool(written) and Format.write not in written, self, "formats", wanted)
         own = ("env_kwargs", "episode_limit", "reference_scores")
         if ignored := [name for name in own if self.task and getattr(self, name)]:
             said = f"Collection.{ignored[0]} is the environment's that Collection.env_id names"
@@ -163,7 +162,12 @@ class Collection:
         from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
 
         folder, (task, origin) = context.folder, self._references(context, parts)
-        policies = [_policy_facts(key, *part, self.mixture[key], task) for key, part in parts.items()]
+        policies = list[dict[str, Any]]()
+        for key, (behaviour, played) in parts.items():
+            returns, about = played.returns, {"name": key, "about": behaviour.about(), "share": self.mixture[key]}
+            about |= {"episodes": len(returns), "transitions": len(played.rows["rewards"])}
+            about |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
+            policies.append({**about, "score": float(task.score(returns).mean())})
         known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else vars(task)
         given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
         physics = context.physics if task.body else "its own"
@@ -192,12 +196,3 @@ class Collection:
         with whole_file(file) as temporary:
             temporary.write_text(text)
         return [str(form.place(path)) for form, path in targets]
-
-
-def _policy_facts(key: str, behaviour: Behaviour, given: EpisodeRows, share: float, task: Task) -> dict[str, Any]:
-    """What the metadata say of a behaviour's part of the set."""
-    returns = given.returns
-    known = {"name": key, "about": behaviour.about(), "share": share}
-    known |= {"episodes": len(returns), "transitions": len(given.rows["rewards"])}
-    known |= {f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")}
-    return {**known, "score": float(task.score(returns).mean())}
