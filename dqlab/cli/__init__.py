@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"dqlab: error: {said}", file=sys.stderr)
         return 2
-    except _TerminatedError:
-        return 143
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if error.args == (signal.SIGTERM,):
+            return 143
         print("dqlab: interrupted; the same command continues (dqlab train: with --resume and --out)", file=sys.stderr)
         return 130
 
@@ -77,12 +77,9 @@ def build_parser() -> Parser:
     return parser
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM has come; what guards against anything that somebody's code raises lets it through, as it does Ctrl-C."""
-
-
 def _terminate(*_: object) -> None:
-    raise _TerminatedError
+    """SIGTERM has come; what guards against anything that somebody's code raises lets it through, as it does Ctrl-C."""
+    raise KeyboardInterrupt(signal.SIGTERM)
 
 
 def in_a_line(error: BaseException) -> str:

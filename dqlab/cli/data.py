@@ -171,7 +171,7 @@ DATA = Command("data", "List, fetch, check, describe and convert datasets.", com
     "list",
     "dqlab list noise_schedule",
     option("kind", "e.g. noise_schedule; the kinds by default", nargs="?", completer=parser.complete_component),
-    parser.one_of(JSON, switch("--markdown", "tables of dqlab's own components: docs/components.md")),
+    JSON + switch("--markdown", "tables of dqlab's own components: docs/components.md"),
     PLUGIN,
 )
 def list_components(args: argparse.Namespace) -> None:

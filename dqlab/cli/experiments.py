@@ -15,7 +15,7 @@ from typing import Any
 
 from dqlab import ablation, analysis, runs
 from dqlab.cli import parser
-from dqlab.cli.parser import GIN, PLUGIN, SET, Command, bindings_of, command, one_of, option, setting, switch
+from dqlab.cli.parser import GIN, PLUGIN, SET, Command, bindings_of, command, option, setting, switch
 from dqlab.errors import ConfigError, DqlabError, StoppedError, message_of
 from dqlab.files import expanded
 from dqlab.machine import StopRequest, asked_to_stop
@@ -232,11 +232,9 @@ def ablate(args: argparse.Namespace) -> int:
     option("--experiment", "all runs of an MLflow experiment", metavar="NAME"),
     option("--filter", "MLflow's, e.g. \"params.N = '5'\"; with --experiment", default=""),
     option("--rule", "selection rules: last, offline, best-online (these by default), ...", nargs="+"),
-    one_of(
-        option("--json", "as JSON", action="store_const", const="json", dest="form"),
-        option("--csv", "as CSV, a row a figure", action="store_const", const="csv", dest="form"),
-        option("--latex", "as LaTeX tables (booktabs)", action="store_const", const="latex", dest="form"),
-    ),
+    option("--json", "as JSON", action="store_const", const="json", dest="form")
+    + option("--csv", "as CSV, a row a figure", action="store_const", const="csv", dest="form")
+    + option("--latex", "as LaTeX tables (booktabs)", action="store_const", const="latex", dest="form"),
     option("--uri", "MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default"),
 )
 def compare(args: argparse.Namespace) -> None:

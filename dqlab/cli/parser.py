@@ -17,7 +17,7 @@ from dqlab.errors import ConfigError
 Function = Callable[[argparse.Namespace], Any]
 """What a command does; the exit code, or nothing for 0."""
 Options = list[tuple[Sequence[str], dict[str, Any], Any]]
-"""An option, or some that exclude each other: argparse's names and settings of each, and what a shell offers for it."""
+"""An option, or a sum of some that exclude each other: of each argparse's names and settings, and a shell's offers."""
 
 
 def option(name: str, text: str, *short: str, completer: Any = None, **settings: Any) -> Options:
@@ -31,11 +31,6 @@ def setting(name: str, text: str, binds: str, **settings: Any) -> Options:
 
 
 switch = partial(option, action="store_true")
-
-
-def one_of(*options: Options) -> Options:
-    """Options that exclude each other."""
-    return [each for option in options for each in option]
 
 
 class Command(NamedTuple):

@@ -86,7 +86,7 @@ def _in_use(path: Path) -> bool:
 @command("show", "dqlab runs show runs/mine", RUN)
 def _show(args: argparse.Namespace) -> None:
     """Show a run's facts and scores."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from dqlab.printing import Console
     from dqlab.tracking.folders import is_grid, read_facts, read_notes
@@ -111,9 +111,7 @@ def _show(args: argparse.Namespace) -> None:
         "tags": _in_words(notes["tags"]),
         "note": notes["note"],
     }
-    table = Table(box=None, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False)
     for name, text in about.items():
         if text:  # a run and a grid have some of these each
             table.add_row(name, str(text))
