@@ -186,18 +186,16 @@ def draw_clouds(rows: Mapping[str, Sequence[Cloud]]) -> Figure:
 
 def _draw_cloud(axes: Any, cloud: Cloud) -> None:
     """One panel: modes, samples, numbers; the scale of rewards lies in the middle, where there are no data."""
-    axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+    axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), axisbelow=True)
     axes.grid(color="#e6e9ec", linewidth=0.7)
-    axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, length=0)
     for index, mode in enumerate(MODES):
         width = 1.8 if index == BEST else 0.9
         axes.add_patch(Circle(mode.centre, RADIUS, fill=False, edgecolor=RING, linewidth=width, zorder=2))
-    if cloud.rewards is None:
-        colours = np.where(modes_of(cloud.actions) >= 0, ON, OFF)
-        axes.scatter(*cloud.actions.T, s=7, c=colours, alpha=0.45, linewidths=0, zorder=3)
-    else:
-        drawn = axes.scatter(*cloud.actions.T, s=7, c=cloud.rewards, alpha=0.7, linewidths=0, zorder=3)
+    plain = np.where(modes_of(cloud.actions) >= 0, ON, OFF)
+    colours, alpha = (plain, 0.45) if cloud.rewards is None else (cloud.rewards, 0.7)
+    drawn = axes.scatter(*cloud.actions.T, s=7, c=colours, alpha=alpha, linewidths=0, zorder=3)
+    if cloud.rewards is not None:
         bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((0.27, 0.475, 0.46, 0.035)), orientation="horizontal")
         bar.ax.tick_params(labelsize=7, length=2, pad=1)
         bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)

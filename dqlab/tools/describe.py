@@ -55,10 +55,7 @@ def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict
     by_gin = gin_parameters(registry, entry)
     return {
         "kind": registry.kind,
-        "name": entry.name,
-        "gin_name": entry.gin_name,
-        "summary": entry.summary,
-        "docstring": entry.docstring,
+        **{name: getattr(entry, name) for name in ("name", "gin_name", "summary", "docstring")},
         "parameters": [_parameter(parameter, by_gin) for parameter in entry.signature()],
         "source": entry.source,
         "cites": list(entry.cites),

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,11 +75,11 @@ def report_machine(as_json: bool = False) -> bool:
         print(json.dumps({"can_train": not hindered, "findings": [asdict(each) for each in findings]}, indent=1))
         return not hindered
     console = Console()
-    for group in dict.fromkeys(finding.group for finding in findings):
+    names = Column(width=max(len(finding.name) for finding in findings), no_wrap=True)
+    for group, found in groupby(findings, lambda finding: finding.group):
         console.print(Text(group, style="bold"))
-        names = Column(width=max(len(finding.name) for finding in findings), no_wrap=True)
         table = Table.grid(Column(width=max(map(len, STYLES))), names, Column(overflow="fold"), padding=(0, 1))
-        for finding in (each for each in findings if each.group == group):
+        for finding in found:
             said = Text(finding.text).append(f" -> {finding.fix}" if finding.fix else "", style="cyan")
             table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.name, said)
         console.print(table)
