@@ -162,7 +162,6 @@ def policy_samples(path: Path, count: int) -> Array:
 
 
 HEADS = ("trained by", "policy", "on a mode", "entropy (nats)", "of log 4", "on the best mode", "trained for")
-
 ON, OFF, RING, TEXT = "#1f6fb4", "#e4572e", "#9aa3ad", "#30363d"
 LEGEND = f"Rings: within {RADIUS} of a mode; the thick one is the best. Blue: samples on a mode; red: all others."
 

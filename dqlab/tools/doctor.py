@@ -75,9 +75,9 @@ def report_machine(as_json: bool = False) -> bool:
         print(json.dumps({"can_train": not hindered, "findings": [asdict(each) for each in findings]}, indent=1))
         return not hindered
     console = Console()
-    names = Column(width=max(len(finding.name) for finding in findings), no_wrap=True)
     for group, found in groupby(findings, lambda finding: finding.group):
         console.print(Text(group, style="bold"))
+        names = Column(width=max(len(finding.name) for finding in findings), no_wrap=True)
         table = Table.grid(Column(width=max(map(len, STYLES))), names, Column(overflow="fold"), padding=(0, 1))
         for finding in found:
             said = Text(finding.text).append(f" -> {finding.fix}" if finding.fix else "", style="cyan")
@@ -205,13 +205,6 @@ def d4rl_cache() -> DoctorFinding:
     return DoctorFinding(OK, f"{folder}: {count} of {len(D4RL['tasks'])} files; dqlab train fetches what it needs")
 
 
-SEARCH = """
-import sys
-from dqlab.tracking.mlflow.client import mlflow_client
-mlflow_client(sys.argv[1]).search_experiments(max_results=1)
-"""
-
-
 def mlflow() -> DoctorFinding:
     """The store that runs are recorded in: a server is asked for its experiments."""
     uri = tracking_uri(Path("runs") / "run")
@@ -225,7 +218,9 @@ def mlflow() -> DoctorFinding:
     except ValueError as error:
         return DoctorFinding(BROKEN, f"{masked(uri)}: {error}", fix)
     impatient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    trouble = run_isolated(SEARCH, uri, timeout=SECONDS, env=impatient).trouble.replace(password or "\0", "***")
+    search = "import sys; from dqlab.tracking.mlflow import client; client.mlflow_client(sys.argv[1])"
+    search += ".search_experiments(max_results=1)"
+    trouble = run_isolated(search, uri, timeout=SECONDS, env=impatient).trouble.replace(password or "\0", "***")
     return DoctorFinding(BROKEN if trouble else OK, masked(f"{uri} {trouble or 'answers'}"), fix * bool(trouble))
 
 
