@@ -167,7 +167,8 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
     from dqlab.diffusion import process
     from dqlab.policies import diffusion
     from dqlab.training.execution import products
-    from dqlab.training.execution.program import nested_tensors, options_for, trace_program, tree_map
+    from dqlab.training.execution.program import OPTIONS_ON_GPU, nested_tensors, trace_program, tree_map
+    from dqlab.training.execution.torch_internals import known_inductor_options
 
     def card(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda:0")
@@ -186,7 +187,7 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
     products.onednn_pays()
     # Constants are folded with real tensors on the card, of which there is none.
     settings = {"compile_threads": 1, "force_disable_caches": True, "joint_graph_constant_folding": False}
-    settings |= {**options_for(torch.device("cuda")), **options}
+    settings |= {**known_inductor_options(OPTIONS_ON_GPU), **options}
     constants = [mock.patch.object(module, "device_constants", table) for module in (process, diffusion)]
     patches = *constants, mock.patch.object(GraphLowering, "codegen", kept)
     with FakeTensorMode(allow_non_fake_inputs=True), patches[0], patches[1], patches[2], config.patch(settings):

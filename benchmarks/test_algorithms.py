@@ -14,8 +14,7 @@ from subjects import as_transitions, devices, made_fields, modes, new_mode, sync
 
 from dqlab.algorithms import algorithms
 from dqlab.config.gin_files import load_gin
-from dqlab.runs.build import build_pack
-from dqlab.runs.experiment import Experiment
+from dqlab.runs.experiment import Experiment, build_pack
 from dqlab.training.programs import Step
 
 GIN = Path(__file__).parent.parent / "gin"

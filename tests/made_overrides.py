@@ -18,8 +18,7 @@ from dqlab.config.gin_state import bound_parameters, configurables, parameters_r
 from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_experiment
-from dqlab.runs.experiment import Tracking
+from dqlab.runs.experiment import Tracking, check_experiment
 from dqlab.tools.collect.recipe import Collection
 
 BASE = ["Experiment.task='walker2d-medium-v2'", *TINY, *SMALL]

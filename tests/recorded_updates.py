@@ -21,7 +21,7 @@ from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.official import ACTOR, CRITIC, Rules, Weights, renamed
+from dqlab.runs.load_policy import ACTOR, CRITIC, Rules, Weights, renamed
 from dqlab.training import Pack
 
 

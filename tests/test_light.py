@@ -21,7 +21,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import torch
 from dqlab.config import gin_files
-from dqlab.runs.build import build_pack, check_experiment
+from dqlab.runs.experiment import build_pack, check_experiment
 from dqlab.runs import Experiment
 from dqlab.testing import make_batch, make_noise
 

@@ -37,7 +37,7 @@ from dqlab.envs import tasks
 from dqlab.errors import PACKAGE, ConfigError, DataError, DqlabError, message_of
 from dqlab.files import json_digest, size_of
 from dqlab.runs import Experiment
-from dqlab.runs.build import build_pack, check_experiment
+from dqlab.runs.experiment import build_pack, check_experiment
 from dqlab.training.execution.modes import Eager
 from dqlab.training.probe import USABLE, free_bytes, made_up_update
 from dqlab.training.programs import SamplerCore

@@ -16,7 +16,6 @@ from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, U
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
-from dqlab.networks.stacking import probe_module
 from dqlab.policies import Policy, policies, selections
 from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.selection import Selection, take_candidates
@@ -133,7 +132,8 @@ class ActorCritic(Algorithm):
 
     def backup_noise(self, dims: Dims) -> dict[str, NoiseSpec]:
         """What the ensemble needs to make a TD target, as `backup_*`."""
-        return add_prefix("backup", probe_module(partial(self.build_critic, dims)).noise())
+        with torch.random.fork_rng(devices=[]):  # the critic is made to be asked: the generator is left as it was
+            return add_prefix("backup", self.build_critic(dims).noise())
 
     def td_loss(self, nets: Nets, batch: Batch, next_value: Tensor, discount: Tensor) -> Loss:
         """The critics' loss against r + discount * (1 - terminal) * next_value, which is (B, Z) and gets no gradient.

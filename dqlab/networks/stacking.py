@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,15 +166,3 @@ def _with_parameters(module: nn.Module, values: Mapping[int, Tensor]) -> nn.Modu
     children = {name: child and _with_parameters(child, values) for name, child in module._modules.items()}
     bound.__dict__ = {**module.__dict__, "_parameters": own, "_modules": children}
     return bound
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def probe_module(make: Callable[[], M]) -> M:
-    """A module that is made to be asked what it needs: the global generator is left as it was.
-
-    Not made on the device without values: PyTorch imports its compiler for that, seconds of a run's start.
-    """
-    with torch.random.fork_rng(devices=[]):
-        return make()

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from dqlab.diffusion.schedules import NoiseSchedule, build_betas, karras
 from dqlab.errors import ConfigError
 from dqlab.networks import denoisers
 from dqlab.networks.denoiser import prepared_denoiser
-from dqlab.networks.stacking import Network, probe_module
+from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
 
@@ -93,7 +93,9 @@ class DiffusionPolicy(ChainPolicy):
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """Uniform timesteps t (B,), the noise eps (B, A), and as `denoiser_*` what the denoiser needs in training."""
         own = {"t": integers(self.n_timesteps, batch), "eps": normal(batch, dims.action)}
-        denoiser: Any = probe_module(partial(self.build, dims))
+        # made to be asked; not on the device without values, for which PyTorch imports its compiler: seconds of a start
+        with torch.random.fork_rng(devices=[]):
+            denoiser: Any = self.build(dims)
         wanted = denoiser.training_noise(batch) if hasattr(denoiser, "training_noise") else {}
         return {**own, **add_prefix("denoiser", wanted)}
 

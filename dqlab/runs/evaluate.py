@@ -30,7 +30,7 @@ from dqlab.errors import ConfigError, RunError, first_line, pip_install, score_o
 from dqlab.files import atomic_path
 from dqlab.machine import run_isolated
 from dqlab.printing import Console
-from dqlab.runs.build import WatchedEnvironments, build_evaluator, execution_mode
+from dqlab.runs.experiment import build_evaluator, execution_mode
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking import RunFolder
 from dqlab.tracking.mlflow.sync import is_tracked, sync_to_mlflow
@@ -162,8 +162,7 @@ class VideoRecorder:
 
                 imageio_ffmpeg.get_ffmpeg_exe()
             except (ImportError, RuntimeError) as error:
-                advice = f"{pip_install('video')}. A .gif works without."
-                raise ConfigError(f"An .mp4 needs ffmpeg: {advice}") from error
+                raise ConfigError(f"An .mp4 needs ffmpeg: {pip_install('video')}. A .gif works without.") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
         environments, task = evaluator.environments, evaluator.task
@@ -180,7 +179,7 @@ class VideoRecorder:
             if 0 in which:
                 self._show(picture_of(env, task.name))
 
-        evaluator.environments = WatchedEnvironments(environments, lambda states: draw(), draw)
+        evaluator.on_reset, evaluator.on_step = lambda states: draw(), draw
 
     @contextmanager
     def film(self, name: str, step: int) -> Iterator[None]:

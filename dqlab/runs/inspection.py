@@ -19,7 +19,7 @@ from dqlab.envs.physics import Array
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import WatchedEnvironments, build_evaluator, load_data
+from dqlab.runs.experiment import build_evaluator, load_data
 from dqlab.runs.load_policy import load_policy
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking.records import InspectionRecord, read_record
@@ -123,7 +123,7 @@ def _episodes(policy: LoadedPolicy) -> list[list[Array]]:
             now[number] = state.copy()
 
     with closing(build_evaluator(policy.experiment, EPISODES)) as evaluator:
-        evaluator.environments = WatchedEnvironments(evaluator.environments, begin, add)
+        evaluator.on_reset, evaluator.on_step = begin, add
         policy.evaluate_by(evaluator, Eager())
     return [[np.stack(column) for column in zip(*episode, strict=True)] for episode in episodes]
 

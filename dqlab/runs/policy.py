@@ -28,9 +28,8 @@ from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of, one_line
 from dqlab.noise import Noise, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import build_evaluator, build_pack, execution_mode
-from dqlab.runs.experiment import Experiment
-from dqlab.runs.policy_module import CompiledPolicy
+from dqlab.runs.experiment import Experiment, build_evaluator, build_pack, execution_mode
+from dqlab.runs.policy_module import compiled_policy
 from dqlab.tracking import RunFolder
 from dqlab.training import Evaluator
 from dqlab.training.evaluation import initial_seeds
@@ -53,8 +52,9 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
         if _entered[-1:] == [configuration]:
             yield False
             return
+        uses_cuda: Any = torch.cuda.is_initialized
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        device, own = torch.cuda.current_device() if _uses_cuda() else 0, set(tasks.entries)
+        device, own = torch.cuda.current_device() if uses_cuda() else 0, set(tasks.entries)
         _entered.append(configuration)
         with configuration:
             try:
@@ -72,12 +72,8 @@ def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
                         tasks.remove(name)
                 torch.set_num_threads(threads)
                 torch.set_float32_matmul_precision(precision)
-                if _uses_cuda():
+                if uses_cuda():
                     torch.cuda.set_device(device)
-
-
-def _uses_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 class PolicySource(NamedTuple):
@@ -129,7 +125,7 @@ class LoadedPolicy:
         chunk = experiment.action_chunk
         self.action_low, self.action_high = (np.tile(bound, chunk) for bound in action_bounds(self.task))
         self.seed(replica.seed)
-        self._compiled = CompiledPolicy(self) if compiled else None
+        self._compiled = compiled_policy(self) if compiled else None
 
     @property
     def task(self) -> Task:

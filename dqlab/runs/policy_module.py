@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,33 +90,30 @@ class PolicyModule(nn.Module):
         return torch.maximum(torch.minimum(action, self.high), self.low).to(self.dtype)
 
 
-class CompiledPolicy:
-    """The same as compiled code, for a policy whose weights stay as they are now; a ConfigError where that cannot be.
+def compiled_policy(policy: LoadedPolicy) -> Callable[[Tensor, Noise], Tensor]:
+    """The same as compiled code: actions (B, A) in the environment's units for raw states (B, S) and a policy's noise.
 
-    The first call takes some ten seconds, another number of states once more; compiled code is kept between processes.
+    The policy's weights are those of now. The first call takes some ten seconds, another number of states once more;
+    compiled code is kept between processes. A ConfigError, of a call perhaps, where that cannot be.
     """
+    mode, name = Compile().resolve(policy.device), policy.experiment.algorithm
+    with policy.ready(), torch.no_grad():
+        module = PolicyModule(policy).to(policy.device)
+        inputs = module.example_inputs()
+        module(*tree_map(lambda tensor: tensor.to(policy.device), inputs))  # constants are made at first use
 
-    def __init__(self, policy: LoadedPolicy) -> None:
-        self._mode, self._algorithm = Compile(), policy.experiment.algorithm
-        self._mode.resolve(policy.device)
-        with policy.ready(), torch.no_grad():
-            self._module = PolicyModule(policy).to(policy.device)
-            inputs = self._module.example_inputs()
-            self._module(*tree_map(lambda tensor: tensor.to(policy.device), inputs))  # constants are made at first use
-
-    def __call__(self, states: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """Actions (B, A) in the environment's units for raw states (B, S) and noise as the policy draws it."""
-        shapes = self._module.shapes(len(states))
-        grown = {name: value.reshape(shapes[name]) for name, value in noise.items()}
-        program = Program(self._act, {"state": states, "noise": grown})
-        try:
-            actions: Tensor = self._mode.function(program)(program.tensors)
-        except ConfigError as error:
-            name, cause = self._algorithm, first_line(error.__cause__ or error)
-            raise ConfigError(f"'{name}' with these components cannot be compiled: {cause}") from error
-        return actions
-
-    def _act(self, tensors: TensorTree) -> Tensor:
+    def run(tensors: TensorTree) -> Tensor:
         with torch.no_grad():
-            actions: Tensor = self._module(tensors["state"], tensors["noise"])
+            actions: Tensor = module(tensors["state"], tensors["noise"])
         return actions
+
+    def act(states: Tensor, noise: Noise) -> Tensor:
+        shapes = module.shapes(len(states))
+        grown = {name: value.reshape(shapes[name]) for name, value in noise.items()}
+        try:
+            return mode(Program(run, {"state": states, "noise": grown}))()  # type: ignore[no-any-return]
+        except ConfigError as error:
+            cause = first_line(error.__cause__ or error)
+            raise ConfigError(f"'{name}' with these components cannot be compiled: {cause}") from error
+
+    return act

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,22 +79,7 @@ class ProfileRecorder:
         with atomic_path(self._folder / TRACE) as path, TemporaryDirectory() as folder:
             profiler.export_chrome_trace(f"{folder}/{TRACE}")
             shutil.copyfile(f"{folder}/{TRACE}", path)
-        averages = profiler.key_averages()
-        by = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
-        costs = averages.table(sort_by=by, row_limit=15, max_name_column_width=60)
-        sections = [
-            f"# Profile: {self._execution} on {self._pack.device}",
-            f"`{TRACE}` opens in https://ui.perfetto.dev, or chrome://tracing.",
-            markdown_table(("", ""), self._facts(averages).items()),
-            "## The most expensive operators and kernels",
-            "PyTorch's own table, of all updates recorded; the profiler delays each operator.",
-            f"```\n{costs.strip()}\n```",
-        ]
-        write_text(self._folder / SUMMARY, "\n\n".join(sections) + "\n")
-
-    def _facts(self, averages: Iterable[Any]) -> dict[str, str]:
-        """What was profiled; on a GPU kernels and copies, too, and the share of time without any, as they overlap."""
-        pack, width = self._pack, min(self._pack.width, self._pack.replicas)
+        pack, width, averages = self._pack, min(self._pack.width, self._pack.replicas), profiler.key_averages()
         facts = {
             "execution": self._execution,
             "device": torch.cuda.get_device_name(pack.device) if self._on_gpu else str(pack.device),
@@ -105,8 +90,18 @@ class ProfileRecorder:
             "time of an update, under the profiler": f"{1e3 * self._seconds:.3g} ms",
         }
         work = [row for row in averages if row.device_type == DeviceType.CUDA and not row.is_user_annotation]
-        if work:
+        if work:  # on a GPU: kernels and copies, and the share of time without any, as they overlap
             busy = 1e-6 * sum(row.self_device_time_total for row in work) / len(self.steps)
             facts["kernels and copies"] = f"{sum(row.count for row in work) / len(self.steps):,.1f}"
             facts["device idle"] = f"{100 * max(0.0, 1 - busy / self._seconds):.1f}%"
-        return facts
+        by = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
+        costs = averages.table(sort_by=by, row_limit=15, max_name_column_width=60)
+        sections = [
+            f"# Profile: {self._execution} on {pack.device}",
+            f"`{TRACE}` opens in https://ui.perfetto.dev, or chrome://tracing.",
+            markdown_table(("", ""), facts.items()),
+            "## The most expensive operators and kernels",
+            "PyTorch's own table, of all updates recorded; the profiler delays each operator.",
+            f"```\n{costs.strip()}\n```",
+        ]
+        write_text(self._folder / SUMMARY, "\n\n".join(sections) + "\n")

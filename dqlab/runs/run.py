@@ -31,8 +31,15 @@ from dqlab.errors import PACKAGE, RunError, masked, message_of
 from dqlab.files import read_text, write_text
 from dqlab.machine import attempt_command, cores, package_version
 from dqlab.printing import Console
-from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
-from dqlab.runs.experiment import Experiment, Tracking
+from dqlab.runs.experiment import (
+    Experiment,
+    Tracking,
+    build_evaluator,
+    build_pack,
+    check_experiment,
+    execution_mode,
+    load_data,
+)
 from dqlab.runs.profile import ProfileRecorder
 from dqlab.tracking import display
 from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
@@ -197,7 +204,7 @@ class _RunUnderWay(RunCallbacks):
         states, folder, summaries = loop.states, self.folder, {}
         for replica in self.experiment.resolved_replicas:
             if replica.name not in states.failed:
-                summaries[replica.name] = write_replica_results(self.experiment, folder, replica, states, self.facts)
+                summaries[replica.name] = self._write_results(replica, states)
         if not self.tracking.keep_checkpoints:
             for name, summary in summaries.items():  # weights that no selection rule chose
                 chosen = {row["step"] for row in summary["selection"].values()} - {None}
@@ -211,6 +218,33 @@ class _RunUnderWay(RunCallbacks):
         if not summaries:
             finished.check_complete()
         return finished
+
+    def _write_results(self, replica: Replica, states: ReplicaStates) -> dict[str, Any]:
+        """One replica's summary, curve and result files, by its evaluations, one of them at least with a score."""
+        evaluations, plan, known = states.evaluations[replica.name], self.experiment.plan, self.facts
+        chosen = select_checkpoints(evaluations, plan.offline_rule, plan.top_k)
+        by_step: dict[int | None, EvaluationRecord] = {each["step"]: each for each in evaluations}
+        summary = {
+            "seed": replica.seed,
+            "cell": replica.cell,
+            "points": dict(replica.points),
+            "steps": evaluations[-1]["step"],
+            **{name: known[name] for name in ("task", "algorithm", "caveat", "scored", "physics")},
+            "selection": chosen,
+            "untrained": by_step.get(0),
+            "data_return_mean": known["data"]["return_mean"],
+            "evaluations": evaluations,
+            "failed_evaluations": states.failed_evaluations[replica.name],
+        }
+        own = self.folder.replica(replica.name)
+        # files of the official code's, which has scores
+        rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}
+        for rule, name in rules.items():
+            write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule]["step"]], name))
+        title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
+        display.draw_score_curve(evaluations, chosen, title, own / "curve.png", known["scored"])
+        write_text(own / "summary.json", json.dumps(summary, indent=1))
+        return summary
 
     def on_execution(self, mode: ExecutionMode) -> None:
         name, experiment, plan = name_of(mode), self.experiment, self.experiment.plan
@@ -297,35 +331,6 @@ class TrainingResult:
         if titles := [replica.title for replica in self.folder.replicas() if replica.name in self.failures]:
             first, several = next(iter(self.failures.values()))["reason"], len(titles) + len(self.summaries)
             raise RunError(f"{len(titles)} of {several} replicas failed ({'; '.join(titles)}). {first}")
-
-
-def write_replica_results(
-    experiment: Experiment, folder: RunFolder, replica: Replica, states: ReplicaStates, known: dict[str, Any]
-) -> dict[str, Any]:
-    """One replica's summary, curve and result files, by its evaluations, one of them at least with a score."""
-    evaluations = states.evaluations[replica.name]
-    chosen = select_checkpoints(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
-    by_step: dict[int | None, EvaluationRecord] = {each["step"]: each for each in evaluations}
-    summary = {
-        "seed": replica.seed,
-        "cell": replica.cell,
-        "points": dict(replica.points),
-        "steps": evaluations[-1]["step"],
-        **{name: known[name] for name in ("task", "algorithm", "caveat", "scored", "physics")},
-        "selection": chosen,
-        "untrained": by_step.get(0),
-        "data_return_mean": known["data"]["return_mean"],
-        "evaluations": evaluations,
-        "failed_evaluations": states.failed_evaluations[replica.name],
-    }
-    own = folder.replica(replica.name)
-    rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores
-    for rule, name in rules.items():
-        write_text(own / f"best_score_{name}.txt", official_result(by_step[chosen[rule]["step"]], name))
-    title = " | ".join(filter(None, (known["task"], known["algorithm"], replica.title, known["caveat"])))
-    display.draw_score_curve(evaluations, chosen, title, own / "curve.png", known["scored"])
-    write_text(own / "summary.json", json.dumps(summary, indent=1))
-    return summary
 
 
 def print_finished(finished: TrainingResult) -> None:

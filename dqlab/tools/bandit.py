@@ -25,8 +25,7 @@ from dqlab.files import atomic_path, read_text, write_text
 from dqlab.noise import draw_noise, generator_for
 from dqlab.printing import Console, markdown_table
 from dqlab.runs import Experiment, train
-from dqlab.runs.build import check_experiment, load_data
-from dqlab.runs.experiment import Tracking
+from dqlab.runs.experiment import Tracking, check_experiment, load_data
 from dqlab.runs.load_policy import load_policies
 from dqlab.tracking import RunFolder
 

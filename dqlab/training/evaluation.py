@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dqlab.envs import env_backends
-from dqlab.envs.backend import Environments
+from dqlab.envs.backend import Environments, StepResult
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.training.execution.modes import Eager, ExecutionMode
@@ -33,6 +33,7 @@ class Evaluator:
     Attributes:
         standardised_by: mean and deviation of the states (S,) that the policies were trained on; empty for none.
         stop: when it is set, an evaluation ends after the step under way.
+        on_reset, on_step: told of first states (n, S); of episodes' numbers, their actions (m, A) and what they led to.
     """
 
     def __init__(self, task: Task, physics: str, episodes: int, backend: str = "gymnasium", chunk: int = 1) -> None:
@@ -42,6 +43,8 @@ class Evaluator:
         self.standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ())
         self._make = env_backends.get(backend)
         self.stop = Event()
+        self.on_reset: Callable[[NDArray[Any]], None] = lambda states: None
+        self.on_step: Callable[[Sequence[int], NDArray[Any], StepResult], None] = lambda which, actions, stepped: None
         self._eager = Eager()
         self._core: tuple[Pack, ExecutionMode, SamplerCore] | None = None
 
@@ -66,33 +69,15 @@ class Evaluator:
         seeds = [each for seed in pack.seeds for each in initial_seeds(seed, step, self.episodes)]
         # of each replica one: the official code evaluates in one environment, made for the occasion
         groups = [each for seed in pack.seeds for each in initial_seeds(seed, step, 1, 1) * self.episodes]
-        states = self.environments.reset(seeds, groups)
+        states = self.environments.reset(seeds, groups)  # (K * E, S)
+        self.on_reset(states)
         if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
             self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))  # compiled or captured once
         core, (mean, std) = self._core[2], map(np.asarray, self.standardised_by)
         noise = core.noise_stream(f"evaluation {step}")
-
-        def act(states: NDArray[Any], turn: int) -> NDArray[Any]:
-            seen = (states - mean) / std if len(mean) else states
-            state = torch.from_numpy(seen).view(pack.replicas, self.episodes, -1)
-            actions = core.sample_actions(state, noise.at(turn)).double().cpu().numpy()
-            return np.asarray(actions.reshape(len(states), -1))
-
-        returns, lengths, faults = self._play(states, seeds, rows, act)
-        pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
-        return [EvaluationEpisodes(*pair, *faults.get(row, ())) for row, pair in enumerate(pairs)]
-
-    def _play(
-        self, states: NDArray[Any], seeds: Sequence[int], rows: Collection[int], act: Callable[..., NDArray[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], dict[int, tuple[str, bool]]]:
-        """Returns and lengths (K * E,) of all episodes, from states (K * E, S); those of `rows` act.
-
-        `act(states, turn)` gives actions (K * E, h * A), a chunk's side by side. A replica whose numbers are not finite
-        is left out; by row, why, and whether its policy has diverged.
-        """
         replica, time = np.arange(len(states)) // self.episodes, 0
         returns, lengths = np.zeros(len(states)), np.zeros(len(states), dtype=np.int64)
-        faults: dict[int, tuple[str, bool]] = {}
+        faults: dict[int, tuple[str, bool]] = {}  # by row, why it is left out, and whether its policy has diverged
 
         def sound(live: NDArray[np.int64], values: NDArray[Any], what: str, diverged: bool = False) -> Any:
             """Whose replicas, of episodes (n,), have no fault; what is not finite in values (K * E, ...) is one."""
@@ -108,19 +93,24 @@ class Evaluator:
         while len(live):
             if self.stop.is_set():
                 raise StoppedError("stopped in an evaluation")
-            actions = act(states, time // self.chunk)
+            seen = torch.from_numpy((states - mean) / std if len(mean) else states)
+            chosen = core.sample_actions(seen.view(pack.replicas, self.episodes, -1), noise.at(time // self.chunk))
+            actions = chosen.double().cpu().numpy().reshape(len(states), -1)  # a chunk's side by side
             live = live[sound(live, actions, "NaN or infinite actions", diverged=True)]
             for action in np.split(actions, self.chunk, axis=1):
                 if not len(live):
                     break
-                stepped = self.environments.step(live.tolist(), action[live])
+                which, taken = live.tolist(), action[live]
+                stepped = self.environments.step(which, taken)
+                self.on_step(which, taken, stepped)
                 states[live] = stepped.state
                 returns[live] += stepped.reward
                 lengths[live] += 1
                 time += 1
                 sound(live, states, "a NaN or infinite observation")
                 live = live[sound(live, returns, "a NaN or infinite reward") & ~stepped.over]
-        return returns, lengths, faults
+        pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
+        return [EvaluationEpisodes(*pair, *faults.get(row, ())) for row, pair in enumerate(pairs)]
 
     @cached_property
     def environments(self) -> Environments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,8 @@ from torch import Tensor
 from dqlab.config.identity import Replica
 from dqlab.data import Transitions
 from dqlab.errors import EnvError, RunError, StoppedError
-from dqlab.tracking.run_folder import EVALUATION, Journal, RunFolder
+from dqlab.files import write_text
+from dqlab.tracking.run_folder import EVALUATION, FAILURE, Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.evaluation import Evaluator
 from dqlab.training.execution.modes import ExecutionMode
@@ -23,7 +25,7 @@ from dqlab.training.plan import Training
 from dqlab.training.programs import Step
 
 if TYPE_CHECKING:
-    from dqlab.tracking.records import EvaluationRecord, FailedEvaluationRecord, StateRecord
+    from dqlab.tracking.records import EvaluationRecord, FailedEvaluationRecord, FailedRecord, StateRecord
 
 
 class RunCallbacks:
@@ -216,8 +218,10 @@ class Loop:
         self._fail(replica, f"{what} {advice}; the records are in {self.folder.path}.", self.step, "diverged")
 
     def _fail(self, replica: Replica, reason: str, step: int, kind: str) -> None:
-        """End one replica; the others go on."""
-        self.states.fail(replica, {"reason": reason, "step": step, "kind": kind})
+        """End one replica, which is written into its own folder at once; the others go on."""
+        failure: FailedRecord = {"reason": reason, "step": step, "kind": kind}
+        self.states.failed[replica.name] = failure
+        write_text(self.folder.replica(replica.name) / FAILURE, json.dumps(failure, indent=1))
         self._callbacks.on_replica_failure(replica.name, reason)
 
     def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> EvaluationRecord | None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from dqlab.config.fields import check_counts
 from dqlab.config.identity import Replica
 from dqlab.config.registry import Registry
-from dqlab.files import write_text
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ class ReplicaStates:
     """The replicas of a run, in the order of the pack's rows.
 
     Args:
-        folder: a failure is written into the replica's own folder at once.
+        folder: has a failure's record in the replica's own folder.
         record: of the checkpoint that the run continues from; failures that it does not know of are forgotten.
 
     Attributes:
@@ -139,7 +138,7 @@ class ReplicaStates:
     """
 
     def __init__(self, replicas: Sequence[Replica], folder: RunFolder, record: Mapping[str, Any] | None = None) -> None:
-        self.replicas, self._folder, record = tuple(replicas), folder, record or {}
+        self.replicas, record = tuple(replicas), record or {}
         done, failed = record.get("evaluations", {}), record.get("failed_evaluations", {})
         self.evaluations: dict[str, list[EvaluationRecord]] = {}
         self.failed_evaluations: dict[str, list[FailedEvaluationRecord]] = {}
@@ -159,11 +158,6 @@ class ReplicaStates:
         """Row -> replica of those still in training."""
         over = self.stopped | set(self.failed)
         return {row: replica for row, replica in enumerate(self.replicas) if replica.name not in over}
-
-    def fail(self, replica: Replica, failure: FailedRecord) -> None:
-        """End one replica."""
-        self.failed[replica.name] = failure
-        write_text(self._folder.replica(replica.name) / FAILURE, json.dumps(failure, indent=1))
 
     def selection_losses(self, name: str) -> list[float]:
         """A replica's selection losses so far, in order of step, failed evaluations included."""

@@ -22,26 +22,6 @@ Moments = tuple[Tensor, Tensor]
 """Adam's first and second, (K, P) each: of halves of one tensor a compiled program would write both anew."""
 
 
-def adam_step(
-    parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor, trains: Tensor | None = None
-) -> None:
-    """One step, in place, of parameters (K, P) with their moments and a gradient, in the rows where `trains` (K,) is 1.
-
-    `rate` (K,) is the learning rate over the first moment's bias correction, `root` (K,) the root of the second's: as
-    tensors, so that the step's number is not in a compiled program. Without `trains` it is one of all rows.
-    """
-    before = (parameters, *moments)
-    values, first, second = before if trains is None else (each.clone() for each in before)
-    first.lerp_(gradient, 1 - BETA1)
-    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-    denominator = second.sqrt().div_(root.unsqueeze(-1)).add_(EPS)
-    values.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
-    if trains is not None:
-        wanted = trains.unsqueeze(-1) > 0
-        for old, new in zip(before, (values, first, second), strict=True):
-            old.copy_(torch.where(wanted, new, old))
-
-
 def clip_by_norm(gradient: Tensor, max_norm: Tensor, members: int = 1) -> Tensor:
     """Scale each row of a gradient (K, P) to at most max_norm (K,) in L2; rows with max_norm <= 0 are left alone.
 
@@ -90,7 +70,8 @@ class NetworkOptimiser:
     def step(self, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor], clip: bool = True) -> None:
         """One step, in place, with a gradient (K, P), bounded here if `clip`, and values (K,) of `controls`, by name.
 
-        `tensors` has `parameters` and `moments` of all networks, by name, and `hyper`.
+        `tensors` has `parameters` and `moments` of all networks, by name, and `hyper`. What depends on the step is in
+        tensors, so that its number is not in a compiled program.
         """
         name, trained, parameters = self.name, self.trained, tensors["parameters"][self.name]
         rate, trains = control[f"rate/{name}"], control[f"trains/{name}"]
@@ -103,5 +84,13 @@ class NetworkOptimiser:
             return
         if trained.coasts:
             gradient = gradient * trains.unsqueeze(-1)
-        rows = None if trained.every == 1 or trained.coasts else trains
-        adam_step(parameters, tensors["moments"][name], gradient, rate, control[f"root/{name}"], rows)
+        before, all_rows = (parameters, *tensors["moments"][name]), trained.every == 1 or trained.coasts
+        values, first, second = before if all_rows else (each.clone() for each in before)
+        first.lerp_(gradient, 1 - BETA1)
+        second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        denominator = second.sqrt().div_(control[f"root/{name}"].unsqueeze(-1)).add_(EPS)
+        values.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
+        if not all_rows:  # the others stay
+            wanted = trains.unsqueeze(-1) > 0
+            for old, new in zip(before, (values, first, second), strict=True):
+                old.copy_(torch.where(wanted, new, old))

@@ -43,11 +43,6 @@ class PackState:
     step: int = 0
 
 
-def default_width(device: torch.device, replicas: int) -> int:
-    """All replicas together on a GPU, where they cost little more than one; one by one on a CPU: it gains nothing."""
-    return 1 if device.type == "cpu" else replicas
-
-
 class Pack:
     """K replicas of an algorithm and the update that trains them.
 
@@ -56,7 +51,8 @@ class Pack:
         seeds: one a replica; each seeds its own initial networks.
         learning_rate_factor: `(step, first, last) -> factor` on the learning rate of a network with that phase.
         precision: of the networks' matrix products.
-        width: replicas that are computed together, K at most; see `default_width`.
+        width: replicas that are computed together on a GPU, where all cost little more than one, K at most; on a CPU,
+            where it gains nothing, they are computed one by one unless it is given.
     """
 
     def __init__(
@@ -79,7 +75,7 @@ class Pack:
         self.dtype, self.device = dtype, torch.device(device)
         self.trained: dict[str, TrainedNetwork] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
-        self.width = width or default_width(self.device, len(self.seeds))
+        self.width = width or (1 if self.device.type == "cpu" else len(self.seeds))
         rows = [algorithm.hyper() for algorithm in algorithms]
         self._scalars = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         self.hyper = {name: torch.tensor(each, dtype=dtype, device=self.device) for name, each in self._scalars.items()}
@@ -97,22 +93,19 @@ class Pack:
         self.layouts |= {name: self.layouts[target.source] for name, target in self.algorithm.targets().items()}
         self._check_phases()
         self.control_names = list(self._controls_at(0))
-        self.state = self._initial_state(replicas)
+        parameters = {}
+        for name in replicas[0]:
+            each = [self.layouts[name].flatten(dict(modules[name].named_parameters())) for modules in replicas]
+            parameters[name] = torch.stack(each).detach().to(self.device, self.dtype)
+        moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
+        targets = {name: parameters[target.source].clone() for name, target in self.algorithm.targets().items()}
+        self._let_follow({"parameters": parameters, "targets": targets}, 0)
+        self.state = PackState(parameters, moments, targets)
 
     @property
     def replicas(self) -> int:
         """K."""
         return len(self.seeds)
-
-    def _initial_state(self, replicas: Sequence[Mapping[str, torch.nn.Module]]) -> PackState:
-        parameters = {}
-        for name in replicas[0]:
-            rows = [self.layouts[name].flatten(dict(modules[name].named_parameters())) for modules in replicas]
-            parameters[name] = torch.stack(rows).detach().to(self.device, self.dtype)
-        moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
-        targets = {name: parameters[target.source].clone() for name, target in self.algorithm.targets().items()}
-        self._let_follow({"parameters": parameters, "targets": targets}, 0)
-        return PackState(parameters, moments, targets)
 
     def load(self, replica: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Inject weights of one replica: of networks or targets, as tensors by their names in the network's module.
@@ -180,10 +173,9 @@ class Pack:
             named += [("has no hyper-parameter", name, self._scalars) for name in scalars]
         for what, name, known in named:
             if name not in known:
-                there = "`build` makes no network of that name. " * (known is self.layouts) + nearest_of_few(
-                    name, known
-                )
-                raise ConfigError(f"{type(self.algorithm).__name__} {what} '{name}'. {there}")
+                there = "`build` makes no network of that name. " * (known is self.layouts)
+                near = nearest_of_few(name, known)
+                raise ConfigError(f"{type(self.algorithm).__name__} {what} '{name}'. {there}{near}")
 
     def _check_phases(self) -> None:
         """A ConfigError unless networks are trained in every phase, and what they start as fits."""

@@ -89,11 +89,6 @@ class Training:
 
         return factor
 
-    def try_rules(self) -> None:
-        """Call what is called after evaluations once, so that its mistakes, and its parameters, show at the start."""
-        early_stops.get(self.early_stop)([1.0])
-        offline_rules.get(self.offline_rule)([1.0], self.top_k)
-
     def next_stop(self, step: int) -> int:
         """The next step at which something is logged or evaluated."""
         return min((step // every + 1) * every for every in (self.log_every, self.eval_every, self.steps))

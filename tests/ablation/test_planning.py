@@ -15,7 +15,7 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import operative_parameters
 from dqlab.errors import ConfigError
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_experiment
+from dqlab.runs.experiment import check_experiment
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
 BY_NAME = "load_dataset.sources=('embedded:walker2d-medium-expert-mini',)"

@@ -18,7 +18,7 @@ from torch import Tensor
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.noise import NoiseStream, integers
 from dqlab.policies.base import Dims
-from dqlab.runs.official import ACTOR, CRITIC, Weights
+from dqlab.runs.load_policy import ACTOR, CRITIC, Weights
 from dqlab.testing import make_batch
 from dqlab.training import Pack
 

@@ -21,7 +21,7 @@ from dqlab.envs import tasks
 from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_experiment
+from dqlab.runs.experiment import check_experiment
 from dqlab.tools.collect.recipe import Collection
 from dqlab.training import Training
 

@@ -25,7 +25,7 @@ from dqlab.noise import NoiseSpec, uniform
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy, EDMPolicy
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_experiment
+from dqlab.runs.experiment import check_experiment
 from dqlab.testing import BATCH, DIMS, make_batch, one_noise
 from dqlab.tools.conformance.made import check_pure, check_traceable
 from dqlab.tools.conformance.networks import check_algorithm

@@ -17,7 +17,7 @@ from dqlab.envs import make_env, tasks
 from dqlab.envs.tasks import BENCHMARK, OGBENCH, dataset_of, environment_of
 from dqlab.errors import ConfigError
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_experiment
+from dqlab.runs.experiment import check_experiment
 
 ogbench = pytest.importorskip("ogbench")
 pytest.importorskip("dm_control")

@@ -17,7 +17,7 @@ from conftest import Done, Run, refused
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.errors import RunError
 from dqlab.policies.base import Dims
-from dqlab.runs.official import load_checkpoint
+from dqlab.runs.load_policy import read_official
 from dqlab.training import Pack
 
 State = dict[str, Any]
@@ -50,8 +50,8 @@ def save_official(
 
 def test_the_same_numbers_from_the_same_weights(tmp_path: Path) -> None:
     actor, q = save_official(tmp_path, "_50", hidden=256)
-    found = load_checkpoint(tmp_path)
-    assert (found.stem, found.state_dim, found.action_dim, found.schedule) == ("actor_50", 17, 6, "N = 5, vp")
+    found = read_official(tmp_path)
+    assert (found.stem, found.dims, found.schedule) == ("actor_50", (17, 6), "N = 5, vp")
     pack = Pack([DiffusionQL()], Dims(17, 6), [0])
     pack.load(0, found.weights)
     state, x, t = torch.randn(9, 17), torch.randn(9, 6), torch.arange(9) % 5
@@ -66,7 +66,7 @@ def test_the_same_numbers_from_the_same_weights(tmp_path: Path) -> None:
 def test_the_schedule_is_read(tmp_path: Path, n: int, schedule: str) -> None:
     """Each of the official code's, its single precision notwithstanding."""
     save_official(tmp_path, n=n, schedule=schedule)
-    found = load_checkpoint(tmp_path)
+    found = read_official(tmp_path)
     assert found.schedule == f"N = {n}, {schedule}"
     assert found.settings["DiffusionPolicy.n_timesteps"] == n
     assert found.settings["MLPDenoiser.hidden_dim"] == found.settings["TwinCritic.hidden_dim"] == 8
@@ -75,7 +75,7 @@ def test_the_schedule_is_read(tmp_path: Path, n: int, schedule: str) -> None:
 def test_betas_of_its_own(tmp_path: Path) -> None:
     mine = [0.1, 0.2, 0.3]
     save_official(tmp_path, "", lambda state: state | buffers(mine))
-    found = load_checkpoint(tmp_path)
+    found = read_official(tmp_path)
     assert found.schedule == "N = 3, betas of its own"
     assert found.settings["DiffusionPolicy.schedule"] == "listed"
     assert found.settings["listed.betas"] == pytest.approx(mine, rel=1e-6)
@@ -87,8 +87,8 @@ def test_the_latest_full_pair(tmp_path: Path) -> None:
         save_official(tmp_path, epoch)
     for name in ("actor_ema_2000.pth", "actor_target_3000.pth"):
         (tmp_path / name).write_bytes(b"")
-    assert load_checkpoint(tmp_path).stem == "actor_1000"
-    assert load_checkpoint(tmp_path, "50").stem == "actor_50"
+    assert read_official(tmp_path).stem == "actor_1000"
+    assert read_official(tmp_path, "50").stem == "actor_50"
 
 
 def without(part: str) -> Callable[[State], State]:
@@ -154,7 +154,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> None:
         change, message = BYTES[name]
         change(tmp_path / "critic.pth")
     with pytest.raises(RunError, match=message) as caught:
-        load_checkpoint(tmp_path)
+        read_official(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 600
     assert "\x1b" not in str(caught.value)
@@ -163,12 +163,12 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> None:
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"No official checkpoint .*no \.pth file at all"):
-        load_checkpoint(tmp_path)
+        read_official(tmp_path)
     (tmp_path / "actor_ema_5.pth").write_bytes(b"")
     with pytest.raises(RunError, match=r"No official checkpoint .*There is actor_ema_5\.pth"):
-        load_checkpoint(tmp_path)
+        read_official(tmp_path)
     with pytest.raises(RunError, match="There is no folder"):
-        load_checkpoint(tmp_path / "actor.pth")
+        read_official(tmp_path / "actor.pth")
 
 
 def scored(done: Done) -> str:

@@ -24,7 +24,7 @@ from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import describe_environment, gymnasium_task
 from dqlab.errors import ConfigError, DataError, DqlabError, RunError
 from dqlab.runs import Experiment, train
-from dqlab.runs.build import load_data
+from dqlab.runs.experiment import load_data
 from dqlab.testing import check
 from dqlab.tools.collect.behaviours import behaviours
 from dqlab.tools.collect.recipe import Collection

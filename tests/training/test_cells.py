@@ -14,7 +14,7 @@ from made_packs import BROKEN, CELLS, cell, check_same, records, run_pack, summa
 from dqlab.config import gin_files
 from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.runs import Experiment, train
-from dqlab.runs.build import check_experiment
+from dqlab.runs.experiment import check_experiment
 
 ONE = "Training.eval_episodes=1"
 

@@ -29,7 +29,7 @@ from dqlab.networks.precision import precisions
 from dqlab.noise import NoiseStream, gumbel, integers, normal
 from dqlab.policies.base import Dims
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_varied
+from dqlab.runs.experiment import check_varied
 from dqlab.testing import check
 from dqlab.training import Pack, Probe
 from dqlab.training.execution.program import nested_tensors

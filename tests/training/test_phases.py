@@ -25,7 +25,7 @@ from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.bdpo import BDPO
 from dqlab.config.plugins import load_one
 from dqlab.errors import ConfigError
-from dqlab.runs.build import check_phases
+from dqlab.runs.experiment import check_phases
 from dqlab.runs.export import export_policy
 from dqlab.testing import check
 from dqlab.training import Pack, checkpoint

@@ -120,7 +120,8 @@ def compile_program(program: Program) -> Callable[[TensorTree], Any]:
     try:
         if device.type == "cpu" and products.onednn_pays():
             call_onednn_from_cpp(torch.ops.dqlab.linear)
-        compiled = compile_graph(trace_program(flat, leaves), leaves, options_for(device))
+        options = known_inductor_options(OPTIONS_ON_CPU if device.type == "cpu" else OPTIONS_ON_GPU)
+        compiled = compile_graph(trace_program(flat, leaves), leaves, options)
         copies = {name: tree_map(torch.clone, program.tensors[name]) for name in program.changes}
         compiled(*nested_tensors({**program.tensors, **copies}))
     except Exception as error:
@@ -136,11 +137,6 @@ def compile_program(program: Program) -> Callable[[TensorTree], Any]:
         return tree_map(lambda _: next(values), shape[0])
 
     return run
-
-
-def options_for(device: torch.device) -> dict[str, Any]:
-    """Inductor's settings for programs of that device, as far as this PyTorch has them."""
-    return known_inductor_options(OPTIONS_ON_CPU if device.type == "cpu" else OPTIONS_ON_GPU)
 
 
 def trace_program(

@@ -8,7 +8,7 @@ from dqlab_plugin.critic import DqlabPluginSoftMin
 from dqlab.config import gin_files
 from dqlab.diffusion.schedules import build_betas
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_experiment
+from dqlab.runs.experiment import check_experiment
 from dqlab.testing import check_plugin
 
 
