@@ -24,10 +24,10 @@ import torch
 from dqlab import __version__
 from dqlab.errors import DqlabError, masked, message_of, one_line, printable
 from dqlab.tracking.mlflow.client import (
+    LONGEST_TAG,
     LONGEST_VALUE,
     PARENT,
     all_runs,
-    create_run,
     experiment_id,
     log_all,
     mirror_environment,
@@ -252,13 +252,14 @@ def _send(document: Mapping[str, Any], path: Path, uri: str) -> None:
         return
     for run in known:  # what was begun only
         client.delete_run(run.info.run_id)
-    parent = create_run(client, experiment, path.stem, tags, began)
+    parent = client.create_run(experiment, int(began * 1000), tags, path.stem).info.run_id
     for item in document["benchmarks"]:
         parameters = {name: _as_text(value) for name, value in _parameters(item).items()}
         figures = _figures(item)
         threads = {"threads": f"{figures['threads']:.0f}"} if "threads" in figures else {}
         own = {**parameters, **threads, **tags, "benchmark": item["fullname"], PARENT: parent}
-        run = create_run(client, experiment, item["fullname"], own, began)
+        own = {name: str(value)[:LONGEST_TAG] for name, value in own.items()}
+        run = client.create_run(experiment, int(began * 1000), own, item["fullname"]).info.run_id
         log_all(client, run, [{"step": 0, "time": began, "metrics": figures}], parameters, {})
         client.log_dict(run, {**document, "benchmarks": [item]}, "benchmark.json")
         client.set_terminated(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -29,44 +29,37 @@ if TYPE_CHECKING:
 SHOWN, FEW = 40, 10  # rows of a table, and lines, after which the others are only counted
 
 
-def say(console: Console, lines: Iterable[str]) -> None:
-    """Print lines."""
-    for line in lines:
-        console.say(line)
-
-
 def announce_grid(session: GridSession, console: Console) -> None:
     """Say what the grid is, and what of it is to be done."""
     grid, done = session.resolver.grid, session.in_state(FINISHED)
     cells = sum(len(pack.cells) for pack in session.packs)
-    lines = [
+    console.say(
         f"{session.request.name}: {counted(len(grid.settings), 'setting')} x {counted(len(grid.tasks) or 1, 'task')} x "
         f"{counted(len(grid.seeds), 'seed')} = {counted(len(session.cells), 'cell')}; {len(done):,} finished, "
         f"{len(session.in_state(FAILED)):,} failed before, {cells:,} to train in {counted(len(session.packs), 'pack')}"
-    ]
+    )
     changed, now = Counter[str](), plugin_sources()
     for pack, count in Counter(status.folder.parent for status in done if status.folder).items():
         with suppress(DqlabError):  # it is told where the pack is read
             changed.update(dict.fromkeys(changed_sources(RunFolder(pack).facts(), now), count))
     for name, count in changed.items():  # a cell's id does not show it
         about = f"{counted(count, 'cell')} finished before {name} was changed"
-        lines.append(f"warning: {about}. --force trains all cells again.")
-    lines += [f"'{second}' runs the same as '{first}': trained once." for first, second in session.plan.same[:FEW]]
-    say(console, lines)
+        console.say(f"warning: {about}. --force trains all cells again.")
+    for first, second in session.plan.same[:FEW]:
+        console.say(f"'{second}' runs the same as '{first}': trained once.")
 
 
 def say_what_is_missing(session: GridSession, console: Console) -> None:
     """Name the cells that failed, and say how many are still to go."""
     failed = [(cell, status) for cell in session.plan.cells if (status := session.cells[cell.id]).state == FAILED]
-    lines = [f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {status.reason}" for cell, status in failed[:FEW]]
+    for cell, status in failed[:FEW]:
+        console.say(f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {status.reason}")
     if len(failed) > FEW:
-        lines.append(f"... and {len(failed) - FEW} more failures")
+        console.say(f"... and {len(failed) - FEW} more failures")
     if not session.in_state(FINISHED):
-        lines.append("No cell has a result: there is no report.")
+        console.say("No cell has a result: there is no report.")
     if session.state == "interrupted":
-        left = counted(len(session.pending), "cell")
-        lines.append(f"Interrupted with {left} to go: the same command continues.")
-    say(console, lines)
+        console.say(f"Interrupted with {counted(len(session.pending), 'cell')} to go: the same command continues.")
 
 
 def show_plan(session: GridSession, console: Console) -> None:
@@ -96,7 +89,8 @@ def show_plan(session: GridSession, console: Console) -> None:
         if any(job.gpu_memory for job in jobs) and not torch.cuda.is_available():
             lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     lines += [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
-    say(console, lines)
+    for line in lines:
+        console.say(line)
 
 
 class GridDisplay(Progress):
@@ -165,4 +159,4 @@ class GridDisplay(Progress):
             score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
             why = f"  {status.reason}" if status.reason else ""
             text = f"[{states.count(FINISHED)}/{len(states)}] {cell.label}  {cell.task}  seed {cell.seed}"
-            say(self._console, [f"{text}  {status.state}{score}{why}"])
+            self._console.say(f"{text}  {status.state}{score}{why}")

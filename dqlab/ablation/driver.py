@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from dqlab.ablation.display import GridDisplay, announce_grid, say, say_what_is_missing, show_plan
+from dqlab.ablation.display import GridDisplay, announce_grid, say_what_is_missing, show_plan
 from dqlab.ablation.engines.base import Engine, Job, engines, slots_of
 from dqlab.ablation.folder import GridFolder, collect_results
 from dqlab.ablation.planning import ConfigResolver, Plan, PlannedPack, make_plan, pack_cells, pack_sizes, plan_jobs
@@ -77,10 +77,6 @@ class GridSession:
     def pending(self) -> list[CellStatus]:
         return [status for status in self.cells.values() if status.state not in (FINISHED, FAILED)]
 
-    @property
-    def experiment(self) -> str:
-        return self.tracking.experiment or self.request.name
-
     def record_plan(self) -> None:
         """Write what the grid is into its folder, before anything is run."""
         grid, folder, own = self.resolver.grid, self.folder, self.folder.packs.resolve()
@@ -95,7 +91,7 @@ class GridSession:
             base=grid.resolved_base,
             tasks=list(dict.fromkeys(cell.task for cell in self.plan.cells)),
             seeds=list(grid.seeds),
-            mlflow_experiment=self.experiment,
+            mlflow_experiment=self.tracking.experiment or self.request.name,
             **uri,
             packs=sorted(folder.listed()),
             gin=self.resolver.text,
@@ -105,13 +101,6 @@ class GridSession:
             command=self.request.command,
         )
         self.record_state(RUNNING)
-
-    def record_end(self, interrupted: bool, seconds: float) -> None:
-        """Write how the grid has ended, after so many seconds."""
-        if self.in_state(FINISHED):
-            self.folder.write_facts(seconds=float(self.folder.facts().get("seconds", 0.0)) + seconds)
-        state = "incomplete" if self.pending or self.in_state(FAILED) else "finished"
-        self.record_state("interrupted" if interrupted and self.pending else state)
 
     def record_state(self, state: str) -> None:
         """Write how far the grid is, and which cells have crashed: they have left nothing else behind."""
@@ -176,10 +165,15 @@ def ablate(request: GridRequest, console: Console) -> int:
         with console.status("calibrating"):
             session.jobs = plan_jobs(session.packs, session.folder.packs)
         session.record_plan()
-        mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
+        experiment = session.tracking.experiment or request.name
+        mirror = Mirror(session.folder.path, experiment) if session.tracking.mlflow else None
         try:
             interrupted = run_packs(session, console) if session.packs else False
-            session.record_end(interrupted, time.monotonic() - started)
+            if session.in_state(FINISHED):
+                seconds = float(session.folder.facts().get("seconds", 0.0)) + time.monotonic() - started
+                session.folder.write_facts(seconds=seconds)
+            state = "incomplete" if session.pending or session.in_state(FAILED) else "finished"
+            session.record_state("interrupted" if interrupted and session.pending else state)
             if session.in_state(FINISHED):
                 report_apart(request, console)
         finally:
@@ -217,7 +211,7 @@ def report_grid(request: GridRequest, console: Console) -> None:
     apart = ("Report.", "Tracking.", "Grid.engine", "Grid.storage", "Grid.pack")
     if changed := [name for name in names if not name.startswith(apart) and "Engine." not in name]:
         text = f"The report is of the grid as it was planned last; changed since, and left out: {', '.join(changed)}."
-        say(console, [text])
+        console.say(text)
     report_and_print(results, settings, folder.report, console)
 
 
@@ -246,7 +240,7 @@ def run_packs(session: GridSession, console: Console) -> bool:
         stopped.set()
         session.engine.stop()
         with suppress(RuntimeError):  # the signal may have come while something else was printed
-            say(console, [told])
+            console.say(told)
 
     with display, handled_signals(heed, signal.SIGINT, signal.SIGTERM):
         for ended in session.engine.run(session.jobs, display.on_event):

@@ -23,8 +23,7 @@ from dqlab.analysis.results import FAILED, FINISHED, Cell, CellStatus, GridResul
 from dqlab.config.gin_files import parse_bindings, rebind_text
 from dqlab.config.identity import SOURCES
 from dqlab.config.registry import Registry, RegistryEntry
-from dqlab.errors import RunError
-from dqlab.errors import printable_name as name_of
+from dqlab.errors import RunError, printable_name
 from dqlab.files import expanded, write_text
 from dqlab.tracking import records
 from dqlab.tracking.folders import reused_cells
@@ -48,7 +47,7 @@ class GridFolder:
             raise RunError(f"{self.packs} is a link to {self.packs.readlink()}, which is not here. Mount it again.")
         known = self.facts()["name"] if begun else name  # a damaged one may be deleted: it is written anew
         if name and known != name:
-            held = f"{self.path} holds the grid '{name_of(known)}', not '{name}'"
+            held = f"{self.path} holds the grid '{printable_name(known)}', not '{name}'"
             raise RunError(f"{held}. Choose another --out (and --reuse it).")
 
     def lock(self) -> None:
@@ -108,8 +107,7 @@ class GridFolder:
 
     def open_packs(self, pending: set[str]) -> dict[str, list[str]]:
         """Packs that have begun and can go on: their cells are pending, or have ended there; none is in two of them."""
-        found: dict[str, list[str]] = {}
-        taken: set[str] = set()
+        found, taken = dict[str, list[str]](), set[str]()
         begun = {name: cells for name, cells in self.listed().items() if (self.packs / name / "run.json").exists()}
         ends = (*self.ended("summary.json"), *self.ended("failure.json"))
         ended = {(path.parent.parent.name, cell) for cell, path in ends}

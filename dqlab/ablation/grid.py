@@ -34,13 +34,12 @@ OF_THE_GRID = (
 """What a gin file that stands for a label does not decide: beginnings of complete names."""
 BUDGET = tuple(f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes"))
 """What it decides none the less with `Grid.own_budgets`."""
-REFUSED = {
+REFUSED: dict[str | tuple[str, ...], str] = {
     "experiment.Experiment.task": "Use Grid.tasks.",
     "experiment.Experiment.seeds": "Use Grid.seeds.",
     "experiment.Experiment.replicas": "Use Grid.seeds; the grid makes the replicas itself.",
     "experiment.Experiment.cell": "A setting's label is its cell.",
-    "ablation.": "It holds for the grid as a whole: set it beside Grid.axes.",
-    "tracking.": "It holds for the grid as a whole: set it beside Grid.axes.",
+    ("ablation.", "tracking."): "It holds for the grid as a whole: set it beside Grid.axes.",
 }
 """What no axis can set: beginnings of complete names, and what to do instead."""
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -28,29 +28,26 @@ from dqlab.printing import Console
 from dqlab.tracking.run_folder import PACK, RunFolder
 
 
-class Events:
-    """Writes events to what was standard output; whatever else is printed goes to standard error from now on."""
+def _open_events() -> Callable[[Mapping[str, Any]], None]:
+    """What writes events to standard output, as long as anybody reads; all else goes to standard error from now on."""
+    sys.stdout.flush()
+    file = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
 
-    def __init__(self) -> None:
-        sys.stdout.flush()
-        self._file: int | None = os.dup(1)
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Write an event, if anybody still reads: training goes on without."""
+    def tell(event: Mapping[str, Any]) -> None:
         left = (json.dumps(event) + "\n").encode()
-        try:
-            while left and self._file is not None:
-                left = left[os.write(self._file, left) :]
-        except OSError:
-            self._file = None
+        with suppress(OSError):
+            while left:
+                left = left[os.write(file, left) :]
+
+    return tell
 
 
 def main(path: Path) -> int:
     """Train a pack; returns the exit code."""
     quiet_threads()
-    tell, stop = Events(), _stop_event()
+    tell, stop = _open_events(), _stop_event()
     folder = RunFolder(path)
     try:
         if folder.in_use():

@@ -23,8 +23,6 @@ with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other en
     from gymnasium_robotics.envs.adroit_hand.adroit_relocate import AdroitHandRelocateEnv
 
 DROPPED = 0.075  # m; a pen whose centre is lower has fallen off the hand
-
-
 _compiled = lru_cache(maxsize=4)(mujoco.MjModel.from_xml_path)
 
 

@@ -30,9 +30,8 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
         physics: a name from the `physics` registry; `mujoco210` gives D4RL's dynamics.
         arguments: more of the environment's own, such as `render_mode`.
 
-    Raises:
-        ConfigError: unknown physics, a wrong choice, what the environment needs is not installed, it cannot be made, or
-            its observations and actions are not the task's.
+    A ConfigError where physics are unknown, a choice is wrong, what the environment needs is not installed, it cannot
+    be made, or its observations and actions are not the task's.
     """
     import gymnasium
 
@@ -67,13 +66,9 @@ class StepResult:
 
 
 class Environments(ABC):
-    """Copies of a task's environment, made as they are needed and known by their numbers.
+    """Copies of a task's environment, made as they are needed and known by their numbers."""
 
-    Attributes:
-        own_physics: what steps them, where no physics law can choose it.
-    """
-
-    own_physics: ClassVar[str] = ""
+    own_physics: ClassVar[str] = ""  # what steps them, where no physics law can choose it
 
     @abstractmethod
     def prepare(self, count: int) -> None:

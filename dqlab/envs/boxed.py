@@ -32,10 +32,9 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         name: what messages call it.
         casts: whether actions are cast; D4RL's environments compute with the float64 that they are given.
 
-    Raises:
-        EnvError: at a reset or a step the environment raises an error, `SystemExit` included, or gives what its spaces
-            and Gymnasium's interface do not allow. One line names it, the step and the seed.
-        NotFiniteError: an observation or a reward is not finite.
+    Raises EnvError, one line with its name, the step and the seed, where at a reset or a step the environment raises an
+    error, `SystemExit` included, or gives what its spaces and Gymnasium's interface do not allow; NotFiniteError where
+    an observation or a reward is not finite.
     """
 
     def __init__(self, env: Any, name: str, casts: bool = True) -> None:
@@ -107,10 +106,8 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
 def check_vectors(name: str, what: str, space: Any, width: int = 0) -> None:
     """See that observations or actions are vectors, as wide as the task says, where it does; a ConfigError if not."""
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-        raise ConfigError(
-            f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box (observations may be a Dict "
-            "of such). Wrap it first."
-        )
+        wanted = "dqlab's are vectors: a flat Box (observations may be a Dict of such). Wrap it first."
+        raise ConfigError(f"The environment '{name}' has {what} {space}; {wanted}")
     if width and space.shape != (width,):
         raise ConfigError(f"The environment '{name}' has {what} of width {space.shape[0]}; its task says {width}.")
 
@@ -144,9 +141,8 @@ def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode:
     actions, observations = env.action_space, env.observation_space
     check_vectors(env_id, "actions", actions)
     if not (np.abs(np.array([actions.low, actions.high], dtype=np.float64)) < EXACT).all():
-        raise ConfigError(
-            f"{env_id} has unbounded actions ({actions}); dqlab keeps actions in [-1, 1]. Wrap it with bounds first."
-        )
+        advice = "dqlab keeps actions in [-1, 1]. Wrap it with bounds first."
+        raise ConfigError(f"{env_id} has unbounded actions ({actions}); {advice}")
     parts = observations.spaces.values() if isinstance(observations, Dict) else [None]
     vectors = all(isinstance(part, Box) and len(part.shape) == 1 for part in parts)
     return FlattenObservation(UnitActions(env)) if vectors else UnitActions(env)
@@ -195,10 +191,9 @@ def _make(env_id: str, **options: Any) -> Any:
         why = f"it raised {describe_error(error)}"
         if isinstance(error, (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error)):
             why = (str(error).splitlines() or [repr(error)])[0].rstrip(".?")
-        raise ConfigError(
-            f"Cannot make the environment '{env_id}': {why}. Check its id and its arguments, and that its package is "
-            "installed; an id that a module registers is written MODULE:NAME."
-        ) from error
+        advice = "Check its id and its arguments, and that its package is installed"
+        named = "an id that a module registers is written MODULE:NAME"
+        raise ConfigError(f"Cannot make the environment '{env_id}': {why}. {advice}; {named}.") from error
 
 
 gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")  # so collected datasets know it

@@ -27,8 +27,7 @@ def describe_environment(
         episode_limit: steps after which an episode is cut; 0 for the environment's own.
         sizes: widths of observation and action; measured where one is 0, or the limit is.
 
-    Raises:
-        ConfigError: there is no such environment, its episodes have no limit, or its spaces are not dqlab's.
+    A ConfigError where there is no such environment, its episodes have no limit, or its spaces are not dqlab's.
     """
     name = re.sub(r"[^\w.+~-]+", "-", env_id)
     made = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
@@ -79,8 +78,7 @@ def gymnasium_task(
         state_dim, action_dim: widths of observation and action; 0 looks at the environment.
         name: of the task; the environment's by default.
 
-    Raises:
-        ConfigError: the environment cannot be used, the scores do not differ, or the name is another task's.
+    A ConfigError where the environment cannot be used, the scores do not differ, or the name is another task's.
     """
     check_counts("gymnasium_task", 0, episode_limit=episode_limit, state_dim=state_dim, action_dim=action_dim)
     if not env_id:
@@ -88,10 +86,8 @@ def gymnasium_task(
     references: Any = (0.0, 100.0) if min_score is None and max_score is None else (min_score, max_score)
     for parameter, value in zip(("min_score", "max_score"), references, strict=True):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
-            raise ConfigError(
-                f"gymnasium_task.{parameter} is {value!r}. Set two returns, min_score (a random policy's, scored as 0) "
-                "and max_score (a good one's, scored as 100), or neither."
-            )
+            wanted = "min_score (a random policy's, scored as 0) and max_score (a good one's, scored as 100)"
+            raise ConfigError(f"gymnasium_task.{parameter} is {value!r}. Set two returns, {wanted}, or neither.")
     low, high = map(float, references)
     if not high > low:
         raise ConfigError(f"gymnasium_task.max_score ({high:g}) must be above min_score ({low:g}).")
@@ -108,8 +104,5 @@ def task_statements(task: Task, origin: str) -> list[str]:
     scores = {"min_score": task.min_score, "max_score": task.max_score} if task.scored else {}
     sizes = {"episode_limit": task.episode_limit, "state_dim": task.state_dim, "action_dim": task.action_dim}
     known = {**task.env_kwargs, **scores, **sizes, "name": task.name}
-    return [
-        "Experiment.task = @gymnasium_task()",
-        f"# reference scores: {origin}",
-        *(f"gymnasium_task.{name} = {value!r}" for name, value in known.items()),
-    ]
+    first = ["Experiment.task = @gymnasium_task()", f"# reference scores: {origin}"]
+    return [*first, *(f"gymnasium_task.{name} = {value!r}" for name, value in known.items())]

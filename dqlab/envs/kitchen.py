@@ -21,33 +21,6 @@ from dqlab.envs.physics import Array, CompiledModelEnv
 FACTS = json.loads((files("dqlab.envs") / "kitchen.json").read_text())
 TURN = 1e-3  # m: what bounds geoms lies in the inertial frame; 1 m across, it turns by less than 1e-3 with the axes
 FRAME = 480  # pixels a side of a frame, if no more are asked for; the XML's 2560 x 1920 take seconds in software
-
-
-def model_file() -> Path:
-    """Where gymnasium-robotics keeps the kitchen's XML; the package itself is not imported."""
-    spec = find_spec("gymnasium_robotics")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("No module named 'gymnasium_robotics'")
-    return Path(spec.origin).parent / "envs/assets/kitchen_franka/kitchen_assets/kitchen_env_model.xml"
-
-
-@lru_cache(maxsize=1)
-def kitchen_model() -> Any:
-    """The `mujoco.MjModel`, compiled once a process: 56 MB that all environments read and none writes."""
-    model = mujoco.MjModel.from_xml_path(str(model_file()))
-    model.vis.global_.offwidth = model.vis.global_.offheight = FRAME
-    stand = model.body_geomadr[model.body("panda0_link0").parentid[0]]
-    model.geom_contype[stand] = model.geom_conaffinity[stand] = 0  # the arm passes what it stands on, as in D4RL
-    for body, (inertia, axes) in FACTS["inertias"].items():
-        index = model.body(body).id
-        assert abs(model.body_iquat[index] @ axes) > 1 - TURN**2, "the axes as compiled are almost these"
-        model.body_inertia[index], model.body_iquat[index] = inertia, axes
-        boxes = slice(model.body_bvhadr[index], model.body_bvhadr[index] + model.body_bvhnum[index])
-        model.bvh_aabb[boxes, 3:] += TURN
-    mujoco.mj_setConst(model, mujoco.MjData(model))
-    return model
-
-
 ROBOT, OBJECTS = 9, 21  # positions (qpos) of the arm with its fingers, then those of what it moves
 FRAME_SKIP = 40  # steps of 2 ms a control step: 12.5 Hz
 SPEED = 2.0  # rad/s (fingers: m/s) that an action of 1 asks for
@@ -61,6 +34,14 @@ CLOSE = 0.3  # a goal is reached when its observed positions are nearer to it th
 DRAWS = 2 * (ROBOT + OBJECTS)  # of an observation: D4RL has noise on the velocities too, although nobody sees them
 CACHED = 5  # observations that D4RL makes at a reset before the first one that is seen
 CAMERA = {"distance": 2.2, "azimuth": 70.0, "elevation": -35.0, "lookat": np.array([-0.2, 0.5, 2.0])}
+
+
+def model_file() -> Path:
+    """Where gymnasium-robotics keeps the kitchen's XML; the package itself is not imported."""
+    spec = find_spec("gymnasium_robotics")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'gymnasium_robotics'")
+    return Path(spec.origin).parent / "envs/assets/kitchen_franka/kitchen_assets/kitchen_env_model.xml"
 
 
 class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
@@ -91,8 +72,22 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
         self.observed = INITIAL.copy()
         self.open_goals = set(self.goals)
 
-    def compile_model(self) -> Any:
-        return kitchen_model()
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def compile_model() -> Any:
+        """The `mujoco.MjModel`, compiled once a process: 56 MB that all environments read and none writes."""
+        model = mujoco.MjModel.from_xml_path(str(model_file()))
+        model.vis.global_.offwidth = model.vis.global_.offheight = FRAME
+        stand = model.body_geomadr[model.body("panda0_link0").parentid[0]]
+        model.geom_contype[stand] = model.geom_conaffinity[stand] = 0  # the arm passes what it stands on, as in D4RL
+        for body, (inertia, axes) in FACTS["inertias"].items():
+            index = model.body(body).id
+            assert abs(model.body_iquat[index] @ axes) > 1 - TURN**2, "the axes as compiled are almost these"
+            model.body_inertia[index], model.body_iquat[index] = inertia, axes
+            boxes = slice(model.body_bvhadr[index], model.body_bvhadr[index] + model.body_bvhnum[index])
+            model.bvh_aabb[boxes, 3:] += TURN
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
 
     def _observe(self) -> Array:
         """Look at the positions (30,) through noise; the observation (60,)."""

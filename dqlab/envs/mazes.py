@@ -20,6 +20,13 @@ from dqlab.envs.physics import Array
 Cell = tuple[int, int]
 SCALE = 4.0  # metres from one cell to the next
 WALL, FREE, START, GOAL = "#.SG"
+TORQUE = 30.0  # N m at an action of 1
+GOAL_RADIUS = 0.5  # metres
+HEIGHT = 2.0  # height of the walls, metres
+CAMERA, GOAL_SITE = "maze", "goal"
+CAMERA_DISTANCE = 1.3  # from the floor, as a multiple of the maze's longer side: all of it is seen at 45 degrees
+GOAL_LAWS = {"per_environment": False, "per_episode": True}
+"""Whether each episode has a goal of its own. D4RL 1.1: antmaze-*-v0 and -v1, as in the official evaluation; -v2."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,6 @@ def draw_goal(maze: Maze, rng: Generator | RandomState) -> Array:
     return np.maximum(maze.centre(maze.goal) + near + more, 0.0)
 
 
-GOAL_LAWS = {"per_environment": False, "per_episode": True}
-"""Whether each episode has a goal of its own. D4RL 1.1: antmaze-*-v0 and -v1, as in the official evaluation; -v2."""
-
-
 @configurable("envs")
 @dataclass(frozen=True)
 class AntMaze:
@@ -73,13 +76,6 @@ class AntMaze:
     def __post_init__(self) -> None:
         check_fields(self)
         check_field(self.goal_law in GOAL_LAWS, self, "goal_law", "'per_environment' or 'per_episode'")
-
-
-TORQUE = 30.0  # N m at an action of 1
-GOAL_RADIUS = 0.5  # metres
-HEIGHT = 2.0  # height of the walls, metres
-CAMERA, GOAL_SITE = "maze", "goal"
-CAMERA_DISTANCE = 1.3  # from the floor, as a multiple of the maze's longer side: all of it is seen at 45 degrees
 
 
 def ant_maze_xml(maze: Maze, ant: str | Path) -> str:

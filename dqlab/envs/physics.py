@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
 
+physics_laws: Registry[Any] = Registry(
+    "physics", "How a locomotion model's body masses and inertias are compiled.", "Experiment.physics", arguments=2
+)
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Body:
@@ -24,12 +29,6 @@ class Body:
 
     density: float = 1000.0  # kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use
     total_mass: float | None = None  # kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it
-
-
-physics_laws: Registry[Any] = Registry(
-    "physics", "How a locomotion model's body masses and inertias are compiled.", "Experiment.physics", arguments=2
-)
-Array = NDArray[np.float64]
 
 
 def capsule_as_cylinder(size: Array, density: float = 1000.0) -> tuple[float, Array]:
@@ -84,10 +83,8 @@ def round_radii(model: Any) -> Array:
 def legacy_inertia(model: Any, about: Body = Body()) -> None:
     """Give every body of a compiled model the mass and inertia of MuJoCo 2.1.0, in place.
 
-    The world's own geoms (floors, walls) have no mass, and a body that was compiled without mass stays so.
-
-    Raises:
-        ValueError: a body with mass has a geom of another type.
+    The world's own geoms (floors, walls) have no mass, and a body that was compiled without mass stays so. Raises
+    ValueError: a body with mass has a geom of another type.
     """
     import mujoco
 

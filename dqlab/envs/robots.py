@@ -21,6 +21,13 @@ from dqlab.envs.physics import Array, CompiledModelEnv
 
 SUSPECT = 0.5  # share of the smallest radius: where no substep begins or ends with a deeper contact, none is capped
 STATE = int(mujoco.mjtState.mjSTATE_FULLPHYSICS) | int(mujoco.mjtState.mjSTATE_WARMSTART)
+SUBSTEPS, START_NOISE = 5, 0.1  # of an ant in a maze: a step's, and in its first position and velocity
+SPEED = 5.0  # m/s; before a step, each velocity of a ball is clipped to it
+NOISE = 0.1  # in a ball's first position and velocity
+START_OFFSET = 1.2
+"""m: where the ball is in the world at position 0; cell (0, 0) has its centre at 1 m, D4RL's goals and starts are at
+whole positions, 0.2 m off the centres of their cells."""
+BOX = '<geom type="box" size=".5 .5 .2" pos="{} {} 0" rgba=".35 .3 .25 1"/>'
 
 
 class Stepper:
@@ -106,10 +113,6 @@ class Ant(AntEnv):  # type: ignore[misc]
         return np.concatenate([super()._get_obs(), np.zeros(84)])
 
 
-SUBSTEPS = 5
-START_NOISE = 0.1
-
-
 class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     """An ant that is to reach a goal in a maze: D4RL's antmaze-*-v0.
 
@@ -121,16 +124,13 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         maze: `umaze`, `medium` or `large`.
         goal_law: when a goal is drawn, a name of `GOAL_LAWS`.
         rendering: of `MujocoEnv`, such as `render_mode`; by default the camera is above the maze.
-
-    Attributes:
-        goal: x and y (m), from the first reset on; also in every `info`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {**NewerAntEnv.metadata, "render_fps": 10}  # with its release's list of modes
 
     def __init__(self, maze: str = "umaze", goal_law: str = "per_environment", **rendering: Any) -> None:
         self.maze, self._per_episode = MAZES[maze], GOAL_LAWS[goal_law]
-        self.goal: Array | None = None
+        self.goal: Array | None = None  # x and y (m), from the first reset on; also in every `info`
         self._group: int | None = None
         states = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
         camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
@@ -169,14 +169,6 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         if self.render_mode == "human":
             self.render()
         return self.state_vector(), float(reached), reached, False, {"goal": self.goal}
-
-
-SPEED = 5.0  # m/s; before a step, each velocity is clipped to it
-NOISE = 0.1
-START_OFFSET = 1.2
-"""m: where the ball is in the world at position 0; cell (0, 0) has its centre at 1 m, D4RL's goals and starts are at
-whole positions, 0.2 m off the centres of their cells."""
-BOX = '<geom type="box" size=".5 .5 .2" pos="{} {} 0" rgba=".35 .3 .25 1"/>'
 
 
 class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]

@@ -167,11 +167,6 @@ for _name, _facts in MINARI["environments"].items():
         tasks.add(_made.name, _made, source=MINARI["source"], cites=("younis2024minari",), summary=_summary)
 _common = {"file": "", "settings": OGBench, "extra": "ogbench", "benchmark": BENCHMARK, "measures_success": True}
 for _environment, _facts in OGBENCH["environments"].items():
-    _first = _environment.split("-")[0]
-    _own = {name: facts for name, facts in OGBENCH["environments"].items() if name.split("-")[0] == _first}
-    _parts = "|".join(name.partition("-")[2] for name in _own)
-    _kinds = "|".join(dict.fromkeys(kind for facts in _own.values() for kind in facts["datasets"]))
-    _family = f"{_first}-{_parts and f'({_parts})-'}({_kinds})-singletask[-task1 to 5]-v0"
     _known: dict[str, Any] = {name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")} | _common
     _any = Task("", f"ogbench-{_environment}", "dqlab.envs.ogbench_env:dqlab/OGBench-v0", 0.0, 1.0, **_known)
     for _kind, (_episodes, _rows) in _facts["datasets"].items():
@@ -180,8 +175,8 @@ for _environment, _facts in OGBENCH["environments"].items():
             _which = _number.removeprefix("-task") or f"{_facts['default_task']}, the default"
             _made = replace(_any, name=_name, env_kwargs={"name": _name}, rows=_episodes * _rows)
             _summary = f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; {_made.caveat}"
-            _about: Any = {"source": OGBENCH["source"], "cites": ("park2025ogbench",), "family": _family}
-            tasks.add(_name, _made, summary=_summary, **_about)
+            _about: Any = {"source": OGBENCH["source"], "cites": ("park2025ogbench",), "summary": _summary}
+            tasks.add(_name, _made, family=OGBENCH["families"][_environment.split("-")[0]], **_about)
 
 
 def from_unit(actions: Any, low: Array, high: Array) -> Array:

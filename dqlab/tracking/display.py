@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +89,16 @@ def download_progress(console: Console) -> Iterator[Callable[[int, int | None], 
     """A callback `(bytes done, bytes in all)` that shows a bar from its first call on."""
     text, bar, remaining = progress.TextColumn("[bold]download"), progress.BarColumn(), progress.TimeRemainingColumn()
     columns = (text, bar, progress.DownloadColumn(), progress.TransferSpeedColumn(), remaining)
-    shown, bars = progress.Progress(*columns, console=console, transient=True), list[progress.TaskID]()
+    shown = progress.Progress(*columns, console=console, transient=True)
+    with ExitStack() as begun:
 
-    def show(done: int, total: int | None) -> None:
-        if not bars:
-            shown.start()
-            bars.append(shown.add_task("download", total=total))
-        shown.update(bars[0], completed=done, total=total)
+        def show(done: int, total: int | None) -> None:
+            if not shown.tasks:  # rich prints a line at the end of a bar that was never there
+                begun.enter_context(shown)
+                shown.add_task("download", total=total)
+            shown.update(shown.task_ids[0], completed=done, total=total)
 
-    try:
         yield show
-    finally:
-        if bars:  # rich prints a line at the end of a bar that was never there
-            shown.stop()
 
 
 def summary_table(

@@ -277,10 +277,8 @@ AGAIN = "Restore it from a copy, or move the folder away and train again."
 REMEDIES: dict[object, str] = {
     SummaryRecord: "Delete it to have the cell trained again, or restore it from a copy.",
     InspectionRecord: "Delete it: it is made anew where it is asked for.",
-    FailureRecord: "Delete it, and run the same command again.",
-    dict[str, Any]: "Delete it, and run the same command again.",
-    BegunGridRecord: "Delete it, and run the grid's command again.",
-    GridRecord: "Delete it, and run the grid's command again.",
+    **dict.fromkeys((FailureRecord, dict[str, Any]), "Delete it, and run the same command again."),
+    **dict.fromkeys((BegunGridRecord, GridRecord), "Delete it, and run the grid's command again."),
     PlanRecord: "Delete it: what has finished is kept, and packs that were under way begin anew.",
     NotesRecord: "Mend or delete it: it has no more than tags and a note.",
     MemoryRecord: "Delete it to have everything recorded anew.",

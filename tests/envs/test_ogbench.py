@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ POINT = tasks.get("pointmaze-medium-navigate-singletask-v0")
 
 def test_there_are_five_tasks_and_a_default_one_for_each_set() -> None:
     assert len(OWN) == 6 * 47
+    families = {task.name: tasks.entry(task.name).family.replace("[-task1 to 5]", "(-task[1-5])?") for task in OWN}
+    assert all(re.fullmatch(family, name) for name, family in families.items())
     assert dataset_of("cube-single-play-singletask-task3-v0") == dataset_of(CUBE.name) == "cube-single-play-v0"
     assert environment_of("humanoidmaze-giant-stitch-singletask-task5-v0") == "humanoidmaze-giant"
 

@@ -32,6 +32,7 @@ FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
 """Exit codes of a job: all of its cells have results; some have; none, and it said why; it ended in a way that another
 attempt may mend (so do all other codes say); it was asked to stop."""
 POLL, POLL_REMOTE = 0.1, 0.5  # seconds between two looks at a process, and at all jobs on other machines
+Slot = tuple[str | None, float]  # a pack's place: the GPU that it sees, and its share of that GPU's memory
 
 
 @dataclass(frozen=True)
@@ -123,31 +124,27 @@ def run_attempt(
     heard, why, pipe = False, "", subprocess.PIPE
     options: dict[str, Any] = {"stdin": pipe, "stdout": pipe, "env": variables, "start_new_session": True, "bufsize": 0}
     try:
-        with job.log.open("ab") as log, subprocess.Popen(job.command, stderr=log, **options) as process:
+        with job.log.open("a+b") as log:
             before = log.tell()
-            try:
-                for line in _lines(process, stops):
-                    event: Any = None
-                    with suppress(ValueError):
-                        event = json.loads(line)
-                    if isinstance(event, dict):
-                        heard, why = True, str(event.get("reason", why))
-                        on_event(event)
-                    else:  # a plugin prints
-                        log.write(line + b"\n")
-                        log.flush()
-            finally:
-                _kill(process)
-        return _judged(job, process.returncode, heard, why or _tail(job.log, before), stops())
+            with subprocess.Popen(job.command, stderr=log, **options) as process:
+                try:
+                    for line in _lines(process, stops):
+                        event: Any = None
+                        with suppress(ValueError):
+                            event = json.loads(line)
+                        if isinstance(event, dict):
+                            heard, why = True, str(event.get("reason", why))
+                            on_event(event)
+                        else:  # a plugin prints
+                            log.write(line + b"\n")
+                            log.flush()
+                finally:
+                    _kill(process)
+            log.seek(max(before, log.seek(0, os.SEEK_END) - 2000))  # the whole may be larger than memory
+            last = log.read().decode(errors="replace").strip()
+        return _judged(job, process.returncode, heard, why or last, stops())
     except OSError as error:  # no process, no log: a full disk ends one job, not all
         return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
-
-
-def _tail(log: Path, start: int, limit: int = 2000) -> str:
-    """What an attempt has written last; the whole may be larger than memory."""
-    with log.open("rb") as file:
-        file.seek(max(start, file.seek(0, os.SEEK_END) - limit))
-        return file.read().decode(errors="replace").strip()
 
 
 def _lines(process: subprocess.Popen[bytes], stops: Callable[[], int]) -> Iterator[bytes]:
@@ -283,9 +280,6 @@ class RetryingEngine(Engine):
             for each in left:
                 each.stop(1)
             self.stops.clear()
-
-
-Slot = tuple[str | None, float]  # a pack's place: the GPU that it sees, and its share of that GPU's memory
 
 
 @engines.register("local", source="Python's subprocess and concurrent.futures")

@@ -10,7 +10,6 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,11 +57,6 @@ class RayEngine(RetryingEngine):
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         if not jobs:
             return
-        with self._connected(jobs):
-            yield from self.follow([*submit(jobs, self.retries, self.gpus)], on_event)
-
-    @contextmanager
-    def _connected(self, jobs: Sequence[Job]) -> Iterator[None]:
         try:
             import ray
             from ray._private.services import canonicalize_bootstrap_address
@@ -92,7 +86,7 @@ class RayEngine(RetryingEngine):
             if current_thread() is main_thread():  # Ray sets a handler when it connects; the driver keeps its own
                 signal.signal(signal.SIGTERM, before)
         try:
-            yield
+            yield from self.follow([*submit(jobs, self.retries, self.gpus)], on_event)
         finally:
             ray.shutdown()
 
@@ -174,6 +168,7 @@ def submit(jobs: Sequence[Job], retries: int, gpus: float) -> Iterator[RayJob]:
 def _check_nodes(nodes: Mapping[str, str], jobs: Sequence[Job]) -> None:
     """Have a small task on every node (id -> address) try the packs' folders and the datasets."""
     import ray
+    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     inputs = {path.resolve(): fingerprint(path) for job in jobs for path in job.inputs}
@@ -188,17 +183,13 @@ def _check_nodes(nodes: Mapping[str, str], jobs: Sequence[Job]) -> None:
                     tasks[task.remote(token, inputs)] = address
                 _, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=ANSWER)
                 for reference, address in tasks.items():
-                    late_fault = f"does not answer within {ANSWER:.0f} s."
-                    if fault := late_fault if reference in late else _answer(ray, reference):
+                    try:
+                        fault = f"does not answer within {ANSWER:.0f} s." if reference in late else ray.get(reference)
+                    except RayTaskError as error:
+                        fault = f"cannot be used: {error.cause}"
+                    except RayError:  # it was lost meanwhile: Ray will send it nothing
+                        continue
+                    if fault:
                         raise ConfigError(f"The node {address} of the Ray cluster {fault}")
             finally:
                 rmtree(token, ignore_errors=True)
-
-
-def _answer(ray: Any, reference: object) -> str:
-    try:
-        return str(ray.get(reference))
-    except ray.exceptions.RayTaskError as error:
-        return f"cannot be used: {error.cause}"
-    except ray.exceptions.RayError:  # it was lost meanwhile: Ray will send it nothing
-        return ""

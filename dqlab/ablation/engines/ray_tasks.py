@@ -11,6 +11,8 @@ from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Mailbox, job_
 from dqlab.files import sha256_of, size_of
 from dqlab.tracking.run_folder import RunFolder
 
+ADVICE = "All nodes must see what packs write, at the same path: name a folder that they share with --storage DIR."
+
 
 class LostAttemptError(Exception):
     """An attempt died, as its argument says: Ray makes another."""
@@ -32,9 +34,6 @@ def run_pack(job: Job, mailbox: Mailbox, gpus: float) -> Ended:
     return outcome
 
 
-ADVICE = "All nodes must see what packs write, at the same path: name a folder that they share with --storage DIR."
-
-
 def storage_fault(token: Path, inputs: Mapping[Path, str]) -> str:
     """What this node lacks of a folder that the driver has made and locked, and of datasets; empty where nothing."""
     if not token.is_dir():
@@ -42,10 +41,9 @@ def storage_fault(token: Path, inputs: Mapping[Path, str]) -> str:
     try:
         (token / uuid.uuid4().hex).write_text("")
         if not RunFolder(token).in_use():
-            return (
-                f"sees {token.parent}, but not its locks, which keep two processes from writing one pack. Mount it so "
-                "that flock works between machines (NFS 4, Lustre with -o flock), or choose another --storage DIR."
-            )
+            mount = "Mount it so that flock works between machines (NFS 4, Lustre with -o flock)"
+            said = f"sees {token.parent}, but not its locks, which keep two processes from writing one pack"
+            return f"{said}. {mount}, or choose another --storage DIR."
     except OSError as error:
         return f"cannot write to {token.parent} ({error.strerror}). {ADVICE}"
     for path, known in inputs.items():

@@ -24,6 +24,10 @@ from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, StackError
 from dqlab.files import expanded
 
+VARIABLE = "DQLAB_LEGACY"
+PROTOCOL = 1
+WORKER = Path(__file__).with_name("d4rl_worker.py")
+
 
 @env_backends.register(
     "d4rl",
@@ -33,8 +37,7 @@ from dqlab.files import expanded
 class OriginalStack(Environments):
     """D4RL's own environments on MuJoCo 2.1.0 (`make legacy`); a physics law does not apply.
 
-    Raises:
-        ConfigError: the stack is not installed, or D4RL has no such task.
+    A ConfigError where the stack is not installed, or D4RL has no such task.
     """
 
     own_physics: ClassVar[str] = "MuJoCo 2.1.0"
@@ -72,9 +75,6 @@ class OriginalStack(Environments):
         self._count = 0
 
 
-VARIABLE = "DQLAB_LEGACY"
-
-
 def legacy_python() -> Path:
     """The Python of the environment that holds gym 0.23.1, mujoco-py and D4RL; or a ConfigError says what to do."""
     named = os.environ.get(VARIABLE)
@@ -82,17 +82,12 @@ def legacy_python() -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         missing = f"${VARIABLE} names {folder}, where there is no bin/python" if named else "not installed"
-        raise ConfigError(
-            f"D4RL's original stack: {missing}. `make legacy` in a checkout of dqlab builds it (about 2 minutes); "
-            f"${VARIABLE} names one that was built elsewhere."
-        )
+        advice = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)"
+        elsewhere = f"${VARIABLE} names one that was built elsewhere"
+        raise ConfigError(f"D4RL's original stack: {missing}. {advice}; {elsewhere}.")
     if not named and not (folder / ".ready").exists():  # `scripts/legacy.sh` writes it when all is there
         raise ConfigError(f"D4RL's original stack in {folder} is not complete: `make legacy` goes on with it.")
     return python
-
-
-PROTOCOL = 1
-WORKER = Path(__file__).with_name("d4rl_worker.py")
 
 
 class Worker:
@@ -153,10 +148,8 @@ class Worker:
         finally:
             silence.cancel()
         if not line.endswith(b"\n"):
-            late = time.monotonic() - begun >= seconds
-            raise self._failed(
-                f"has not answered '{do}' within {seconds:g} seconds" if late else f"has ended at '{do}'"
-            )
+            late = f"has not answered '{do}' within {seconds:g} seconds"
+            raise self._failed(late if time.monotonic() - begun >= seconds else f"has ended at '{do}'")
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
@@ -178,11 +171,9 @@ class Worker:
 
 def end_worker(process: Any, said: IO[bytes]) -> None:
     """Close its input, by which it ends; kill it if it does not."""
-    try:
-        process.stdin.close()
-        process.wait(timeout=2)
-    except (subprocess.TimeoutExpired, BrokenPipeError):
-        process.kill()
-        process.wait()
-    process.stdout.close()
-    said.close()
+    with said, process:
+        try:
+            process.stdin.close()
+            process.wait(timeout=2)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            process.kill()

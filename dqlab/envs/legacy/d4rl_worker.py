@@ -23,8 +23,8 @@ import numpy as np
 PROTOCOL = 1
 
 
-def import_d4rl() -> None:
-    """Register D4RL's environments with gym."""
+def import_d4rl() -> dict[str, str]:
+    """Register D4RL's environments with gym; returns versions of what is stepped here, by name."""
     os.environ["D4RL_SUPPRESS_IMPORT_ERROR"] = "1"
     os.environ["D4RL_DATASET_DIR"] = tempfile.gettempdir()  # made when D4RL is imported; no dataset is read here
     from gym.envs.mujoco import mujoco_env
@@ -38,6 +38,9 @@ def import_d4rl() -> None:
         importlib.import_module(f"d4rl.{suite}")
     kitchen: Any = importlib.import_module("d4rl.kitchen.adept_envs.mujoco_env")
     kitchen.USE_DM_CONTROL = False  # but mujoco-py
+    number = str(importlib.import_module("mujoco_py").cymj._mj_version())  # 210: it is said nowhere else, for good
+    found = {name: version(name) for name in ("d4rl", "gym", "mujoco-py", "numpy")}
+    return {**found, "mujoco": ".".join(number), "python": sys.version.split()[0]}
 
 
 def _pretend(*names: str) -> None:
@@ -45,15 +48,6 @@ def _pretend(*names: str) -> None:
     modules = [sys.modules.setdefault(name, types.ModuleType(name)) for name in names]
     for parent, module, name in zip(modules, modules[1:], names[1:]):
         setattr(parent, name.rpartition(".")[2], module)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what is stepped here, by name."""
-    import mujoco_py
-
-    number = str(mujoco_py.cymj._mj_version())  # 210: mujoco-py says it nowhere else, and is never released again
-    found = {name: version(name) for name in ("d4rl", "gym", "mujoco-py", "numpy")}
-    return {**found, "mujoco": ".".join(number), "python": sys.version.split()[0]}
 
 
 class Copy:
@@ -127,27 +121,22 @@ class Service:
         return dict(zip(("observations", "rewards", "terminated", "over"), map(list, columns)))
 
 
-def answer(service: Service, line: str) -> dict[str, Any]:
-    """What a line of input is answered with; errors are answers too."""
-    try:
-        request = json.loads(line)
-        return {"ok": True, **getattr(service, request.pop("do"))(**request)}
-    except Exception as error:  # whatever D4RL raises is the caller's to hear
-        return {"ok": False, "kind": type(error).__name__, "error": str(error)}
-
-
 def main(service: Service) -> int:
-    """Serve until the input closes."""
+    """Serve until the input closes; errors are answers too."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # D4RL prints
     try:
-        import_d4rl()
-        greeting = {"ok": True, "protocol": PROTOCOL, "versions": versions()}
+        greeting = {"ok": True, "protocol": PROTOCOL, "versions": import_d4rl()}
     except Exception as error:
         greeting = {"ok": False, "protocol": PROTOCOL, "kind": type(error).__name__, "error": str(error)}
     print(json.dumps(greeting), file=out, flush=True)
     for line in sys.stdin if greeting["ok"] else ():
-        print(json.dumps(answer(service, line)), file=out, flush=True)
+        try:
+            request = json.loads(line)
+            answer = {"ok": True, **getattr(service, request.pop("do"))(**request)}
+        except Exception as error:  # whatever D4RL raises is the caller's to hear
+            answer = {"ok": False, "kind": type(error).__name__, "error": str(error)}
+        print(json.dumps(answer), file=out, flush=True)
     return 0 if greeting["ok"] else 1
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -38,28 +38,6 @@ def store_path(uri: str) -> Path | None:
     """The file that an address names; None where it is no SQLite store's."""
     scheme, slashes, rest = uri.partition(":///")
     return Path(unquote(rest.partition("?")[0])) if slashes and scheme.partition("+")[0] == "sqlite" else None
-
-
-def make_store(path: Path) -> None:
-    """Make a store with nothing in it: what is cut off while MLflow makes its tables can no longer be used."""
-    from mlflow.tracking import MlflowClient
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
-    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    folder.mkdir()
-    try:
-        MlflowClient(tracking_uri=store_uri(folder / path.name)).search_experiments(max_results=1)
-        with suppress(FileExistsError):  # another process has made one meanwhile
-            os.link(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:
-    """Id of a new run that began then, in seconds; 0: now."""
-    cut = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
-    return str(client.create_run(experiment, int(began * 1000) or None, cut, name).info.run_id)
 
 
 def all_runs(client: Any, experiments: list[str], wanted: str = "") -> list[Any]:
@@ -133,7 +111,14 @@ def mlflow_client(uri: str) -> Any:
     for name, level in {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}.items():
         logging.getLogger(name).setLevel(level)
     if (path := store_path(uri)) and not path.exists():
-        make_store(path)
+        # elsewhere, at first: what is cut off while MLflow makes its tables can no longer be used
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
+        prefix, suffix = f".{path.name}.", f".{os.getpid()}.tmp"
+        with TemporaryDirectory(suffix, prefix, path.parent, ignore_cleanup_errors=True) as folder:
+            MlflowClient(tracking_uri=store_uri(Path(folder, path.name))).search_experiments(max_results=1)
+            with suppress(FileExistsError):  # another process has made one meanwhile
+                os.link(Path(folder, path.name), path)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -179,8 +164,7 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
     if uri.startswith(("http:", "https:")):
         print(f"MLflow: {masked(uri)}")
         return 0
-    path = store_path(uri)
-    if path is not None and not path.exists():  # MLflow would make an empty one
+    if (path := store_path(uri)) and not path.exists():  # MLflow would make an empty one
         raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
     port = free_port(host, port)
     print(f"MLflow: http://{host}:{port}{RUNS_PAGE} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)

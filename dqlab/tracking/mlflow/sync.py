@@ -127,7 +127,7 @@ def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> 
         if is_grid(folder):
             writer.send_grid()
         else:
-            writer.send_tree(Memory(folder / MEMORY, uri), run_tree(folder, over))
+            writer.send_tree(Memory(folder / MEMORY, uri), run_tree(folder, writer.unended))
         writer.skipped.tell()
 
 
@@ -164,6 +164,7 @@ class MlflowWriter:
     def __init__(self, folder: Path, uri: str, experiment: str, over: bool) -> None:
         self._folder, self._uri, self._name, self._over = folder, uri, experiment, over
         self._client, self.skipped = mlflow_client(uri), SkippedRecords()
+        self.unended = "KILLED" if over else "RUNNING"  # MLflow's status of what has not ended
 
     @cached_property
     def _experiment(self) -> str:
@@ -174,7 +175,7 @@ class MlflowWriter:
         grid, memory = self._folder, Memory(self._folder / MEMORY, self._uri)
         facts = read_record(grid / GRID, GridRecord)
         memory.began = min(path.lstat().st_mtime for path in grid.iterdir())
-        top = grid_tree(grid, facts, self._over, {} if self._over else memory.runs, self.skipped)
+        top = grid_tree(grid, facts, self.unended, {} if self._over else memory.runs, self.skipped)
         packs = {name: grid / "packs" / name for name in facts["packs"]}  # `packs` may be a link
         # one that was set aside and begun afresh has the same id, and remembers nothing of having been sent
         memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
@@ -205,7 +206,7 @@ class MlflowWriter:
 
     def _send_pack(self, grid: Memory, parent: str, path: Path) -> None:
         memory = Memory(path / MEMORY, self._uri, (parent, grid.owner))
-        pack = pack_tree(path, memory.attempt, self._over)
+        pack = pack_tree(path, memory.attempt, self.unended)
         self.send_tree(memory, pack, parent)
         done = all(memory.runs[cell.key]["status"] == "FINISHED" for cell in pack.children)
         if done and path.name not in grid.settled:
@@ -225,9 +226,10 @@ class MlflowWriter:
                 above = parent if node is top else memory.runs[top.key]["run"]
                 tags = {**node.tags, OWNER: memory.owner, KEY: node.key, **({PARENT: above} if above else {})}
                 if node.key not in found:
-                    began = node.began or memory.began
-                    made = client.create_run(self._client, self._experiment, node.name, tags, began)
-                    found[node.key] = _unsent(made, tags=json_digest(node.tags))
+                    cut = {name: str(value)[: client.LONGEST_TAG] for name, value in tags.items()}
+                    began = int(1000 * (node.began or memory.began)) or None  # now
+                    made = self._client.create_run(self._experiment, began, cut, node.name)
+                    found[node.key] = _unsent(made.info.run_id, tags=json_digest(node.tags))
                 memory.runs[node.key] = found[node.key]
 
     def _send(self, memory: Memory, node: TrackedRun) -> None:

@@ -56,7 +56,7 @@ class TrackedRun:
         return config.stat().st_mtime if (config := self.place / "config.gin").exists() else 0.0
 
 
-def run_tree(path: Path, over: bool) -> TrackedRun:
+def run_tree(path: Path, unended: str) -> TrackedRun:
     """A run of `dqlab train`: a parent, and a child for each replica, both with the operative configuration."""
     facts, name = RunFolder(path).facts(), path.resolve().name
     tags, shared = {**run_tags(facts), **note_tags(path)}, facts.get("parameters", {})
@@ -65,7 +65,7 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
 
     def child(replica: Replica) -> TrackedRun:
         own, seed = path / replica.name, str(replica.seed)
-        status = _status(own, over) if ended else _unended(over)  # weights are chosen at the end
+        status = _status(own, unended) if ended else unended  # weights are chosen at the end
         if ended and status not in ENDED_BY:
             status = "FINISHED"  # its summary is missing, which will be told
         title = " ".join(part for part in (name, replica.cell, f"seed {seed}") if part)
@@ -80,15 +80,15 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
 
     files = {path / "config.gin": ""} if ended else {}
     scores = partial(_mean_scores, [path / replica.name for replica in replicas if ended], path)
-    top = TrackedRun("run", name, path, tags, shared, ended or _unended(over), files=files, results=scores)
+    top = TrackedRun("run", name, path, tags, shared, ended or unended, files=files, results=scores)
     return replace(top, children=[child(replica) for replica in replicas])
 
 
-def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
+def pack_tree(path: Path, attempt: str, unended: str) -> TrackedRun:
     """A pack of a grid, and a child for each of its cells; `attempt` tells it from earlier packs of its name."""
     facts, scope = RunFolder(path).facts(), f"{path.name} {attempt}".strip()
     tags = {**run_tags(facts), "kind": "pack", "pack": path.name}
-    cells = [_cell(path, each, f"{scope} {each.name}", facts["task"], tags, over) for each in replicas_of(facts)]
+    cells = [_cell(path, each, f"{scope} {each.name}", facts["task"], tags, unended) for each in replicas_of(facts)]
     labels = list(dict.fromkeys(cell.tags["cell"] for cell in cells))
     title = f"pack {path.name[:8]}: " + "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")
     first, *others = (cell.parameters for cell in cells)
@@ -97,10 +97,10 @@ def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
 
 
 def _cell(
-    path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, str], over: bool, history: bool = True
+    path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, str], unended: str, history: bool = True
 ) -> TrackedRun:
     """A cell: few parameters, so that MLflow's comparisons can be read."""
-    own, seed, status = path / replica.name, str(replica.seed), _status(path / replica.name, over)
+    own, seed, status = path / replica.name, str(replica.seed), _status(path / replica.name, unended)
     points = {axis_parameter(axis): str(text) for axis, text in replica.points.items()}
     kept = ("config.gin", "summary.json", "failure.json", "curve.png") if status in ENDED_BY else ()
     files = {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)}
@@ -110,13 +110,13 @@ def _cell(
     return TrackedRun(key, title, path, tags, parameters, status, own, journal, files, results=results)
 
 
-def grid_tree(grid: Path, facts: records.GridRecord, over: bool, sent: Sent, skipped: SkippedRecords) -> TrackedRun:
+def grid_tree(grid: Path, facts: records.GridRecord, unended: str, sent: Sent, skipped: SkippedRecords) -> TrackedRun:
     """A grid's own run, of which MLflow has `sent`, and a child for each cell that another grid has trained."""
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts["axes"].items())
     packs = [grid / "packs" / name for name in facts["packs"]]
     ended = [path.parent for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}")]
-    finished = sum(_status(cell, over=True) == "FINISHED" for cell in ended) + len(reused_cells(facts))
+    finished = sum(_status(cell) == "FINISHED" for cell in ended) + len(reused_cells(facts))
     # tags, because a grid may grow and parameters stay as they were
     tags = {"kind": "grid", "grid": facts["name"], "base": facts["base"], "caveat": facts.get("caveat", "")}
     tags |= {"axes": axes, "tasks": ", ".join(facts["tasks"]), "seeds": ", ".join(map(str, facts["seeds"]))}
@@ -126,7 +126,7 @@ def grid_tree(grid: Path, facts: records.GridRecord, over: bool, sent: Sent, ski
     files |= {path: str(path.parent.relative_to(grid)) for path in report}
     children = list(_reused(grid, facts, sent, skipped))
     name = grid.resolve().name
-    return TrackedRun("grid", name, grid, tags, status=status or _unended(over), files=files, children=children)
+    return TrackedRun("grid", name, grid, tags, status=status or unended, files=files, children=children)
 
 
 def _reused(grid: Path, facts: records.GridRecord, sent: Sent, skipped: SkippedRecords) -> Iterator[TrackedRun]:
@@ -136,7 +136,7 @@ def _reused(grid: Path, facts: records.GridRecord, sent: Sent, skipped: SkippedR
     for path, own, pack in read_reused(grid, reused, skipped):
         replica = Replica(path.name, own["seed"], own["label"], own["points"])
         tags = {**run_tags(pack), "reused_from": str(path)}
-        yield _cell(path.parent, replica, f"reused {path.name}", own["task"], tags, over=True, history=False)
+        yield _cell(path.parent, replica, f"reused {path.name}", own["task"], tags, "KILLED", history=False)
 
 
 def run_tags(facts: records.RunRecord) -> dict[str, str]:
@@ -171,13 +171,9 @@ def config_digest(text: str) -> str:
     return hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
 
 
-def _unended(over: bool) -> str:
-    return "KILLED" if over else "RUNNING"
-
-
-def _status(path: Path, over: bool) -> str:
+def _status(path: Path, unended: str = "") -> str:
     """MLflow's status of a replica."""
-    return next((status for status, name in ENDED_BY.items() if os.path.exists(path / name)), _unended(over))
+    return next((status for status, name in ENDED_BY.items() if os.path.exists(path / name)), unended)
 
 
 def _videos(path: Path) -> dict[Path, str]:
@@ -210,7 +206,7 @@ def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
     found = []
     for path in replicas:
         with suppress(DqlabError):
-            found += [_selection(path, root)] if _status(path, over=True) == "FINISHED" else []
+            found += [_selection(path, root)] if _status(path) == "FINISHED" else []
     if not found:
         return [], {}
     means = {f"score/{rule}": sum(rows[rule]["score_mean"] for rows, _ in found) / len(found) for rule in found[0][0]}
