@@ -147,7 +147,8 @@ def comparison_warnings(found: FoundRuns, runs: pd.DataFrame) -> Iterator[str]:
             yield f"{task}: the data differ (by digest {said}). Scores on different data do not compare."
         seeds = of_task.groupby(SAME, sort=False).seed.agg(frozenset)
         if few := [f"{key[0]} ({len(own)})" for key, own in seeds.items() if len(own) < FEW]:
-            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Such intervals are too narrow."
+            none = "; one seed has none" if min(map(len, seeds)) == 1 else ""
+            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Such intervals are too narrow{none}."
         if seeds.nunique() > 1:
             yield f"{task}: not every configuration has the same seeds."
 

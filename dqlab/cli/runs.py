@@ -32,7 +32,7 @@ def _list(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from dqlab.printing import Console, counted
-    from dqlab.tracking.folders import SkippedRecords, grid_of, is_grid, list_runs, read_notes
+    from dqlab.tracking.folders import SkippedRecords, grid_of, is_grid, list_runs, read_facts, read_notes
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -51,7 +51,8 @@ def _list(args: argparse.Namespace) -> None:
         scores = rows["last"].dropna().astype(float)
         last = f"{scores.mean():.1f}{'*' if rows['caveat'].any() else ''}" if len(scores) else "-"
         with leaving.damaged():
-            shown = counted(len(scores), "cell") if is_grid(path) else last  # a grid's cells that have a score
+            cells: Any = read_facts(path).get("cells") if is_grid(path) else None  # those that have a score, and all
+            shown = last if cells is None else f"{len(scores)}/{counted(cells, 'cell')}"
             tags = _in_words(read_notes(path)["tags"])
             table.add_row(f"{path.relative_to(args.folder)}\n  {what}", _state(path), shown, tags)
     for text in (*(str(each.message) for each in told), *leaving.out):
@@ -125,13 +126,15 @@ def _settings(path: Path) -> Any:
     from rich.table import Table
 
     from dqlab.tracking.folders import GRID, list_runs, reused_cells
-    from dqlab.tracking.records import BegunGridRecord, read_record
+    from dqlab.tracking.records import BegunGridRecord, PlanRecord, read_record
 
-    begun = read_record(path / GRID, BegunGridRecord)
+    begun, plan = read_record(path / GRID, BegunGridRecord), path / "plan.json"
+    cells = read_record(plan, PlanRecord)["cells"] if plan.exists() else []
+    place = {cell["label"]: number for number, cell in reversed(list(enumerate(cells)))}
     facts: Mapping[str, Any] = begun
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        found = list_runs(path)
+        found = list_runs(path).sort_values("cell", key=lambda names: names.map(place), kind="stable")
     done = (found["state"] == "finished").sum() + len(reused_cells(begun))
     said = [*sorted(set(found["caveat"]) - {""}), *(str(each.message) for each in told)]
     title = f"{path}: {_state(path)}, {done:,} of {facts.get('cells', 0):,} cells finished"

@@ -60,6 +60,11 @@ class Dataset:
         return self.format.digest(self.path)
 
 
+def embedded_sets() -> dict[str, Path]:
+    """The files that ship with dqlab, by name."""
+    return {path.stem: path for path in sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5"))}
+
+
 def tasks_with_data() -> list[Task]:
     """The tasks that have a dataset file of D4RL's."""
     return [entry.item for entry in tasks if entry.item.file]
@@ -68,8 +73,9 @@ def tasks_with_data() -> list[Task]:
 def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
     """A dataset that is there; a DqlabError where nothing of that name is.
 
-    The name is a task's (its file in D4RL's cache), a path, or `FORMAT:NAME` such as `minari:ID`. `task` says whose
-    data it holds: by default the task of that name, or the one whose file has this file's name.
+    The name is a task's (its file in D4RL's cache), a path, that of a set which ships with dqlab, or `FORMAT:NAME` such
+    as `minari:ID`. `task` says whose data it holds: by default the task of that name, or the one whose file has this
+    file's name.
     """
     found = resolve_dataset(dataset, task)
     if not found.place.exists():
@@ -86,11 +92,11 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
         by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
         return Dataset(dataset, *format_of(by_task or named.source or str(cache_path(named))), known or named)
     try:
-        form, path = format_of(dataset)
+        form, path = format_of(str(embedded_sets().get(dataset, dataset)))
     except ConfigError as error:
         if expanded(dataset).exists() or "/" in dataset or "." in dataset:
             raise
-        names = [task.name for task in tasks_with_data()]
+        names = [*embedded_sets(), *(task.name for task in tasks_with_data())]
         raise ConfigError(f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, names)}") from error
     by_name = {Path(task.file).name: task for task in reversed(tasks_with_data())}
     if path.name in tasks:  # of formats that know data by their task
@@ -151,7 +157,7 @@ def reading_status(name: str) -> AbstractContextManager[object]:
 
 def list_datasets() -> dict[str, list[dict[str, Any]]]:
     """All datasets that have a name, by whose they are: where each is, or would be, and its `size` if it is there."""
-    listed: dict[str, list[dict[str, Any]]] = {"d4rl": [], "embedded": [], "ogbench": [], "minari": []}
+    listed: dict[str, list[dict[str, Any]]] = {"embedded": [], "d4rl": [], "ogbench": [], "minari": []}
 
     def add(family: str, name: str, place: Path, note: str, addresses: Iterable[str] = ()) -> None:
         row = {"name": name, "place": str(place), "size": size_of(place) if place.exists() else None, "note": note}
@@ -161,8 +167,8 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
         path = cache_path(task)
         begun = "download broke off; continue it" if path.with_name(f"{path.name}.part").exists() else "not here"
         add("d4rl", task.name, path, "cached" if path.exists() else begun, dataset_addresses(task))
-    for path in sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5")):
-        add("embedded", path.stem, path, "ships with dqlab; not D4RL's")
+    for name, path in embedded_sets().items():
+        add("embedded", name, path, "ships with dqlab; not D4RL's")
     ogbench = {OGBenchFormat().place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
     for path, name in sorted(ogbench.items()):  # each by one of its tasks
         if path.exists():
@@ -360,6 +366,8 @@ def _oddities(found: Survey) -> Iterator[str]:
             yield f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}"
     if repeated := repeated_rows(columns.observations, columns.actions, columns.rewards):
         yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
+    if found.cuts == "unknown" and columns.next_observations is None:
+        yield "nothing says where episodes were cut ('timeouts', --task): transitions may lead into the next one"
     if found.unfinished:
         yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"
     if task and len(lengths):

@@ -66,9 +66,13 @@ class StepResult:
 
 
 class Environments(ABC):
-    """Copies of a task's environment, made as they are needed and known by their numbers."""
+    """Copies of a task's environment, made as they are needed and known by their numbers.
 
-    own_physics: ClassVar[str] = ""  # what steps them, where no physics law can choose it
+    Attributes:
+        own_physics: what steps them, where no physics law can choose it.
+    """
+
+    own_physics: ClassVar[str] = ""
 
     @abstractmethod
     def prepare(self, count: int) -> None:

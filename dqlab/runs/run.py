@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -114,6 +115,7 @@ class _RunUnderWay(RunCallbacks):
         self.before: Mapping[str, Any] = {}  # run.json of a run that is continued
         self.mirror: Mirror | None = None
         self.recorder: ProfileRecorder | None = None
+        self.preparation = ""  # what making a program ready takes, in words
 
     def prepare(self, resume: bool, stop: Event) -> None:
         """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
@@ -188,7 +190,7 @@ class _RunUnderWay(RunCallbacks):
         plan, replicas, mode = experiment.plan, experiment.resolved_replicas, execution_mode(experiment, self.before)
         loop = Loop(plan, self.pack, self.data, replicas, self.evaluator, folder, self, mode, bool(self.before))
         self.display.say(f"ready after {time.monotonic() - started:.0f} s")
-        if loop.step:
+        if self.before:
             self.display.say(f"resuming at step {loop.step:,}")
         execution, text = name_of(loop.mode), read_text(folder.config)
         for replica in replicas:  # by `execution`: `auto` might choose another one for a single replica
@@ -253,8 +255,12 @@ class _RunUnderWay(RunCallbacks):
         why = "as configured" if experiment.threads else f"by size: updates of {plan.batch_size} rows"
         threads = f"{experiment.resolved_threads} of {cores()} cores ({why})"
         self.display.say(f"threads: {threads}; matrix products: {experiment.precision}")
+        self.preparation = mode.preparation
         if mode.preparation:
             self.display.say(mode.preparation)
+
+    def on_phase(self, step: int) -> None:
+        self.display.say("; ".join(filter(None, (f"step {step:,}: the next phase", self.preparation))))
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
         self.display.logged(step, metrics)
@@ -346,7 +352,8 @@ def print_finished(finished: TrainingResult) -> None:
     if finished.sent is not None:
         uri = masked(tracking_uri(folder.path))
         local, beside = store_path(uri), store_path(beside_uri(folder.path))
-        command = f"dqlab ui {shlex.quote(str(folder.path) if local == beside else uri)}"
+        own = "dqlab" if shutil.which("dqlab") else os.path.relpath(Path(sys.executable).with_name("dqlab"))
+        command = f"{own} ui {shlex.quote(str(folder.path) if local == beside else uri)}"
         lines.append(f"MLflow:         {command if local else uri}")
     for line in lines:
         console.print(line, soft_wrap=True)

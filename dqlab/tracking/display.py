@@ -19,7 +19,13 @@ from dqlab.printing import Console
 from dqlab.tracking.selection_rules import rule_name
 
 Row = Mapping[str, Any]
-SHOWN = {"behaviour/bc_loss": "L_behaviour", "actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
+SHOWN = {
+    "behaviour/bc_loss": "L_behaviour",
+    "actor/trust_loss": "L_trust",
+    "actor/bc_loss": "L_bc",
+    "actor/q_loss": "L_q",
+    "critic/loss": "critic",
+}
 
 
 class Display(progress.Progress):
@@ -42,7 +48,10 @@ class Display(progress.Progress):
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
         """New means of the losses."""
-        losses = "  ".join(f"{SHOWN[name]} {metrics[name]:.4g}" for name in SHOWN if name in metrics)
+        shown = [name for name in SHOWN if name in metrics]
+        if "actor/trust_loss" in shown:  # DTQL's actor need not clone
+            shown.remove("actor/bc_loss")
+        losses = "  ".join(f"{SHOWN[name]} {metrics[name]:.4g}" for name in shown)
         rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
         self.update(self._bar, completed=step, losses=losses, rate=rate)
         if self.disable:

@@ -34,6 +34,9 @@ class RunCallbacks:
     def on_execution(self, mode: ExecutionMode) -> None:
         """How updates will be executed; making that ready comes next."""
 
+    def on_phase(self, step: int) -> None:
+        """From this step on other networks are trained; making that ready comes next."""
+
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
         """Means over replicas of the losses since the last log."""
 
@@ -133,6 +136,9 @@ class Loop:
         """Update until something is logged or evaluated, a phase of training ends, or it is asked to stop."""
         started, first = time.monotonic(), self.step
         stop = min(self.plan.next_stop(first), self.pack.next_phase(first) or self.plan.steps)
+        if first in self.pack.phases[1:]:
+            self.save()  # compiling may take minutes
+            self._callbacks.on_phase(first)
         while self.step < stop and not self._stop.is_set():
             with update_context(self.step):
                 self._step()

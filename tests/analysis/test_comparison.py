@@ -131,7 +131,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         "4 runs have not finished: left out.",
         f"Not every configuration was run on every task: {TASKS[0]}: A, B; {TASKS[1]}: A.",
         f"{TASKS[1]}: fewer than 5 seeds: A (3). Such intervals are too narrow.",
-        f"{TASKS[0]}: fewer than 5 seeds: A (1), B (3). Such intervals are too narrow.",
+        f"{TASKS[0]}: fewer than 5 seeds: A (1), B (3). Such intervals are too narrow; one seed has none.",
         f"{TASKS[0]}: not every configuration has the same seeds.",
     ]
     assert result.scores.low[result.scores.seeds == (2,)].isna().all()

@@ -43,7 +43,7 @@ def test_the_list_has_runs_and_grids_and_fits(runs: Path, in_process: Run) -> No
     assert [*rows] == ["run", "killed", "walker2d-medium-expert-v2,", LONG, "steps", "*"]
     assert rows["killed"] == ["killed", "50.0*"]
     assert rows[LONG] == ["finished", "50.5*"]
-    assert rows["steps"] == ["finished", "4", "cells", "paper=table1"]
+    assert rows["steps"] == ["finished", "4/4", "cells", "paper=table1"]
     assert "* not D4RL" in done.stdout
 
 

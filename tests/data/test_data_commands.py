@@ -89,6 +89,7 @@ def test_list(data: Callable[..., Said], folder: Path) -> None:
     sizes = {item["name"]: item["size"] for item in known["d4rl"]}
     assert (sizes[HOPPER.name], sizes["walker2d-medium-v2"]) == (path.stat().st_size, None)
     assert {item["name"] for item in known["embedded"]} == {"hopper-medium-expert-mini", "walker2d-medium-expert-mini"}
+    assert "38,483 rows" in data("verify", "walker2d-medium-expert-mini")[1]
 
 
 def test_info(data: Callable[..., Said], folder: Path) -> None:
@@ -124,6 +125,8 @@ def test_step_limits_where_cuts_are_not_recorded(data: Callable[..., Said], fold
     assert (known["episodes"], known["episode_length"]["max"], known["unfinished_rows"]) == (2, 1000, 500)
     assert known["timeouts_from"] == "step limit"
     assert json.loads(data("info", "mine.hdf5", "--json")[1])["timeouts_from"] == "unknown"
+    for given, note in (((), True), (AS_HOPPERS, False)):
+        assert ("nothing says where episodes were cut" in data("verify", "mine.hdf5", *given)[1]) == note
     assert data("convert", "mine.hdf5", "mine.npz", *AS_HOPPERS)[0] == 0
     assert np.flatnonzero(np.load("mine.npz")["timeouts"]).tolist() == [999, 1999]
     assert "limit of 1,000 steps" not in data("verify", "mine.npz", *AS_HOPPERS)[1]

@@ -144,6 +144,7 @@ def test_kill_and_resume_is_bit_identical(
     done = in_process(*(word for word in words(whole) if word != "-q"))
     assert done.returncode == 0
     assert ("updates 21 to 35 train: critic" in done.stdout) == (algorithm == "bdpo"), "phases are told"
+    assert ("step 20: the next phase" in done.stdout) == (algorithm == "bdpo")
     steps, dice = [step for step, _ in records(whole, "seed-0")], random.Random(0)
     journal = killed / "seed-0" / "metrics.jsonl"
     for kill in kills:
