@@ -352,8 +352,12 @@ def print_finished(finished: TrainingResult) -> None:
     if finished.sent is not None:
         uri = masked(tracking_uri(folder.path))
         local, beside = store_path(uri), store_path(beside_uri(folder.path))
-        own = "dqlab" if shutil.which("dqlab") else os.path.relpath(Path(sys.executable).with_name("dqlab"))
-        command = f"{own} ui {shlex.quote(str(folder.path) if local == beside else uri)}"
+        program, here = Path(sys.executable).with_name("dqlab"), Path.cwd()
+        if shutil.which("dqlab") or not program.exists():
+            program = Path("dqlab")
+        elif program.is_relative_to(here):
+            program = program.relative_to(here)
+        command = f"{program} ui {shlex.quote(str(folder.path) if local == beside else uri)}"
         lines.append(f"MLflow:         {command if local else uri}")
     for line in lines:
         console.print(line, soft_wrap=True)

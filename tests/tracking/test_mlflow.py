@@ -115,7 +115,7 @@ def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, in_proc
     assert at.get_run(ids["seed-1"]).info.status == "KILLED"
     done = dqlab(*args, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "MLflow:         dqlab ui runs/one\n" in done.stdout
+    assert re.search(r"\nMLflow:         (/.*/)?dqlab ui runs/one\n", done.stdout), "as it can be typed there"
     assert {key: known["run"] for key, known in sent_of(run).items()} == ids
     assert "has all of it" in in_process("sync", "runs/one").stdout
     check_complete(at, run, resumed=True)
