@@ -77,6 +77,10 @@ class GridSession:
     def pending(self) -> list[CellStatus]:
         return [status for status in self.cells.values() if status.state not in (FINISHED, FAILED)]
 
+    @property
+    def experiment(self) -> str:
+        return self.tracking.experiment or self.request.name
+
     def record_plan(self) -> None:
         """Write what the grid is into its folder, before anything is run."""
         grid, folder, own = self.resolver.grid, self.folder, self.folder.packs.resolve()
@@ -91,7 +95,7 @@ class GridSession:
             base=grid.resolved_base,
             tasks=list(dict.fromkeys(cell.task for cell in self.plan.cells)),
             seeds=list(grid.seeds),
-            mlflow_experiment=self.tracking.experiment or self.request.name,
+            mlflow_experiment=self.experiment,
             **uri,
             packs=sorted(folder.listed()),
             gin=self.resolver.text,
@@ -165,8 +169,7 @@ def ablate(request: GridRequest, console: Console) -> int:
         with console.status("calibrating"):
             session.jobs = plan_jobs(session.packs, session.folder.packs)
         session.record_plan()
-        experiment = session.tracking.experiment or request.name
-        mirror = Mirror(session.folder.path, experiment) if session.tracking.mlflow else None
+        mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
         try:
             interrupted = run_packs(session, console) if session.packs else False
             if session.in_state(FINISHED):

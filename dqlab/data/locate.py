@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from dqlab.data.download import Progress, cache_folder, dataset_addresses, diges
 from dqlab.data.formats.base import CONVERTED, Columns, Format, UnreadError, format_of, whole_columns
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
-from dqlab.data.sources import cache_path, find_dataset
+from dqlab.data.sources import cache_path, embedded_sets, find_dataset
 from dqlab.data.transitions import BOUNDS_ADVICE, ActionRange, cuts_of, transition_rows
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
@@ -58,11 +57,6 @@ class Dataset:
 
     def digest(self) -> str:
         return self.format.digest(self.path)
-
-
-def embedded_sets() -> dict[str, Path]:
-    """The files that ship with dqlab, by name."""
-    return {path.stem: path for path in sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5"))}
 
 
 def tasks_with_data() -> list[Task]:

@@ -154,14 +154,18 @@ def d4rl_download(
     return LocatedDataset(path, is_d4rl=True, **download_from(addresses, path, own, check_row_count, **options))
 
 
+def embedded_sets() -> dict[str, Path]:
+    """The files that ship with dqlab, by name."""
+    return {path.stem: path for path in sorted(Path(str(files("dqlab.data") / "embedded")).glob("*.hdf5"))}
+
+
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
 def embedded(task: Task, argument: str = "", progress: Progress = no_progress) -> LocatedDataset:
     """The small set that ships with dqlab for the task's robot: not D4RL's data, for trying things out."""
-    name = f"{argument or task.robot + '-medium-expert-mini'}.hdf5"
-    path = Path(str(files("dqlab.data") / "embedded" / name))
-    if not path.exists():
-        raise UnavailableError(f"dqlab ships no set called {name}")
-    return LocatedDataset(path, is_d4rl=False, stand_in=True)
+    name = argument or f"{task.robot}-medium-expert-mini"
+    if name not in (known := embedded_sets()):
+        raise UnavailableError(f"dqlab ships no set called {name}.hdf5")
+    return LocatedDataset(known[name], is_d4rl=False, stand_in=True)
 
 
 @data_sources.register("file", source="formats of `dqlab list data_format`")

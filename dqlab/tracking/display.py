@@ -48,9 +48,8 @@ class Display(progress.Progress):
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
         """New means of the losses."""
-        shown = [name for name in SHOWN if name in metrics]
-        if "actor/trust_loss" in shown:  # DTQL's actor need not clone
-            shown.remove("actor/bc_loss")
+        hidden = "actor/bc_loss" if "actor/trust_loss" in metrics else ""  # DTQL's actor need not clone
+        shown = [name for name in SHOWN if name in metrics and name != hidden]
         losses = "  ".join(f"{SHOWN[name]} {metrics[name]:.4g}" for name in shown)
         rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
         self.update(self._bar, completed=step, losses=losses, rate=rate)

@@ -137,7 +137,8 @@ class Loop:
         started, first = time.monotonic(), self.step
         stop = min(self.plan.next_stop(first), self.pack.next_phase(first) or self.plan.steps)
         if first in self.pack.phases[1:]:
-            self.save()  # compiling may take minutes
+            if self._saved_step != first:  # compiling may take minutes
+                self.save()
             self._callbacks.on_phase(first)
         while self.step < stop and not self._stop.is_set():
             with update_context(self.step):
