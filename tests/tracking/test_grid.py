@@ -91,6 +91,10 @@ def test_a_finished_grid_of_two_tasks_is_recorded(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sync_module, "mlflow_client", lambda uri: noting)
     send_folder(folder, uri, "steps")
     assert not noting.asked, "nothing is new, so nothing is asked of MLflow"
+    for summary in folder.rglob("summary.json"):  # as a copy of the folder has it
+        os.utime(summary, (1e9, 1e9))
+    send_folder(folder, uri, "steps", over=True)
+    check_complete(uri, folder, grid)
 
 
 def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:

@@ -256,10 +256,12 @@ class MlflowWriter:
             sent["bytes"], sent["tags"] = size, json_digest(node.tags)
 
     def _send_results(self, sent: SentRecord, node: TrackedRun, first: bool) -> None:
-        results, tags = node.results()
+        """What MLflow does not show yet: a summary that is written again, or was sent before a kill, says the same."""
+        (results, tags), shown = node.results(), self._client.get_run(sent["run"]).data
+        results = [{**each, "metrics": dict(each["metrics"].items() - shown.metrics.items())} for each in results]
         if json_digest(node.tags) != sent["tags"]:
             tags = {**node.tags, **tags}
-            for name in () if first else self._client.get_run(sent["run"]).data.tags:
+            for name in () if first else shown.tags:
                 if name.startswith(TAG) and name not in tags:
                     self._client.delete_tag(sent["run"], name)
         client.log_all(self._client, sent["run"], results, node.parameters if first else {}, tags)
