@@ -83,7 +83,8 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(f"{self.prog} has no command {reprlib.repr(given[0])}. {self._nearest(given[0])}")
         parsed, rest = super().parse_known_args(args, namespace)
         if rest and not self.commands:  # argparse would have the topmost parser say so
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            like = get_close_matches(rest[0].partition("=")[0], self._option_string_actions, n=1)
+            self.error(f"unrecognized arguments: {' '.join(rest)}" + (f" (did you mean {like[0]}?)" if like else ""))
         return parsed, rest
 
     def error(self, message: str) -> NoReturn:

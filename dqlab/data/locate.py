@@ -177,20 +177,24 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
 
 
 def print_datasets(console: Console) -> None:
-    """Print `list_datasets` as a table."""
-    places = f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}"
-    heads = ("dataset", "size", "there", "can be had from")
-    columns = [Column(head, overflow="fold", no_wrap=head != "there") for head in heads]
-    options: Any = {"title_justify": "left", "caption_justify": "left"}
-    options |= {"box": None, "collapse_padding": True, "pad_edge": False}  # no name is broken in 80 columns
-    table = Table(*columns, title="Datasets", caption=places, **options)
+    """Print `list_datasets`: a table of what is here, or has begun to be; by servers the names of what can be had."""
+    columns = [Column(head, overflow="fold", no_wrap=head != "there") for head in ("dataset", "size", "there")]
+    options: Any = {"title_justify": "left", "box": None, "pad_edge": False}  # no name is broken in 80 columns
+    table, elsewhere = Table(*columns, title="Datasets here", **options), dict[tuple[str, ...], list[str]]()
     for listed in list_datasets().values():
         for item in listed:
-            size = "-" if item["size"] is None else in_words(item["size"])
-            servers = "\n".join(str(urlsplit(address).hostname) for address in item["addresses"])
-            table.add_row(*map(Text, (item["name"], size, item["note"], servers)))
-        table.add_section()
+            if item["note"] == "not here":
+                servers = tuple(str(urlsplit(address).hostname) for address in item["addresses"])
+                elsewhere.setdefault(servers, []).append(item["name"])
+            else:
+                size = "-" if item["size"] is None else in_words(item["size"])
+                table.add_row(*map(Text, (item["name"], size, item["note"])))
     console.print(table)
+    for servers, names in elsewhere.items():
+        console.say("")
+        console.say(f"Not here; `dqlab data download NAME` fetches them from {' or '.join(servers)}:", style="italic")
+        console.say(", ".join(names))
+    console.print(f"\nD4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}", soft_wrap=True)
 
 
 def report_findings(name: str, task: str | None = None) -> bool:

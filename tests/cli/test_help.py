@@ -47,6 +47,7 @@ def test_every_command_is_listed_and_has_examples_that_it_can_read() -> None:
         ("convert mine.npz", "Did you mean `dqlab data convert`"),
         ("train --steps x", "^argument [^\\n]*`dqlab train --help` shows what it takes.$"),
         ("export runs/mine", "^the following [^\\n]*`dqlab export --help` shows what it takes.$"),
+        ("train --stepz=5", r"^unrecognized arguments: --stepz=5 \(did you mean --steps\?\)\. `dqlab train --help`"),
         ("train --plugin a b", "^unrecognized [^\\n]*`dqlab train --help` shows what it takes.$"),
     ],
 )

@@ -83,8 +83,11 @@ def test_list(data: Callable[..., Said], folder: Path) -> None:
         code, out, _ = data("list")
         assert (code, "? steps, 2 episodes" in out) == (0, shown)
     assert all(task.name in out for task in tasks_with_data())
-    assert f"{folder / 'cache'}"[-20:] in out.replace("\n", "")
+    assert f"D4RL's cache: {folder / 'cache'}\n" in out
     path = write(folder / "cache" / FILE)
+    here, _, elsewhere = data("list")[1].partition("Not here")
+    assert (HOPPER.name in here, HOPPER.name in elsewhere) == (True, False)
+    assert ("walker2d-medium-v2" in here, "walker2d-medium-v2" in elsewhere) == (False, True)
     known = json.loads(data("list", "--json")[1])
     sizes = {item["name"]: item["size"] for item in known["d4rl"]}
     assert (sizes[HOPPER.name], sizes["walker2d-medium-v2"]) == (path.stat().st_size, None)
