@@ -79,9 +79,10 @@ def announce_fallback(console: Console, task: str, provenance: Any) -> None:
         f"This is not D4RL's {task}, but the small set that ships with dqlab:",
         f"{name}, {provenance.rows:,} rows, {provenance.episodes} episodes, mean return {provenance.return_mean:.0f}.",
         "Scores from it must not be compared with published ones; each is marked 'not D4RL'.",
-        *[f"Not had: {reason}" for reason in provenance.skipped],
     ]
     console.print(Panel(Text("\n".join(lines)), title="NOT D4RL DATA", border_style="bold red"))
+    for reason in provenance.skipped:  # below it, where no address is broken
+        console.say(f"Not had: {reason}")
 
 
 def about_data(provenance: Any) -> Text:
