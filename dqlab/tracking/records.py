@@ -211,7 +211,7 @@ class NotesRecord(TypedDict):
 class SentRecord(TypedDict):
     """What MLflow has of one run: its journal's records and bytes (or null), a digest of tags, each file's version."""
 
-    run: str
+    run: Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
     status: str
     records: Count
     bytes: int | None

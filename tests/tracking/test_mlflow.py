@@ -26,7 +26,16 @@ from mlflow_stores import answers, fresh_store, history, journal
 from ray_cluster import until
 
 from dqlab.errors import RunError
-from dqlab.tracking.mlflow.client import all_runs, mlflow_client, store_of, store_path, store_uri, tracking_uri
+from dqlab.tracking.mlflow.client import (
+    RUNS_PAGE,
+    all_runs,
+    mlflow_client,
+    page_of,
+    store_of,
+    store_path,
+    store_uri,
+    tracking_uri,
+)
 from dqlab.tracking.mlflow.sync import send_folder, sync_to_mlflow
 
 
@@ -319,6 +328,10 @@ def test_the_pages_of_a_grid(page: Any, recorded: Path) -> None:
     assert re.findall(r"\d+", row.inner_text()) == ["2", "10"]
     page.get_by_text("score/last").first.wait_for(state="attached")
 
+    visit(page_of(str(recorded / "steps-1"), f"sqlite:///{recorded}/mlflow.db").removeprefix("/#/"))
+    page.get_by_text("steps-1", exact=True).first.wait_for()
+    assert page_of(str(recorded), f"sqlite:///{recorded}/mlflow.db") == RUNS_PAGE
+
 
 def test_a_store_is_found_beside_the_runs(recorded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(recorded.parent)
@@ -351,7 +364,7 @@ def test_what_cannot_be_shown(args: list[str], said: str, recorded: Path, in_pro
 
 
 def test_a_server_is_only_named(in_process: Any) -> None:
-    assert in_process("ui", "https://mlflow.example.org").stdout == "MLflow: https://mlflow.example.org\n"
+    assert in_process("ui", "https://mlflow.example.org").stdout == f"MLflow: https://mlflow.example.org{RUNS_PAGE}\n"
 
 
 def test_the_server_ends_with_the_command(server: tuple[subprocess.Popen[str], str]) -> None:

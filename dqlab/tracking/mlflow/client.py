@@ -16,14 +16,14 @@ from urllib.parse import quote, unquote
 from dqlab.errors import ConfigError, RunError, masked, one_line, printable_name
 from dqlab.files import remove_leftovers
 from dqlab.tracking.folders import grid_of, is_known, read_facts
-from dqlab.tracking.records import JournalRecord
+from dqlab.tracking.records import JournalRecord, MemoryRecord, read_record
 
 ODD = set("?#%")  # characters of paths that mean something else in an address
 OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
 BATCH, PARAMETERS, PAGE = 900, 90, 1000
 LONGEST_VALUE, LONGEST_TAG = 480, 4000
 """MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
-STORE = "mlflow.db"
+STORE, MEMORY = "mlflow.db", "mlflow.json"
 PORTS, LAST_PORT = 100, 65535
 RUNS_PAGE = "/#/experiments?workflowType=machine_learning"
 """MLflow's first page is that of language models' traces, of which there are none."""
@@ -161,13 +161,14 @@ def foreign_place(client: Any, place: str) -> RunError:
 def serve_ui(place: str | None, host: str, port: int) -> int:
     """Become `mlflow ui` on the store of a place, until Ctrl-C; of a server, only say where it is, and return 0."""
     uri = store_of(place)
+    page = page_of(place, uri)
     if uri.startswith(("http:", "https:")):
-        print(f"MLflow: {masked(uri)}")
+        print(f"MLflow: {masked(uri).rstrip('/')}{page}")
         return 0
     if (path := store_path(uri)) and not path.exists():  # MLflow would make an empty one
         raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
     port = free_port(host, port)
-    print(f"MLflow: http://{host}:{port}{RUNS_PAGE} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
+    print(f"MLflow: http://{host}:{port}{page} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
     environment = {**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri}  # a command line is seen by everybody
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     return os.execve(sys.executable, command, environment)
@@ -188,6 +189,15 @@ def store_of(place: str | None) -> str:
         advice = "Name a folder of runs, or a URI."
         raise RunError(f"Nothing was recorded in MLflow in {folder}: there is no {STORE}. {advice}")
     return store_uri(stores[-1].resolve())
+
+
+def page_of(place: str | None, uri: str) -> str:
+    """The page of a run or a grid, where its folder remembers what a store has of it; else of all training runs."""
+    with suppress(RunError, OSError):
+        known = read_record(Path(place or "runs", MEMORY), MemoryRecord)
+        if known["uri"] == masked(uri) and known.get("runs"):
+            return f"/#/runs/{next(iter(known['runs'].values()))['run']}"
+    return RUNS_PAGE
 
 
 def free_port(host: str, first: int) -> int:

@@ -30,12 +30,11 @@ from dqlab.errors import RunError, masked, one_line
 from dqlab.files import json_digest, open_lock, path_within, write_text
 from dqlab.tracking.folders import GRID, LeftOutError, SkippedRecords, grid_of, is_grid, read_facts
 from dqlab.tracking.mlflow import client
-from dqlab.tracking.mlflow.client import KEY, OWNER, PARENT, mlflow_client, tracking_uri
+from dqlab.tracking.mlflow.client import KEY, MEMORY, OWNER, PARENT, mlflow_client, tracking_uri
 from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_journal, read_record
 from dqlab.tracking.run_folder import RunFolder
 
-MEMORY = "mlflow.json"
 POLL_SECONDS = 5.0
 LONGEST_PAUSE, PATIENCE = 60.0, 20.0
 PLACE = re.compile(r"0x[0-9a-f]+")  # addresses of objects in memory, which differ each time that the same is said
