@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def _gin_files(gin: Gin) -> list[str | Path]:
 
 def _bindings(set: Mapping[str, Any] | None, chosen: Mapping[str, Any]) -> list[str]:
     """Bindings of `set`, and of the other arguments that were given."""
-    given = {name: v if isinstance(v, (str, int)) else tuple(v) for name, v in chosen.items() if v is not None}
+    given = {name: v if isinstance(v, (str, Integral)) else tuple(v) for name, v in chosen.items() if v is not None}
     return [*as_bindings(set or {}), *as_bindings(given)]
 
 
@@ -268,11 +269,11 @@ class Ablation:
 
     def table(self) -> pd.DataFrame:
         """Settings compared: a row a selection rule and setting, aggregates over seeds with intervals, and verdicts."""
-        return pd.read_csv(self.report.parent / "aggregates.csv")
+        return _read_table(self.report.parent / "aggregates.csv")
 
     def scores(self) -> pd.DataFrame:
         """A row a cell: its place on each axis, task, seed, the score by each rule, state."""
-        return pd.read_csv(self.report.parent / "scores.csv")
+        return _read_table(self.report.parent / "scores.csv")
 
     def plot(self, rule: str = "last") -> Figure:
         """Interquartile means by a selection rule with their intervals, a line a setting."""
@@ -290,6 +291,11 @@ class Ablation:
         axes.set_xlabel(f"interquartile mean {score_or_return(caveat)}, {100 * shown['confidence'].max():g}% interval")
         axes.grid(axis="x", alpha=0.3)
         return figure
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """A table of a report's, in which a setting may be called `None` or `NA`."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 @in_python
@@ -327,6 +333,7 @@ def ablate(
     folder = expanded(out) if out is not None else Path("runs") / Path(files[0]).stem
     chosen: dict[str, Any] = {"Grid.engine": engine, "Grid.seeds": seeds, "Grid.tasks": tasks}
     chosen |= {"Training.steps": steps, "Experiment.device": device}
+    options |= {"reuse": [expanded(each) for each in options["reuse"]]} if "reuse" in options else {}
     request = GridRequest(files, _bindings(set, chosen), plugins, folder, command="dqlab.ablate", **options)
     if threading.current_thread() is not threading.main_thread():
         raise ConfigError("dqlab.ablate works in the main thread only: it is there that Ctrl-C arrives.")

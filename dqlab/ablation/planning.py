@@ -114,7 +114,8 @@ class ConfigResolver:
         """What a setting really runs on a task, name -> value; and which of it may differ within a pack."""
         own = {self.name(name): value for name, value in setting.bindings.items()}
         merged = {**base, **own}
-        key = frozenset((name, _choice(value)) for name, value in merged.items() if name != TASK)
+        chosen = frozenset((name, _choice(value)) for name, value in merged.items() if name != TASK)
+        key = tasks.get(task).settings, chosen  # a benchmark may have parameters of its own
         if key not in self._choices:
             try:
                 self.load(task, [*setting.as_text(), *for_this_machine(base)])

@@ -39,7 +39,9 @@ def with_bounds(*figures: str) -> list[str]:
 def checkpoint_choices(
     scores: pd.DataFrame, histories: pd.DataFrame, results: GridResults, bootstrap: Bootstrap
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What each rule gains over the last checkpoint, by `score_table` and `score_histories`, and makes of the order.
+    """What each rule gains over the last checkpoint, and makes of the order.
+
+    `scores` are as `score_table` has them, `histories` those of `score_histories` that are chosen from.
 
     Frames of settings with seeds that are complete by every rule:
         gains: setting, rule (CHOICES), point, low, high (the mean over tasks and seeds), gain (over `last`), held_out
@@ -53,12 +55,10 @@ def checkpoint_choices(
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
     values = rows.to_numpy().reshape(len(rows), len(results.tasks), len(SELECTION_RULES))
     seeds, places = rows.index.get_level_values("seed"), rows.groupby(level="setting").indices
-    trained = histories.copy()
-    trained[0] = np.nan  # the untrained policy is not to be chosen
     weights, drawn, keys, bounds = cache(bootstrap.run_weights), dict[str, Array](), list[tuple[Any, ...]](), []
     for label in filter(places.__contains__, results.labels):
         own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
-        runs = trained.loc[label].reindex(pd.MultiIndex.from_product([results.tasks, own]))
+        runs = histories.loc[label].reindex(pd.MultiIndex.from_product([results.tasks, own]))
         curves = runs.to_numpy().reshape(len(results.tasks), len(own), -1)
         means = drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
         by_rule, last = means[:, : len(CHOICES)], means[:, :1]

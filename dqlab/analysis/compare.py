@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count, product
@@ -294,10 +294,12 @@ def read_folder(path: Path) -> FoundRuns:
         _read_run(path, found)
         return found
     facts, lost = read_record(path / folders.GRID, GridRecord), folders.SkippedRecords()
-    for folder in (path / "packs" / name for name in facts["packs"]):
+    packs = [path / "packs" / name for name in facts["packs"]]
+    finished = {summary.parent.name for pack in packs for summary in pack.glob(f"*/{SUMMARY}")}
+    for folder in packs:
         with lost.damaged():
             if (folder / folders.RUN).exists():
-                _read_run(folder, found)
+                _read_run(folder, found, finished)
     here = {Path(run["name"]).name for run in found.runs}  # a cell that another grid has trained, too, counts once
     elsewhere = {cell: place for cell, place in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
     for place, own, pack in folders.read_reused(path, elsewhere, found.lost):
@@ -311,12 +313,14 @@ def read_folder(path: Path) -> FoundRuns:
     return found
 
 
-def _read_run(path: Path, found: FoundRuns) -> None:
-    """The replicas of a run or of a pack."""
+def _read_run(path: Path, found: FoundRuns, finished: Collection[str] = ()) -> None:
+    """The replicas of a run or of a pack; what has `finished`, in a later pack maybe, is neither failed nor missing."""
     folder = RunFolder(path)
     facts = folder.facts()
     for replica in replicas_of(facts):
         place = folder.replica(replica.name)
+        if not (place / SUMMARY).exists() and replica.name in finished:
+            continue
         if (place / FAILURE).exists():
             found.failed += 1
         elif not (place / SUMMARY).exists():

@@ -121,7 +121,7 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     comparisons = _comparisons(pairs, 1.0 - settings.confidence)
     curves, profiles = score_curves(histories, bootstrap), _profiles(complete, bootstrap)
     references, tuning = _references(estimates, results, settings), tuning_curves(scores, results, bootstrap)
-    gains, orders = checkpoint_choices(scores, histories, results, bootstrap)
+    gains, orders = checkpoint_choices(scores, score_histories(results, chosen_from=True), results, bootstrap)
     frames = (scores, estimates, comparisons, curves, profiles, references, gains, orders, tuning)
     return Analysis(results, settings, *frames, tuple(cautions_of(results, settings, scores, comparisons, gains)))
 
@@ -206,12 +206,16 @@ def score_curves(runs: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "task", "step", "seeds", *BOUNDS]).astype(FLOATS)
 
 
-def score_histories(results: GridResults) -> pd.DataFrame:
-    """Finite scores of evaluations: a row a setting, task and seed, a column a step; 0 is before training."""
+def score_histories(results: GridResults, chosen_from: bool = False) -> pd.DataFrame:
+    """Finite scores of evaluations: a row a setting, task and seed, a column a step; 0 is before training.
+
+    With `chosen_from` only those that selection rules choose from: not the untrained policy's, nor pre-training's.
+    """
     labels, tasks = ({name: place for place, name in enumerate(each)} for each in (results.labels, results.tasks))
     keys, found = [], []
     for each in sorted(results.results, key=lambda r: (labels[r.cell.label], tasks[r.cell.task], r.cell.seed)):
         rows = [row for row in (each.summary.get("untrained"), *each.summary["evaluations"]) if row]
+        rows = [row for row in rows if row["selection_loss"] is not None or not chosen_from]
         found.append({row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])})
         keys.append((each.cell.label, each.cell.task, each.cell.seed))
     index = pd.MultiIndex.from_tuples(keys, names=["setting", "task", "seed"])

@@ -90,7 +90,7 @@ def describes_setting(name: str, value: Any) -> bool:
     """Whether runs are grouped by a parameter when they are compared; one that came later, where its value is new."""
     apart = any(name.removeprefix("Experiment.") in EXPERIMENT_FIELDS[role] for role in ("task", "replicas", "machine"))
     apart |= name in WITHOUT_EFFECT or name.startswith(("Grid.", "Report."))  # what describes a grid that trained it
-    return not apart and LATER.get(name, ...) != value
+    return not apart and (name not in LATER or str(LATER[name]) != str(value))  # MLflow has texts
 
 
 def short_name(name: str) -> str:

@@ -134,7 +134,7 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     columns = source.read()
     before = Survey(columns, task)
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
-    timeouts = before.timeouts if columns.timeouts is None and task else columns.timeouts
+    timeouts = columns.timeouts if before.cuts == "unknown" else before.timeouts
     target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
     after = Survey(target.read(), task)
     lines = [f"{target.place}: {after.counts}"]
@@ -262,7 +262,7 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
     for name, values in found.values.items():
         low, high = (float(end) if math.isfinite(end) else None for end in (values.low.min(), values.high.max()))
         known["columns"][name] |= {"nan": values.nans, "infinite": values.infinities, "min": low, "max": high}
-    if task and not task.measures_success:
+    if task and task.scored and not task.measures_success:
         known["normalised_score"] = describe_values(task.score(found.returns))
     return known
 
@@ -290,7 +290,7 @@ def _as_text(value: Any) -> str:
 
 
 class Survey:
-    """A dataset, cut into episodes: by its task's step limit, where that is known and no cuts are recorded.
+    """A dataset, cut into episodes: by `cuts_of`, with the step limit of its task where that is known.
 
     `cuts` says where `timeouts` are known from. `lengths` and `returns` are of every episode that ends.
     """
@@ -298,8 +298,8 @@ class Survey:
     def __init__(self, columns: Columns, task: Task | None = None) -> None:
         self.columns, self.task, self.terminals = columns, task, columns.terminals.astype(bool)
         recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
-        self.timeouts = cuts_of(self.terminals, recorded, task.episode_limit if task else None)
-        self.cuts = "recorded" if recorded is not None else "step limit" if task else "unknown"
+        limit = task.episode_limit if task else None
+        self.timeouts, self.cuts = cuts_of(columns, self.terminals, recorded, limit)
         last = np.flatnonzero(self.terminals | self.timeouts)
         self.lengths, self.returns = np.diff(last, prepend=-1), np.zeros(0)
         if len(last):  # what is not finite stays in its episode
@@ -364,7 +364,9 @@ def _oddities(found: Survey) -> Iterator[str]:
             yield f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}"
     if repeated := repeated_rows(columns.observations, columns.actions, columns.rewards):
         yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
-    if found.cuts == "unknown" and columns.next_observations is None:
+    if found.cuts == "next observations" and len(lengths) == len(columns) > 1:
+        yield "no next observation is the next row's: the rows are in no order, or these are in other units"
+    if found.cuts == "unknown":
         yield "nothing says where episodes were cut ('timeouts', --task): transitions may lead into the next one"
     if found.unfinished:
         yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"

@@ -209,7 +209,8 @@ def q_learning_view(
         DataError: a value is NaN or infinite, actions are not as their rule wants them, or there is no transition.
     """
     terminals, rewards = boolean_column(columns, "terminals"), float_column(columns, "rewards")
-    cuts = cuts_of(terminals, None if columns.timeouts is None else boolean_column(columns, "timeouts"), episode_limit)
+    recorded = None if columns.timeouts is None else boolean_column(columns, "timeouts")
+    cuts, _ = cuts_of(columns, terminals, recorded, episode_limit)
     solved = False if columns.masks is None else ~boolean_column(columns, "masks")
     keep, ends, valueless = transition_rows(columns, cuts), terminals | cuts, terminals | solved
     first = _first_rows(keep, ends, valueless, chunk, next_action)
@@ -239,21 +240,35 @@ def q_learning_view(
     return Transitions(**Batch(*map(torch.from_numpy, made))._asdict(), provenance=provenance)
 
 
-def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> Flags:
-    """Rows (n,) at which an episode was cut short: as recorded, or else by its step limit; none where neither is known.
+def cuts_of(columns: Columns, terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> tuple[Flags, str]:
+    """Rows (n,) at which an episode was cut short, and whence that is known; none where nothing says so.
 
-    Without `timeouts` that is D4RL's rule, as its `qlearning_dataset` counts steps: the counter is 0 on the first row
-    and after a cut, but 1 on the row after a terminal.
+    As recorded; else where a next observation is not the next row's, as in what D4RL's `qlearning_dataset` returns; or
+    else by the step limit, as that function counts: from 0 on the first row and after a cut, from 1 after a terminal.
     """
-    cuts = np.zeros(len(terminals), dtype=bool) if timeouts is None else timeouts
-    if timeouts is not None or episode_limit is None:
-        return cuts
+    if timeouts is not None:
+        return timeouts, "recorded"
+    cuts = np.zeros(len(terminals), dtype=bool)
+    if columns.next_observations is not None:
+        for start in range(0, len(cuts) - 1, AT_ONCE):
+            inside = slice(start, min(start + AT_ONCE, len(cuts) - 1))
+            following, given = columns.observations[1:][inside], columns.next_observations[inside]
+            with np.errstate(invalid="ignore", over="ignore"):
+                other = np.abs(following - given) > ANOTHER * (1.0 + np.abs(following))
+            cuts[inside] = other.reshape(len(other), -1).any(axis=1)
+        cuts[-1] = True
+        return cuts & ~terminals, "next observations"
+    if episode_limit is None:
+        return cuts, "unknown"
     start, count = 0, 0
     for end in [*np.flatnonzero(terminals).tolist(), len(terminals) - 1]:
         first = start + episode_limit - 1 - count
         cuts[first : end + 1 : episode_limit] = True
         start, count = end + 1, 0 if cuts[end] else 1
-    return cuts
+    return cuts, "step limit"
+
+
+ANOTHER = 1e-4  # relative, from which on two observations are not the same one, rounded
 
 
 def transition_rows(columns: Columns, cuts: Flags) -> Flags:
@@ -284,7 +299,7 @@ def _leads_to(flags: Flags, steps: int) -> Flags:
 
 
 STD_FLOOR = 1e-3  # added to the deviation that states are divided by (Fujimoto & Gu 2021, section 5)
-AT_ONCE = 1 << 16  # rows of which sums are added up; another number changes them in their last bits
+AT_ONCE = 1 << 16  # rows that are looked at together; another number changes sums in their last bits
 
 
 def _standardise(state: FloatArray, following: FloatArray) -> tuple[tuple[float, ...], tuple[float, ...]]:

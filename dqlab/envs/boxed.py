@@ -25,7 +25,7 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
     """An environment with a flat Box of actions and of observations, at every reset and step.
 
     Actions are clipped into its bounds and cast to its dtype. What it gives must be five values, an observation of the
-    shape that its space says, finite, and a finite reward; they are passed on as an array, a float and two flags.
+    shape that its space says, finite, and a finite reward; they are passed on as float64, a float and two flags.
 
     Args:
         env: the environment.
@@ -89,7 +89,7 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
             raise _ContractError(f"gives an observation of shape {observation.shape}; its space says {self._shape}")
         if observation.dtype.kind not in "fiub":
             raise _ContractError(f"gives an observation of {observation.dtype}, which are no numbers")
-        return observation
+        return observation.astype(np.float64, copy=False)  # a reset's may be integers where later ones are not
 
     def _explain(self, error: BaseException) -> NoReturn:
         if isinstance(error, DqlabError):

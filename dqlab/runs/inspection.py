@@ -57,7 +57,7 @@ def look_inside(policy: LoadedPolicy) -> InspectionRecord:
     """
     with policy.ready():
         data = load_data(policy.experiment)
-        rows = np.random.default_rng(policy.replica.seed).permutation(len(data))[:STATES]
+        rows = np.random.default_rng(0).permutation(len(data))[:STATES]  # the same for all policies
         states = data.state[rows].double().cpu().numpy()
         if len(policy.state_mean):
             states = states * policy.state_std.numpy() + policy.state_mean.numpy()
@@ -86,9 +86,16 @@ def _rounded(values: NDArray[Any]) -> list[Any]:
 
 
 def _values_and_returns(policy: LoadedPolicy, data: Transitions) -> Array:
-    """The critics' values along episodes, and the discounted returns that followed, (2, n); none without critics."""
+    """The critics' values along episodes, and the discounted returns that followed, (2, n).
+
+    None without critics, and where an evaluation's reward is success, of which training's is no function.
+    """
     algorithm = policy.experiment.algorithm_of(policy.replica)
-    if not isinstance(algorithm, ActorCritic) or (line := reward_line(data, policy)) is None:
+    if (
+        policy.task.measures_success
+        or not isinstance(algorithm, ActorCritic)
+        or (line := reward_line(data, policy)) is None
+    ):
         return np.zeros((2, 0))
     pairs, chunk = [], policy.experiment.action_chunk
     for states, actions, rewards in _episodes(policy):

@@ -208,8 +208,9 @@ class _RunUnderWay(RunCallbacks):
             if replica.name not in states.failed:
                 summaries[replica.name] = self._write_results(replica, states)
         if not self.tracking.keep_checkpoints:
-            for name, summary in summaries.items():  # weights that no selection rule chose
+            for name, summary in summaries.items():  # weights that no selection rule chose, nor an evaluation lost
                 chosen = {row["step"] for row in summary["selection"].values()} - {None}
+                chosen |= {row["step"] for row in summary["failed_evaluations"]}
                 kept = {folder.snapshot(name, step) for step in chosen}
                 for path in set((folder.replica(name) / "checkpoints").glob("step-*.safetensors")) - kept:
                     path.unlink()

@@ -101,6 +101,15 @@ def test_what_changes_results_changes_every_id_and_nothing_else_does() -> None:
         assert not everything(plan_of("steps", binding)) & everything(plain), binding
 
 
+def test_a_benchmarks_own_parameters_are_its_cells_own() -> None:
+    """Also where its tasks come after others, which do not read them."""
+    mixed = "Grid.tasks=('walker2d-medium-expert-v2', 'antmaze-umaze-v0')"
+    found = [plan_of("eta", BY_NAME, mixed, *law).cells for law in ((), ("AntMaze.goal_law='per_episode'",))]
+    for task, same in (("walker2d-medium-expert-v2", True), ("antmaze-umaze-v0", False)):
+        one, other = ({cell.id for cell in cells if cell.task == task} for cells in found)
+        assert (len(one), one == other, bool(one & other)) == (30, same, same)
+
+
 def sizes(plan: Plan, width: int) -> list[int]:
     packs = pack_cells(plan, everything(plan), lambda kind: width)
     assert sorted(cell.id for pack in packs for cell in pack.cells) == sorted(everything(plan))

@@ -69,6 +69,21 @@ def test_gains_by_hand() -> None:
     assert set(found.fewest) == set(found.most) == {3}
 
 
+def test_evaluations_of_pretraining_are_not_chosen_from() -> None:
+    """What no selection rule considers is no checkpoint, however well it scored; curves have it."""
+    plain = curved(lambda _, task, seed: [10, 30, 20], ("A",))
+    early: Any = {**plain.results[0].summary["evaluations"][0], "step": 500, "score_mean": 90.0, "selection_loss": None}
+    found = [
+        replace(
+            each, summary={**each.summary, "evaluations": [early, *each.summary["evaluations"]], "untrained": early}
+        )
+        for each in plain.results
+    ]
+    analysis, known = analyse(replace(plain, results=tuple(found)), QUICK), analyse(plain, QUICK)
+    pd.testing.assert_frame_equal(analysis.gains, known.gains)
+    assert (500 in set(analysis.curves.step), 500 in set(known.curves.step)) == (True, False)
+
+
 def test_equal_checkpoints_gain_the_known_constant_by_luck_alone_and_intervals_hold_it() -> None:
     """Best of 20 iid normals: 1.8675 deviations for a run's own choice, by sqrt(seeds) less for a common one.
 

@@ -16,7 +16,7 @@ from dqlab.config import gin_files
 from dqlab.config.fields import bound_at
 from dqlab.config.gin_files import parse_bindings
 from dqlab.config.gin_state import OtherConfiguration, operative_parameters
-from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
+from dqlab.config.identity import EXPERIMENT_FIELDS, LATER, changed_results, describes_setting
 from dqlab.envs import tasks
 from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError
@@ -234,3 +234,9 @@ def test_parameters_of_earlier_versions_are_read_over(tmp_path: Path) -> None:
     gin_files.load_gin([stored])
     with pytest.raises(ConfigError, match="memory_map"):
         gin_files.load_gin([stored], ["load_dataset.memory_map='auto'"])
+
+
+def test_what_came_later_divides_no_groups_where_it_is_as_before() -> None:
+    """Nor in MLflow, which has values as texts."""
+    assert not any(describes_setting(name, each) for name, value in LATER.items() for each in (value, str(value)))
+    assert all(describes_setting("Experiment.action_chunk", each) for each in (4, "4"))

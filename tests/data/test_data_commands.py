@@ -121,6 +121,23 @@ def test_info(data: Callable[..., Said], folder: Path) -> None:
     assert (known["episode_return"]["mean"], known["episodes"]) == (10, 10)
 
 
+def test_what_followed_says_where_episodes_were_cut(data: Callable[..., Said], folder: Path) -> None:
+    """Rows as D4RL's `qlearning_dataset` returns them, saved, have next observations, and no timeouts."""
+    rows = made()
+    kept = np.flatnonzero(~rows["timeouts"])[:-1]
+    following = np.concatenate([rows["observations"][kept + 1], rows["observations"][-1:]])[: len(kept)]
+    saved = {name: rows[name][kept] for name in ("observations", "actions", "rewards", "terminals")}
+    np.savez(folder / "saved.npz", **saved, next_observations=following)
+    assert data("convert", "saved.npz", "back.hdf5")[0] == 0
+    for name in ("saved.npz", "back.hdf5"):
+        known = json.loads(data("info", name, *AS_HOPPERS, "--json")[1])
+        assert (known["episodes"], known["unfinished_rows"], known["terminals"]) == (11, 0, 5), name
+        assert (known["episode_length"]["min"], known["episode_length"]["max"]) == (3, 10)
+    assert json.loads(data("info", "saved.npz", "--json")[1])["timeouts_from"] == "next observations"
+    np.savez(folder / "mixed.npz", **saved, next_observations=following[::-1])
+    assert "no next observation is the next row's" in data("verify", "mixed.npz")[1]
+
+
 def test_step_limits_where_cuts_are_not_recorded(data: Callable[..., Said], folder: Path) -> None:
     """An episode without an end is cut by the task's limit, as D4RL counts; a conversion writes these cuts down."""
     write(folder / "mine.hdf5", 2500, timeouts=None, terminals=np.zeros(2500, dtype=bool))

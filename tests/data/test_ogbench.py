@@ -122,9 +122,20 @@ def test_where_no_oracle_plays(tmp_path: Path) -> None:
         (CUBE.name, "fast", "npz", there_are),
         ("antmaze-large-navigate-singletask-v0", "play", "npz", there_are),
         (CUBE.name, "play", "ogbench", "'ogbench-cube-single-oracle-play' is no task of OGBench's"),
+        (CUBE.name, "play", "d4rl", "'oracle:play' has no rewards of its own: set Collection.formats=.'ogbench'"),
     ):
         with pytest.raises((ConfigError, DataError), match=said):
             collect(tmp_path, task=task, mixture={f"oracle:{kind}": 1.0}, episodes=9, formats=(form,))
+
+
+def test_episodes_that_end_when_solved_are_not_written(folder: Path) -> None:
+    """The state that solves the task would be missing: in OGBench's files an episode's last row only ends it."""
+    columns = FORMAT.read(folder / CUBE.name)
+    solved = replace(
+        columns, terminals=np.arange(len(columns)) == 3, extras={"infos/qpos": np.zeros((len(columns), 3))}
+    )
+    with pytest.raises(DataError, match="has episodes that end where the task is solved"):
+        FORMAT.write(folder / CUBE.name, solved)
 
 
 def test_sets_of_dqlabs_are_marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

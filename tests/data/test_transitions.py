@@ -201,3 +201,15 @@ def test_a_device_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dqlab.data.transitions.free_memory", lambda device: 10)
     with pytest.raises(DataError, match=r"takes .* as torch.float64, cpu has .* free"):
         view_of(recorded([""] * 5)).to("cpu", torch.float64)
+
+
+@settings(max_examples=50)
+@given(ends=ENDS, chunk=st.integers(1, 4), next_action=st.booleans())
+def test_cuts_that_next_observations_show(ends: list[str], chunk: int, next_action: bool) -> None:
+    """Next observations are the next row's, but for where an episode ends: the same as if cuts had been recorded."""
+    rows = recorded([*ends[:-1], ends[-1] or "timeout"])
+    assert rows.timeouts is not None
+    over = (rows.terminals | rows.timeouts)[:, None]
+    following = np.where(over, rows.observations + 0.5, np.roll(rows.observations, -1, axis=0))
+    rows = replace(rows, next_observations=following)
+    check_against(rows, partial(view_of, replace(rows, timeouts=None)), chunk, next_action)

@@ -13,6 +13,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from dqlab.envs import make_env, tasks
+from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import from_unit, to_unit
@@ -70,6 +71,17 @@ def test_actions_are_the_spaces_own(space: Box, wanted: Any) -> None:
     bare.reset(seed=0)
     bare.step(space.high.astype(np.float64) + 0.4)
     assert space.contains(bare.unwrapped.got[0]), bare.unwrapped.got
+
+
+def test_states_are_not_cut_to_the_types_of_the_first() -> None:
+    """A reset may give integers, as `np.array([0, 0])` is, where steps give floating-point numbers."""
+    task = describe_environment(
+        "guarded/Made-v0", {"start": (np.zeros(2, int), {}), "step": (np.full(2, 0.3), *FINE[1:])}, 10
+    )
+    envs = GymnasiumEnvironments(task, "modern")
+    states = envs.reset([0], [0])
+    states[[0]] = envs.step([0], np.zeros((1, 2))).state
+    assert states.tolist() == [[0.3, 0.3]]
 
 
 def test_unit_actions_there_and_back() -> None:

@@ -84,6 +84,8 @@ def test_an_evaluation_without_a_score_is_left_out_and_said(odd: Run, tmp_path: 
     assert failed["step"] == 20
     assert "NaN or infinite" in failed["reason"]
     assert "at step 3 of the episode with seed" in failed["reason"]
+    weights = (tmp_path / "run" / "seed-0" / "checkpoints").glob("*.safetensors")
+    assert sorted(path.stem for path in weights) == ["step-000000020", "step-000000040"]
     assert state(tmp_path / "run") == "finished"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -170,7 +170,7 @@ def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
 
 
 def _interval(analysis: Analysis) -> str:
-    return f"{analysis.settings.confidence:.0%} bootstrap interval"
+    return f"{100 * analysis.settings.confidence:g}% bootstrap interval"
 
 
 def learning_curves(analysis: Analysis) -> ReportFigure | None:
@@ -183,7 +183,7 @@ def learning_curves(analysis: Analysis) -> ReportFigure | None:
     more = (0.7 if len(results.tasks) > 1 else 1.2) + 0.2 * -(-len(labels) // 4)
     figure, panels = draw_panels(results.tasks, 2.1, "gradient steps", points_label(results.caveat), more=more)
     for axes, task in zip(panels, results.tasks, strict=True):
-        _setting_lines(axes, curves[curves.task == task], "step", labels, results.base, dots=12)
+        _setting_lines(axes, curves[curves.task == task], "step", labels, results.base, {*curves.setting}, dots=12)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M; of whole numbers: 0.5 would be 500m
         axes.locator_params(axis="x", nbins=5, integer=True)
         axes.set_xlim(left=0)
@@ -193,11 +193,13 @@ def learning_curves(analysis: Analysis) -> ReportFigure | None:
     return ReportFigure("learning_curves", caption.strip(), figure)
 
 
-def _setting_lines(axes: Any, found: pd.DataFrame, x: str, labels: Sequence[str], base: str, dots: int = 0) -> None:
-    """A line a setting; one without a run keeps its place in the legend."""
+def _setting_lines(
+    axes: Any, found: pd.DataFrame, x: str, labels: Sequence[str], base: str, ran: Collection[str], dots: int = 0
+) -> None:
+    """A line a setting; one without a run on any task keeps its place in the legend."""
     for label in labels:
         own = found[found.setting == label]
-        name = plain_label(label) + (" (no run)" if own.empty else "")
+        name = plain_label(label) + ("" if label in ran else " (no run)")
         _line(axes, own, x, name, setting_style(label, labels, base), dots=0 < len(own) < dots)
 
 
@@ -226,7 +228,7 @@ def profile_figure(analysis: Analysis) -> ReportFigure | None:
     height = 2.0 + 0.2 * -(-len(labels) // 4)
     figure, panels = _rule_panels(analysis, height, points_label(results.caveat), "share of runs above")
     for axes, rule in zip(panels, analysis.settings.rules, strict=True):
-        _setting_lines(axes, found[found.rule == rule], "threshold", labels, results.base)
+        _setting_lines(axes, found[found.rule == rule], "threshold", labels, results.base, labels)
         axes.set_ylim(-0.02, 1.02)
     legend_below(figure, panels[0], labels)
     caption = f"Performance profiles: share of runs whose score is above each value, with {_interval(analysis)}s, "
@@ -263,7 +265,9 @@ def score_by_value(analysis: Analysis) -> ReportFigure | None:
     figures = [analysis.figure(rule, "iqm") for rule in analysis.settings.rules]
     if axis is None or all(each.empty for each in figures):
         return None
-    lines, scores = lines_of(results, axis), f"IQM, {points_label(results.caveat)}"
+    every, scores = lines_of(results, axis), f"IQM, {points_label(results.caveat)}"
+    chosen = sorted(every, key=lambda name: results.base not in [label for _, label in every[name]])[:FEWER_LINES]
+    lines = {name: line for name, line in every.items() if name in chosen}
     figure, panels = _rule_panels(analysis, 2.0 + 0.3 * (len(lines) > 1), plain_label(axis), scores)
     values = sorted({value for line in lines.values() for value, _ in line})
     for axes, iqm in zip(panels, figures, strict=True):
@@ -281,6 +285,7 @@ def score_by_value(analysis: Analysis) -> ReportFigure | None:
             axes.set_xticks(values, [f"{value:g}" for value in values], color=INK)
     legend_below(figure, panels[0], list(lines))
     caption = f"IQM over tasks and seeds against {axis}, with {_interval(analysis)}s, by selection rule."
+    caption += f" {len(lines)} of {len(every)} lines are drawn." if len(lines) < len(every) else ""
     return ReportFigure("score_by_value", caption, figure)
 
 
@@ -292,7 +297,7 @@ def numeric_axis(results: GridResults) -> str | None:
 
 
 def lines_of(results: GridResults, axis: str) -> dict[str, list[tuple[float, str]]]:
-    """A line of values and settings for each combination of the other axes' points, as many as can be told apart."""
+    """A line of values and settings for each combination of the other axes' points."""
     points = {status.cell.label: status.cell.points for status in results.statuses}
     lines: dict[str, list[tuple[float, str]]] = {}
     for label in results.labels:
@@ -300,7 +305,7 @@ def lines_of(results: GridResults, axis: str) -> dict[str, list[tuple[float, str
         if axis in own:
             others = ", ".join(point for name, point in own.items() if name != axis)
             lines.setdefault(others, []).append((float(own[axis]), label))
-    return {name: sorted(line) for name, line in list(lines.items())[:FEWER_LINES]}
+    return {name: sorted(line) for name, line in lines.items()}
 
 
 def tuning_figure(analysis: Analysis) -> ReportFigure | None:

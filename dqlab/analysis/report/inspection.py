@@ -32,7 +32,7 @@ def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
     for task, every in [item for item in analysis.results.inspections.items() if item[1]][:MOST_TASKS]:
         labels, note = figures.choose_labels(analysis, list(every), MOST_SETTINGS, FEWER_SETTINGS)
         seen = {label: every[label] for label in labels}
-        where = f"{task}, seed {analysis.results.seeds[0]}, last checkpoint"
+        where = f"{task}, each setting's lowest seed that has finished, last checkpoint"
         valued = any(each["values"] for each in seen.values())
         said = f"Actions of policies and data in the same states of the data ({where}). {note}".strip()
         said += "" if valued else f" {NO_VALUES}"

@@ -206,7 +206,7 @@ def _unit(caveat: str) -> str:
 
 def _intervals(analysis: Analysis) -> str:
     """What a caption ends with where there are intervals."""
-    return f"In brackets: {analysis.settings.confidence:.0%} bootstrap intervals. {_unit(analysis.results.caveat)}"
+    return f"In brackets: {100 * analysis.settings.confidence:g}% bootstrap intervals. {_unit(analysis.results.caveat)}"
 
 
 def _by_setting(
@@ -254,7 +254,7 @@ def latex_tables(analysis: Analysis) -> str:
         shown.append(task_table(analysis, rule))
         if several:
             table = comparison_table(analysis, rule)
-            shown.append(replace(table, cells=table.cells.drop(columns=["mean difference", "least p"], level=0)))
+            shown.append(replace(table, cells=table.cells.drop(columns="least p", level=0)))
     shown += [reference_table(analysis)] if settings.reference else []
     caveat = f" and is {results.caveat}" if results.caveat else ""
     return HEAD.format(name=" ".join(results.name.split()), caveat=caveat) + "\n".join(map(latex_table, shown))

@@ -139,7 +139,8 @@ def _decided(analysis: Analysis) -> Iterator[str]:
     for verdict in ("better", "worse", "undecided"):
         said = []
         for row in rows[rows.verdict == verdict].itertuples():
-            points = f"{format_points(row.point, signed=True)} IQM points"
+            points = f"{format_points(row.ours - row.base, signed=True)} on average, "
+            points += f"{format_points(row.point, signed=True)} IQM points"
             around, p = format_interval(row.low, row.high, signed=True), p_value(row.corrected)
             evidence = f"{points} {around}".rstrip() + f", corrected p {p if p.startswith('<') else f'= {p}'}"
             said.append(f"{row.Index} ({evidence})")

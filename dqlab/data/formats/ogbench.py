@@ -78,6 +78,9 @@ class OGBenchFormat(Format):
         """Write rows as OGBench does, which needs positions; rewards and next observations have no place."""
         if "infos/qpos" not in columns.extras:
             raise DataError(f"{columns.where} has no 'infos/qpos': OGBench's rewards are made of positions.")
+        if columns.terminals.any():
+            where = f"{columns.where} has episodes that end where the task is solved"
+            raise DataError(f"{where}: OGBench's files have the state that follows, too, which these rows lack.")
         ends = columns.terminals.astype(bool)
         ends |= False if columns.timeouts is None else columns.timeouts.astype(bool)
         arrays = {name: getattr(columns, name).astype(np.float32) for name in ("observations", "actions")}

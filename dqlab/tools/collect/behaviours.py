@@ -41,9 +41,10 @@ class Behaviour(ABC):
 
     Attributes:
         trains, records: whether it needs PPO's checkpoints, and all that PPO experienced.
+        rewards: whether its rows have some; else OGBench's format makes them when it is read.
     """
 
-    trains, records = False, False
+    trains, records, rewards = False, False, True
 
     def __init__(self, argument: str, context: CollectionContext) -> None:
         self.argument, self.context = argument, context
@@ -107,7 +108,8 @@ class PolicyBehaviour(Behaviour):
                 seeds = [np.random.SeedSequence([*keyed, begun + each]).generate_state(2) for each in range(self.rows)]
                 act = self.begin(int(seeds[0][1]))  # an environment's seed, and that of the behaviour's noise
                 pairs = zip(recorders, seeds, strict=True)
-                observations = np.stack([recorder.reset(seed=int(start))[0] for recorder, (start, _) in pairs])
+                begin = partial(EpisodeRecorder.reset, options={"group": 0})
+                observations = np.stack([begin(recorder, seed=int(start))[0] for recorder, (start, _) in pairs])
                 recorded.clear()
                 while len(recorded) < self.rows:
                     actions = act(observations)
@@ -135,7 +137,7 @@ class PolicyBehaviour(Behaviour):
 
 def env_key(task: Task, physics: str) -> str:
     """What an environment's steps depend on, as a text."""
-    return f"{task.env_id} {sorted(task.env_kwargs.items())} {task.episode_limit} {physics if task.body else ''}"
+    return f"{task.env_id} {sorted(task.arguments().items())} {task.episode_limit} {physics if task.body else ''}"
 
 
 behaviours: Registry[Callable[[str, CollectionContext], Behaviour]] = Registry(
@@ -327,6 +329,8 @@ class ScriptedOracle(PolicyBehaviour):
         context: where it acts.
         noise: of plans; of `noisy`'s actions the largest deviation, which is drawn in each episode.
     """
+
+    rewards = False
 
     def __init__(self, argument: str, context: CollectionContext, noise: float = 0.1) -> None:
         super().__init__(argument, context)

@@ -39,7 +39,7 @@ class Amount:
     def split(self, shares: Mapping[str, float]) -> dict[str, Amount]:
         """An amount for each share, whole numbers that add up (largest remainders are rounded up)."""
         count = self.episodes or self.transitions
-        exact = np.array(list(shares.values())) * count
+        exact = np.array(list(shares.values())) / sum(shares.values()) * count
         counts = np.floor(exact + TOLERANCE).astype(int)
         counts[np.argsort(counts - exact, kind="stable")[: count - int(counts.sum())]] += 1
         if count and not counts.all():

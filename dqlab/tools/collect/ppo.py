@@ -77,7 +77,7 @@ class BehaviourTraining:
         """
         task, folder, steps = context.task, context.folder / "behaviour", self.targets[-1]
         context.log(f"Behaviour policies for {task.robot}: {steps:,} steps of PPO (kept in {folder})")
-        folder = folder / hashlib.sha256(f"{self} {env_key(task, self.physics)}".encode()).hexdigest()[:10]
+        folder = folder / hashlib.sha256(f"{self} {env_key(task, self.physics)} linear".encode()).hexdigest()[:10]
         paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
             parts = [path, path.with_suffix(".pkl"), *([experience_of(path)] if context.record else [])]
@@ -114,13 +114,12 @@ class BehaviourTraining:
         return float(np.mean(returns)) if returns else math.nan
 
     def _model(self, envs: list[Any], before: Path | None, target: int) -> Any:
-        """PPO as in the file before, or at its beginning; its learning rate goes on to what it is at the target."""
+        """PPO as in the file before, or at its beginning; its rate falls as far as the target is of all steps."""
         sb3 = import_sb3()
         from stable_baselines3.common.monitor import Monitor
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-        begun = self.targets[self.targets.index(target) - 1] if before else 0
-        rate = partial(_falling, *(self.learning_rate * (1.0 - done / self.targets[-1]) for done in (begun, target)))
+        rate = partial(_falling, self.learning_rate, target / self.targets[-1])
         venv = DummyVecEnv([partial(Monitor, env) for env in envs])
         if before:
             try:
@@ -134,9 +133,9 @@ class BehaviourTraining:
         return sb3.PPO("MlpPolicy", normalised, **counts, **rates, seed=self.seed, device="cpu")
 
 
-def _falling(first: float, last: float, remaining: float) -> float:
-    """A learning rate that falls linearly; `remaining` is the share of the stage that is to come."""
-    return last + (first - last) * remaining
+def _falling(rate: float, share: float, remaining: float) -> float:
+    """A learning rate that falls linearly to 0, in training up to a `share` of all steps, a share of it `remaining`."""
+    return rate * (1.0 - (1.0 - remaining) * share)
 
 
 def experience_of(path: Path) -> Path:

@@ -19,7 +19,7 @@ from dqlab.data import data_formats
 from dqlab.data.formats.base import COLLECTED, COLUMN_NAMES, PROVENANCE, Columns, Format, digest_of_columns
 from dqlab.envs import tasks
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
-from dqlab.envs.tasks import BOXED, Task
+from dqlab.envs.tasks import BENCHMARK, BOXED, Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, behaviours
@@ -134,11 +134,15 @@ class Collection:
             if not (self.episodes or self.transitions) and recorded != [True]:
                 raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
             self.targets(task, folder)
+            task.arguments()  # which gin may have chosen
             context.record = any(recorded)
             config = str(gin.operative_config_str())
             check_parameters_read(typed, parameters_read())
             for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
                 behaviour.prepare()
+            without = [key for key, behaviour in chosen.items() if not behaviour.rewards]
+            if without and set(self.formats) != {BENCHMARK}:
+                raise ConfigError(f"'{without[0]}' has no rewards of its own: set Collection.formats=('{BENCHMARK}',).")
             amounts = Amount(self.episodes, self.transitions).split(self.mixture)
             parts = {key: (behaviour, behaviour.gather(amounts[key], key)) for key, behaviour in chosen.items()}
             return self._write_files(context, parts, config)
@@ -181,6 +185,9 @@ class Collection:
             "versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),
             "config": config,
         }
+        first, *others = (set(given.rows) for _, given in parts.values())
+        if odd := sorted(set[str]().union(*(first ^ names for names in others))):
+            raise ConfigError(f"Only some behaviours of the mixture record {', '.join(odd)}: collect them apart.")
         joined = join_rows([given.rows for _, given in parts.values()])
         arrays: dict[str, Any] = {name: joined.pop(name) for name in COLUMN_NAMES if name in joined}
         columns = Columns(**arrays, extras=joined, where="the collection")
