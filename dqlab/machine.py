@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import resource
-import shutil
 import signal
 import sys
 import threading
@@ -230,50 +229,10 @@ QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Idle threads of OpenMP sleep: spinning ones take the cores from other runs."""
 
 
-ZEN_5 = 26
-"""The family of AMD's first processors that multiply twice as fast with AVX-512 as without."""
-MKL_ANSWER = "int mkl_serv_intel_cpu_true(void) { return 1; }"
-"""MKL, which multiplies PyTorch's matrices, does without AVX-512 where this function of its own says that the processor
-is not Intel's. The dynamic linker takes the first function of that name: one that was loaded before PyTorch."""
-mkl_uses_avx512 = False
-
-
-def prepare_pytorch() -> None:
-    """Before PyTorch is imported: idle threads will sleep, unless the environment says otherwise; MKL uses AVX-512."""
+def quiet_threads() -> None:
+    """Let idle threads sleep, unless the environment says otherwise; it is read when PyTorch is imported."""
     for name, value in QUIET_THREADS.items():
         os.environ.setdefault(name, value)
-    vendor, family = processor_family()
-    if vendor == "AuthenticAMD" and family >= ZEN_5 and "torch" not in sys.modules:
-        with suppress(OSError, RuntimeError):  # no place to write, or no home: products are right, and slower
-            _answer_mkl(cache_folder() / "mkl_avx512.so")
-
-
-def _answer_mkl(library: Path) -> None:
-    """Load the function, from a library that is compiled once; an OSError where it cannot be made or loaded."""
-    import ctypes
-    import tempfile
-
-    global mkl_uses_avx512
-    if not library.exists() and (compiler := found_program("CC", "gcc", "clang")):
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            source, made = Path(folder, "mkl.c"), Path(folder, "mkl.so")
-            source.write_text(MKL_ANSWER)
-            attempt_command([compiler, "-shared", "-fPIC", "-o", str(made), str(source)], timeout=60)
-            made.replace(library)
-    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    mkl_uses_avx512 = True
-
-
-def cache_folder() -> Path:
-    """Where compiled code is kept between runs; a RuntimeError where nobody is at home."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dqlab"
-
-
-def found_program(variable: str, *names: str) -> str:
-    """The first of these programs that there is, one that an environment variable names before all others."""
-    wanted = [os.environ.get(variable, ""), *names]
-    return next((found for name in wanted if name and (found := shutil.which(name))), "")
 
 
 def threads_for(rows: int) -> int:

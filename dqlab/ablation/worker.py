@@ -23,7 +23,7 @@ from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STO
 from dqlab.config import gin_files
 from dqlab.config.plugins import load_plugins
 from dqlab.errors import DqlabError, StoppedError, error_place, message_of
-from dqlab.machine import NUMBERS, prepare_pytorch
+from dqlab.machine import NUMBERS, quiet_threads
 from dqlab.printing import Console
 from dqlab.tracking.run_folder import PACK, RunFolder
 
@@ -46,7 +46,7 @@ def _open_events() -> Callable[[Mapping[str, Any]], None]:
 
 def main(path: Path) -> int:
     """Train a pack; returns the exit code."""
-    prepare_pytorch()
+    quiet_threads()
     tell, stop = _open_events(), _stop_event()
     folder = RunFolder(path)
     try:

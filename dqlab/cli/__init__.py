@@ -18,7 +18,7 @@ from dqlab.cli.experiments import FIGURE, ablate, compare, evaluate, export, tra
 from dqlab.cli.parser import Command, Parser
 from dqlab.cli.runs import RUNS, sync, ui
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, mistake_in_gin, printable
-from dqlab.machine import prepare_pytorch
+from dqlab.machine import quiet_threads
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "experiments": (train, evaluate, ablate, compare, FIGURE, export),
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _use_utf8()
         signal.signal(signal.SIGTERM, _terminate)  # nothing half-written stays; train and ablate save
+    quiet_threads()
     gc.set_threshold(10_000)  # 8% of a start: with Python's 700 it looks for garbage all along PyTorch's import
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next (docs/howto/train.md)
         with suppress(ImportError):
@@ -43,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             argcomplete.autocomplete(build_parser())
     try:
         args = build_parser().parse_args(argv)
-        prepare_pytorch()
         if "plugin" in args:
             from dqlab.config.plugins import load_plugins
 

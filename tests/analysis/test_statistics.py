@@ -221,7 +221,7 @@ def test_curves_have_the_steps_that_all_runs_have(whole: Analysis) -> None:
     assert list(curve[["point", "low", "high"]].iloc[-1]) == pytest.approx(list(last))
     grid = made_grid((5,), (WALKER,), 3)
     short = (made_result(grid.results[0].cell, 50.0, evaluations=2), *grid.results[1:])
-    untrained: Any = {"untrained": {"step": 0, "score_mean": 1.5}}
+    untrained: Any = {"untrained": {"step": 0, "score_mean": 1.5, "selection_loss": None}}
     results = tuple(replace(result, summary={**result.summary, **untrained}) for result in short)
     curve = analyse(replace(grid, results=results), SETTINGS).curves
     assert (list(curve.step), curve.point.iloc[0]) == ([0, 1000, 2000], 1.5)

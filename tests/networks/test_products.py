@@ -81,41 +81,6 @@ def test_onednn_multiplies_where_mkl_is_half_as_fast(
         products.onednn_pays.cache_clear()
 
 
-EARLY = """
-import ctypes, sys
-from pathlib import Path
-from dqlab import machine
-machine.CPUINFO, before = Path(sys.argv[1]), sys.argv[2] == "before"
-if not before:
-    import torch
-machine.prepare_pytorch()
-asked = getattr(ctypes.CDLL(None), "mkl_serv_intel_cpu_true", lambda: 0)()
-import torch
-from dqlab.training.execution.program import trace_program
-a, b = torch.randn(256, 300), torch.randn(300, 200)
-torch.testing.assert_close(a @ b, (a.double() @ b.double()).float(), rtol=1e-4, atol=1e-4)
-graphs = [trace_program(torch.mm, [a.to(kind), b.to(kind)]).graph for kind in (torch.float32, torch.bfloat16)]
-print(asked, machine.mkl_uses_avx512, *("dqlab.linear" in str(graph) for graph in graphs))
-"""
-
-
-@pytest.mark.parametrize(
-    ("when", "path", "said"),
-    [
-        ("before", None, "1 True False True"),
-        ("before", "", "0 False True True"),  # no C compiler
-        ("after", None, "0 False True True"),
-    ],
-)
-def test_mkl_uses_avx512_on_zen_5(when: str, path: str | None, said: str, tmp_path: Path) -> None:
-    """Where PyTorch is imported later, float32 products are MKL's; else oneDNN's in compiled programs."""
-    (found := tmp_path / "cpuinfo").write_text("vendor_id\t: AuthenticAMD\ncpu family\t: 26")
-    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "CC": None, **({} if path is None else {"PATH": path})}
-    for _ in range(2):  # compiled, then found in the cache
-        done = machine.run_isolated(EARLY, str(found), when, timeout=100, env=env)
-        assert (done.output.strip(), done.trouble) == (said, "")
-
-
 @pytest.mark.skipif(not cpp_compiler(), reason="needs a C++ compiler")
 def test_compiled_code_calls_onednn_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products with and without a bias, of matrices by rows, by columns, and with gaps between their rows."""

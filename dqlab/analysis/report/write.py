@@ -133,14 +133,13 @@ def _decided(analysis: Analysis) -> Iterator[str]:
     if found.empty:
         yield "No setting has a seed that finished on every task: there is nothing to compare yet."
         return
-    rows = tests.join(analysis.figure(first, "iqm_difference"))
+    rows = tests.join(analysis.figure(first, "mean_difference"))
     rows = rows.sort_values("point", key=lambda point: -point.abs(), kind="stable")
     clauses = []
     for verdict in ("better", "worse", "undecided"):
         said = []
         for row in rows[rows.verdict == verdict].itertuples():
-            points = f"{format_points(row.ours - row.base, signed=True)} on average, "
-            points += f"{format_points(row.point, signed=True)} IQM points"
+            points = f"{format_points(row.point, signed=True)} points on average"  # of the mean, which is tested
             around, p = format_interval(row.low, row.high, signed=True), p_value(row.corrected)
             evidence = f"{points} {around}".rstrip() + f", corrected p {p if p.startswith('<') else f'= {p}'}"
             said.append(f"{row.Index} ({evidence})")

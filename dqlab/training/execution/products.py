@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from dqlab import machine
+from dqlab.machine import processor_family
 from dqlab.training.execution.torch_internals import onednn_linear, operator_schema
 
 aten = torch.ops.aten
@@ -46,8 +46,8 @@ def onednn_available() -> bool:
 @cache
 def onednn_pays() -> bool:
     """Whether oneDNN multiplies faster than what PyTorch would call: by the processor, not by a trial that may vary."""
-    vendor, family = machine.processor_family()
-    return vendor == "AuthenticAMD" and family >= machine.ZEN_5 and onednn_available()
+    vendor, family = processor_family()
+    return vendor == "AuthenticAMD" and family >= 26 and onednn_available()  # Zen 5's, whose AVX-512 is 512 bits wide
 
 
 START = 500_000
@@ -63,8 +63,6 @@ def _mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Any:
     if not plain or a.dtype not in (torch.float32, torch.bfloat16) or not onednn_pays():
         return NotImplemented
     full = a.dtype == torch.float32  # PyTorch gives bfloat16 to oneDNN itself, whatever the size, by a longer way
-    if full and machine.mkl_uses_avx512:
-        return NotImplemented
     few_columns = full and b.shape[1] < min(FEW_COLUMNS, a.shape[0])
     if bias is not None and (few_columns or bias.ndim != 1):
         return torch.mm(a, b) + bias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dqlab.errors import ConfigError, first_line, lacks_memory
-from dqlab.machine import cache_folder, found_program, processor_family
+from dqlab.machine import processor_family
 from dqlab.networks import activations
 from dqlab.training.execution import products
 from dqlab.training.execution.products import merge_sums
@@ -83,7 +84,8 @@ def concatenate_nested(parts: list[Any]) -> Any:
     return torch.cat(parts)
 
 
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_caches / "dqlab" / "inductor"))
 """Where compiled code is kept between runs: set here, before PyTorch chooses a folder that is emptied at boot."""
 if processor_family()[0] == "AuthenticAMD":
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
@@ -153,14 +155,20 @@ def trace_program(
 
 def cpp_compiler() -> str:
     """The C++ compiler that Inductor would use on a CPU, or nothing."""
-    return found_program("CXX", "g++", "clang++")
+    return _found("CXX", "g++", "clang++")
 
 
 def missing_for_triton() -> str:
     """What this machine lacks to compile for a GPU, if anything: Triton, or what builds its launchers of kernels."""
     if find_spec("triton") is None:
         return "Triton (pip install triton)"
-    if not found_program("CC", "gcc", "clang"):
+    if not _found("CC", "gcc", "clang"):
         return "a C compiler (gcc or clang, or $CC)"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return "" if header.exists() else "Python.h, for Triton's launchers (apt-get install python3-dev)"
+
+
+def _found(variable: str, *names: str) -> str:
+    """The first of these programs that there is, one that an environment variable names before all others."""
+    wanted = [os.environ.get(variable, ""), *names]
+    return next((found for name in wanted if name and (found := shutil.which(name))), "")
