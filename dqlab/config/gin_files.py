@@ -86,7 +86,7 @@ def load_gin(
     for module in imports:
         _import(module, "--plugin", loaded)
     for path in found:
-        _apply(_of_file(path, loaded), loaded)
+        _apply(_of_file(path, loaded, again=True), loaded)
     for binding in bindings:
         _apply(_with_included(quote_value(binding), f"--set {binding}", loaded), loaded)
     try:
@@ -122,6 +122,10 @@ def bindings_in_file(path: str | Path) -> dict[str, Any]:
 def operative_text(loaded: LoadedConfig) -> str:
     """The operative configuration as a gin file that reproduces what has been built since `load_gin`."""
     return loaded.header() + str(gin.operative_config_str(max_line_length=120))
+
+
+WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
+"""What the complete names of parameters begin with that are read when data are loaded, and not before."""
 
 
 def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> None:
@@ -280,11 +284,12 @@ def _apply(statements: Iterable[tuple[Any, str]], loaded: LoadedConfig) -> None:
             _add_folders(statement.value, place, loaded)
 
 
-def _of_file(path: Path, loaded: LoadedConfig) -> Iterator[tuple[Any, str]]:
-    """The statements of a file, which is read once, so that files may share a base, or include each other."""
-    if path.resolve() in (file.resolve() for file in loaded.files):
+def _of_file(path: Path, loaded: LoadedConfig, again: bool = False) -> Iterator[tuple[Any, str]]:
+    """The statements of a file, which is included once, so that files may share a base, or include each other."""
+    known = path.resolve() in (file.resolve() for file in loaded.files)
+    if known and not again:
         return
-    loaded.files.append(path)
+    loaded.files += [] if known else [path]
     if not loaded.stored:
         _import_from([path.parent], loaded)
     try:

@@ -24,7 +24,7 @@ from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory, mistake_in_gin
 from dqlab.machine import threads_for
-from dqlab.networks.precision import Precision, precisions
+from dqlab.networks.precision import Full, Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Evaluator, Pack, Probe, Training
 from dqlab.training.execution.modes import ExecutionMode, execution_modes
@@ -149,6 +149,10 @@ class Experiment:
         precision = precisions.get(self.precision)()
         if lacking := precision.unavailable_reason(self.resolved_device):
             raise ConfigError(f"Experiment.precision='{self.precision}' needs {lacking}. Use 'full'.")
+        if self.dtype == "float64" and not isinstance(precision, Full):
+            raise ConfigError(
+                f"Experiment.precision='{self.precision}' is of float32; with dtype='float64' use 'full'."
+            )
         return precision
 
     @cached_property
@@ -247,9 +251,14 @@ def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None
 
 
 def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> ExecutionMode:
-    """As configured; or what a run settled on `before`, by its run.json (empty if it is new): it repeats to the bit."""
+    """As configured; or what a run settled on `before`, by its run.json (empty if it is new): it repeats to the bit.
+
+    Where that is not to be had, as of a run that was trained on a GPU, as configured.
+    """
     configured = experiment.plan.execution
-    settled = before if before.get("execution_configured") == configured else {}
+    settled = before if before.get("execution_configured") == configured and "execution" in before else {}
+    if settled and execution_modes.get(settled["execution"])().unavailable_reason(experiment.resolved_device):
+        settled = {}
     mode = execution_modes.get(settled.get("execution", configured))()
     mode.reason = settled.get("execution_reason", mode.reason)
     return mode

@@ -68,7 +68,8 @@ def export_policy(
             program.save(new / name) if form == "onnx" else torch.export.save(program, new / name)
         _write_run(policy, facts, module, new)
         write_text(new / "README.md", model_card(policy, facts, FORMATS[form]))
-        example = (TEMPLATES / f"example_{form}.txt").read_text().format(width=policy.task.state_dim)
+        example = (TEMPLATES / f"example_{form}.txt").read_text()
+        example = example.format(width=policy.task.state_dim, dtype=policy.experiment.dtype)
         write_text(new / "example.py", example)
     if push:
         from huggingface_hub import HfApi

@@ -17,6 +17,7 @@ from dqlab.data import Transitions
 from dqlab.envs.backend import StepResult
 from dqlab.envs.physics import Array
 from dqlab.envs.tasks import from_unit, to_unit
+from dqlab.errors import DataError
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.experiment import build_evaluator, load_data
@@ -53,10 +54,15 @@ def look_inside(policy: LoadedPolicy) -> InspectionRecord:
     Actions are compared in `STATES` states of the data. Values are the critics', as they rank candidates, along
     `EPISODES` episodes; beside them stand the discounted sums of the rewards that followed, in training's units (both
     are empty without critics, or where the reward transform is no straight line). The chain denoises `CHAINS` draws of
-    noise in the first of the states. Raises DataError: the data are not to be had. RunError: episodes gave no score.
+    noise in the first of the states. Raises DataError: the data are not to be had, or others than it was trained on.
+    RunError: episodes gave no score.
     """
     with policy.ready():
-        data = load_data(policy.experiment)
+        data, trained = load_data(policy.experiment), policy.source.facts.get("data", {}).get("digest")
+        if trained and data.provenance.digest != trained:
+            here = f"{data.provenance.source} {data.provenance.path} has others here, {data.provenance.digest[:12]}"
+            said = f"The policy was trained on data with SHA-256 {trained[:12]}; {here}"
+            raise DataError(f"{said}. Bring the first back to where load_dataset.sources says.")
         rows = np.random.default_rng(0).permutation(len(data))[:STATES]  # the same for all policies
         states = data.state[rows].double().cpu().numpy()
         if len(policy.state_mean):

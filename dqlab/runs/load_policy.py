@@ -21,7 +21,13 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dqlab.config import gin_files
-from dqlab.config.gin_state import OtherConfiguration, abbreviate_names, bound_parameters
+from dqlab.config.gin_state import (
+    OtherConfiguration,
+    abbreviate_names,
+    bind_parameter,
+    bound_parameters,
+    parameters_read,
+)
 from dqlab.config.identity import Replica
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError, DqlabError, RunError, nearest_of_few, one_line, printable_name, printable_names
@@ -35,6 +41,7 @@ from dqlab.tracking import RunFolder
 from dqlab.tracking.records import WeightsRecord, read_record
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training.checkpoint import read_checkpoint
+from dqlab.training.execution.modes import execution_modes
 
 EXPORTED = "policy.json"
 
@@ -108,6 +115,8 @@ def load_policies(
             name = source if source.startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_gin([folder.config], bindings, stored=True)
+            if EXECUTION not in {name for binding in bindings for name in gin_files.bound_names(binding)}:
+                _execute_here(Experiment())
             experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
             for file in files:
                 weights, record = read_checkpoint(file, WeightsRecord)
@@ -119,7 +128,10 @@ def load_policies(
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
         check_experiment(experiment)
-        return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
+        policies = [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
+        of_data = {name for name in bound_parameters() if name.startswith(gin_files.WITH_THE_DATA)}
+        gin_files.check_parameters_read(bindings, parameters_read() | of_data)
+        return policies
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
@@ -136,6 +148,15 @@ def as_bindings(values: Mapping[str, Any]) -> list[str]:
             kinds = "a number, a text, True or False, or a tuple, list or dictionary of those"
             raise ConfigError(f"{name} is {printable_name(text)}: a gin parameter is {kinds}.") from error
     return [f"{name}={text}" for name, text in texts.items()]
+
+
+EXECUTION = "Training.execution"
+
+
+def _execute_here(experiment: Experiment) -> None:
+    """Where this machine has not what a run was executed by, a GPU's graphs or a compiler, `auto` computes the same."""
+    if execution_modes.get(experiment.plan.execution)().unavailable_reason(experiment.resolved_device):
+        bind_parameter(EXECUTION, "auto")
 
 
 HUB, PRETRAINED = "hf:", "pretrained:"

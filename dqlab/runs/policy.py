@@ -22,6 +22,7 @@ from dqlab.algorithms.base import Nets
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.identity import Replica, is_seed
 from dqlab.data.transitions import bounds_text, caveat_of
+from dqlab.envs.backend import make_env
 from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
@@ -119,6 +120,9 @@ class LoadedPolicy:
         self.experiment, self.replica, self.source = experiment, replica, source
         self.pack = build_pack(experiment, [replica])
         self.pack.load(0, weights)
+        for name in dir(type(self.pack.algorithm)):  # by this configuration, whichever is there when they are asked for
+            if name.startswith("resolved_"):
+                getattr(self.pack.algorithm, name)
         data = source.facts.get("data", {})
         self.state_mean = torch.tensor(data.get("state_mean", ()), dtype=torch.float64)
         self.state_std = torch.tensor(data.get("state_std", ()), dtype=torch.float64)
@@ -240,6 +244,14 @@ class LoadedPolicy:
             data = facts["data"]
             of_data = caveat_of(data["is_d4rl"], data.get("synthetic", False), data.get("note"))
             return "; ".join(filter(None, (of_data, self.task.caveat, self.task.condition)))
+
+    def make_env(self, **arguments: Any) -> Any:
+        """The task's environment as the run had it, with its physics and settings; actions are in [-1, 1].
+
+        `arguments` are more of the environment's own, such as `render_mode`.
+        """
+        with self.ready():
+            return make_env(self.task, self.experiment.physics, **arguments)
 
     def evaluate(self, episodes: int | None = None, env: Any = None) -> EvaluationEpisodes:
         """Episodes, as many as in training by default.

@@ -84,7 +84,7 @@ class PolicyModule(nn.Module):
         nets = {}
         for name, places in self._places.items():
             weights = {own: getattr(self, place) for own, place in places.items()}
-            nets[name] = Network(self._layouts[name].module, weights)
+            nets[name] = Network(self._layouts[name].module, weights, self._layouts[name].precision)
         unit = self._algorithm.act(self._dims, nets, seen.to(self.dtype), self.flat(noise)).double()
         action = unit * (0.5 * (self.high - self.low)) + 0.5 * (self.high + self.low)
         return torch.maximum(torch.minimum(action, self.high), self.low).to(self.dtype)

@@ -258,7 +258,7 @@ class Loop:
         record = {"replica": replica.name, "seed": replica.seed, **(done or failed)}
         checkpoint.write_checkpoint(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
         losses = self.states.selection_losses(replica.name)
-        if losses and early_stops.get(self.plan.early_stop)(losses):
+        if done and losses and early_stops.get(self.plan.early_stop)(losses):  # one that failed would be the last
             self.states.stopped.add(replica.name)
         if done or self.step < self.plan.steps:  # a resume repeats a last one that failed: it would record another
             self._write(replica.name, metrics | ({} if loss is None else {"eval/selection_loss": loss}))

@@ -197,7 +197,8 @@ def test_a_grid_as_far_as_it_has_come_has_a_report(results: GridResults, tmp_pat
 def test_the_answer_says_what_is_decided_first() -> None:
     clear = made_grid(seeds=12, score=lambda value, task, seed: 10.0 * float(value) + 0.2 * seed)  # type: ignore[arg-type]
     text = write.summary_paragraph(analyse(clear, QUICK))
-    verdict = r"N=10 \(\+50\.0 points on average \[.*?\], corrected p < 0\.001\) is better; N=2 \(\u221230\.0 .*?\) is worse\."
+    verdict = r"N=10 \(\+50\.0 points on average \[.*?\], corrected p < 0\.001\) is better; "
+    verdict += r"N=2 \(\u221230\.0 .*?\) is worse\."
     best = r"N=10 has the highest interquartile mean \(IQM\), 101\.1 \["
     assert re.match(f"By selection rule last, against the base, N=5: {verdict} {best}", text)
     assert text.endswith(

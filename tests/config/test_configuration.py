@@ -240,3 +240,17 @@ def test_what_came_later_divides_no_groups_where_it_is_as_before() -> None:
     """Nor in MLflow, which has values as texts."""
     assert not any(describes_setting(name, each) for name, value in LATER.items() for each in (value, str(value)))
     assert all(describes_setting("Experiment.action_chunk", each) for each in (4, "4"))
+
+
+def test_a_file_that_is_named_later_wins_over_one_that_includes_it(tmp_path: Path) -> None:
+    (tmp_path / "over.gin").write_text("include 'gin/quickstart.gin'\nTraining.steps = 5\nTraining.top_k = 3\n")
+    for files, steps in (([tmp_path / "over.gin", QUICK], 8000), ([QUICK, tmp_path / "over.gin"], 5)):
+        loaded = gin_files.load_gin(files)
+        assert (Experiment().plan.steps, Experiment().plan.top_k) == (steps, 3)
+        assert len({file.resolve() for file in loaded.files}) == len(loaded.files)
+
+
+def test_products_of_less_precision_are_of_float32() -> None:
+    gin_files.load_gin([QUICK], ["Experiment.dtype='float64'", "Experiment.precision='bf16'"])
+    with pytest.raises(ConfigError, match="precision='bf16' is of float32; with dtype='float64' use 'full'"):
+        check_experiment(Experiment())

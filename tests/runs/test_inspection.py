@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_packs import small_run
 
@@ -13,7 +16,7 @@ from dqlab.algorithms import ActorCritic, algorithms
 from dqlab.data import load_dataset
 from dqlab.data.rewards import reward_transforms
 from dqlab.envs import tasks
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError, DataError, RunError
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.inspection import discounted_returns, reward_line, spaced
 
@@ -112,3 +115,42 @@ def test_what_was_seen_is_kept_while_the_weights_are_the_last(tmp_path: Path) ->
             assert reward_line(load_dataset(policy.task, reward_transform="standardise"), policy) is not None
     finally:
         reward_transforms.remove("squared")
+
+
+def test_policies_are_shown_beside_the_data_that_they_were_trained_on(tmp_path: Path) -> None:
+    """Not beside others that the same sources have by now."""
+    run = small_run(tmp_path, "load_dataset.sources = ('embedded',)")
+    facts = json.loads((run.path / "run.json").read_text())
+    facts["data"]["digest"] = "0123456789abcdef" * 4
+    (run.path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(
+        DataError, match=r"trained on data with SHA-256 0123456789ab; embedded .*\.hdf5 has others here"
+    ):
+        run.inspect()
+
+
+def test_a_gpus_run_acts_wherever_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `auto` where there is no such device, or no compiler; what is asked for by name is still refused."""
+    run = small_run(tmp_path, "BehaviourCloning.policy = 'gaussian'", "Experiment.algorithm = 'bc'")
+    wanted = dqlab.evaluate(run, episodes=1)
+    for path in (run.path / "config.gin", run.path / "seed-0" / "config.gin"):
+        text = re.sub(r"Training.execution = .*", "Training.execution = 'cuda_graph'", path.read_text())
+        path.write_text(text)
+    for configured in ("auto", "cuda_graph"):
+        facts = {**json.loads((run.path / "run.json").read_text()), "execution": "cuda_graph"}
+        (run.path / "run.json").write_text(json.dumps({**facts, "execution_configured": configured}))
+        pd.testing.assert_frame_equal(dqlab.evaluate(run, episodes=1), wanted)
+    with pytest.raises(ConfigError, match="'cuda_graph' needs a CUDA device"):
+        dqlab.load_policy(run, set={"Training.execution": "cuda_graph"})
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setenv("CXX", "")
+    assert dqlab.load_policy("pretrained:walker2d-mini")(np.zeros(17)).shape == (6,)
+
+
+def test_a_policys_parts_are_of_its_own_configuration_whenever_they_are_asked_for(tmp_path: Path) -> None:
+    run = small_run(tmp_path, "SoftmaxQ.n_candidates = 3")
+    policy = dqlab.load_policy(run)
+    assert policy.pack.algorithm.resolved_selection.n_candidates == 3
+    env = policy.make_env()
+    assert env.reset(seed=0)[0].shape == (17,)
+    env.close()
