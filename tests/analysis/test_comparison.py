@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -136,6 +137,19 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     ]
     assert result.scores.low[result.scores.seeds == (2,)].isna().all()
     json.dumps(result.as_dict(), allow_nan=False)
+
+
+def test_a_cell_that_a_retry_finished_counts_once(tmp_path: Path) -> None:
+    """Its first pack lies there still, with what failed and what never ended."""
+    folder = write_grid(tmp_path / "steps", SMALL)
+    facts = json.loads((folder / "grid.json").read_text())
+    first = shutil.copytree(folder / "packs" / facts["packs"][0], folder / "packs" / "first")
+    one, other = first.glob("*/summary.json")
+    one.unlink()
+    other.rename(other.with_name("failure.json"))
+    (folder / "grid.json").write_text(json.dumps({**facts, "packs": ["first", *facts["packs"]]}))
+    found = find_runs([str(folder)], None, "", "sqlite:////nowhere.db")
+    assert (len(found.runs), found.failed, found.unfinished) == (4, 0, 0)
 
 
 def test_tables_and_other_forms(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
