@@ -16,7 +16,7 @@ from dqlab.config.gin_state import complete_name
 from dqlab.config.identity import Replica, is_seed
 from dqlab.config.registry import configurable
 from dqlab.data.download import Progress, no_progress
-from dqlab.data.sources import load_dataset
+from dqlab.data.sources import embedded_sets, load_dataset
 from dqlab.data.transitions import Transitions, q_learning_view
 from dqlab.envs import tasks
 from dqlab.envs.backend import env_backends
@@ -86,6 +86,9 @@ class Experiment:
 
     @cached_property
     def resolved_task(self) -> Task:
+        if self.task in embedded_sets():
+            source = f"load_dataset.sources=('embedded:{self.task}',)"
+            raise ConfigError(f"'{self.task}' is a dataset, not a task: choose a task of its robot, and {source}.")
         return tasks.get(self.task)
 
     @property
