@@ -280,6 +280,8 @@ def check_kernel(entry: RegistryEntry[Kernel]) -> None:
 
 def _check_packed(algorithm: Algorithm) -> None:
     """Two replicas of different seeds and different scalars train and act as each does alone."""
+    shared = sorted(Probe(algorithm, DIMS).shared_hyperparameters)
+    assert not shared, f"self.{shared[0]} is read: read hyper['{shared[0]}'] in a loss, or name it in `structural`"
     other = replace(algorithm, **{name: 0.9 * value for name, value in algorithm.hyper().items()})  # type: ignore[type-var]
     packed, state = _train([algorithm, other], [3, 4]), make_batch().state
     for row, (each, seed) in enumerate(((algorithm, 3), (other, 4))):
@@ -292,8 +294,6 @@ def _check_packed(algorithm: Algorithm) -> None:
             both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}
             together = getattr(packed, doing)(state.expand(2, -1, -1), both)[row]
             check_same(together, getattr(alone, doing)(state, noise)[0], f"{doing} differs when packed", atol=1e-9)
-    shared = sorted(Probe(algorithm, DIMS).shared_hyperparameters)
-    assert not shared, f"self.{shared[0]} is read: read hyper['{shared[0]}'] in a loss, or name it in `structural`"
 
 
 def _train(
