@@ -104,8 +104,10 @@ def chain_figure(seen: InspectionRecord) -> Any:
 
 
 def _dimensions(actions: NDArray[np.float64]) -> list[str]:
-    """Titles of as many dimensions of actions as are shown."""
-    return [f"action {dimension + 1}" for dimension in range(min(actions.shape[-1], MOST_DIMENSIONS))]
+    """Titles of as many dimensions of actions as are shown; where there are more, they say so."""
+    there = actions.shape[-1]
+    of = f" of {there}" if there > MOST_DIMENSIONS else ""
+    return [f"action {dimension + 1}{of}" for dimension in range(min(there, MOST_DIMENSIONS))]
 
 
 INSIDE: Mapping[str, Callable[[Inspections], Figure]] = {
