@@ -12,6 +12,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -204,7 +205,8 @@ def _gin_files(gin: Gin) -> list[str | Path]:
 
 def _bindings(set: Mapping[str, Any] | None, chosen: Mapping[str, Any]) -> list[str]:
     """Bindings of `set`, and of the other arguments that were given."""
-    given = {name: v if isinstance(v, (str, Integral)) else tuple(v) for name, v in chosen.items() if v is not None}
+    said = {name: value for name, value in chosen.items() if value is not None}
+    given = {n: v if isinstance(v, (str, Integral)) else (*np.asarray(v).tolist(),) for n, v in said.items()}
     return [*as_bindings(set or {}), *as_bindings(given)]
 
 

@@ -44,6 +44,7 @@ from dqlab.training.programs import SamplerCore
 
 Values = dict[str, Any]
 EMBEDDED = PACKAGE / "data" / "embedded"
+WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
 NOT_RECORDED = {"tracking.Tracking.mlflow": False}  # one process records the whole grid, not one for every pack
 MOST_ON_CPU, MOST_ON_GPU = 8, 64
 MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them
@@ -135,7 +136,7 @@ class ConfigResolver:
 
     def check_read(self) -> None:
         """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read."""
-        of_data = {name for name in gin_state.bound_parameters() if name.startswith(gin_files.WITH_THE_DATA)}
+        of_data = {name for name in gin_state.bound_parameters() if name.startswith(WITH_THE_DATA)}
         gin_files.check_parameters_read(self.bindings, self.read | of_data)
 
     def data(self, task: str, values: Values) -> ResolvedDataset:

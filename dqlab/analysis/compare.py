@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count, product
@@ -291,15 +291,15 @@ def read_folder(path: Path) -> FoundRuns:
     folders.read_facts(path)
     found = FoundRuns()
     if not folders.is_grid(path):
-        _read_run(path, found)
+        _read_run(path, found, set())
         return found
     facts, lost = read_record(path / folders.GRID, GridRecord), folders.SkippedRecords()
     packs = [path / "packs" / name for name in facts["packs"]]
-    finished = {summary.parent.name for pack in packs for summary in pack.glob(f"*/{SUMMARY}")}
+    counted = {summary.parent.name for pack in packs for summary in pack.glob(f"*/{SUMMARY}")}
     for folder in packs:
         with lost.damaged():
             if (folder / folders.RUN).exists():
-                _read_run(folder, found, finished)
+                _read_run(folder, found, counted)
     here = {Path(run["name"]).name for run in found.runs}  # a cell that another grid has trained, too, counts once
     elsewhere = {cell: place for cell, place in folders.reused_cells(facts).items() if f"cell-{cell}" not in here}
     for place, own, pack in folders.read_reused(path, elsewhere, found.lost):
@@ -313,14 +313,15 @@ def read_folder(path: Path) -> FoundRuns:
     return found
 
 
-def _read_run(path: Path, found: FoundRuns, finished: Collection[str] = ()) -> None:
-    """The replicas of a run or of a pack; what has `finished`, in a later pack maybe, is neither failed nor missing."""
+def _read_run(path: Path, found: FoundRuns, counted: set[str]) -> None:
+    """The replicas of a run or of a pack, but for those without a result that are `counted`; they are from now on."""
     folder = RunFolder(path)
     facts = folder.facts()
     for replica in replicas_of(facts):
         place = folder.replica(replica.name)
-        if not (place / SUMMARY).exists() and replica.name in finished:
+        if not (place / SUMMARY).exists() and replica.name in counted:
             continue
+        counted.add(replica.name)
         if (place / FAILURE).exists():
             found.failed += 1
         elif not (place / SUMMARY).exists():

@@ -124,10 +124,6 @@ def operative_text(loaded: LoadedConfig) -> str:
     return loaded.header() + str(gin.operative_config_str(max_line_length=120))
 
 
-WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
-"""What the complete names of parameters begin with that are read when data are loaded, and not before."""
-
-
 def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> None:
     """A ConfigError where the command line binds what is none of the `known`: the results would be other ones."""
     for name in (name for binding in bindings for name in bound_names(binding)):

@@ -134,7 +134,7 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     columns = source.read()
     before = Survey(columns, task)
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
-    timeouts = columns.timeouts if before.cuts == "unknown" else before.timeouts
+    timeouts = before.timeouts if columns.timeouts is None and before.cuts != "unknown" else columns.timeouts
     target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
     after = Survey(target.read(), task)
     lines = [f"{target.place}: {after.counts}"]

@@ -241,7 +241,7 @@ def q_learning_view(
 
 
 def cuts_of(columns: Columns, terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> tuple[Flags, str]:
-    """Rows (n,) at which an episode was cut short, and whence that is known; none where nothing says so.
+    """Rows (n,) at which an episode was cut short, and what they are known by; none where nothing says so.
 
     As recorded; else where a next observation is not the next row's, as in what D4RL's `qlearning_dataset` returns; or
     else by the step limit, as that function counts: from 0 on the first row and after a cut, from 1 after a terminal.
@@ -252,7 +252,7 @@ def cuts_of(columns: Columns, terminals: Flags, timeouts: Flags | None, episode_
     if columns.next_observations is not None:
         for start in range(0, len(cuts) - 1, AT_ONCE):
             inside = slice(start, min(start + AT_ONCE, len(cuts) - 1))
-            following, given = columns.observations[1:][inside], columns.next_observations[inside]
+            following, given = columns.observations[1:][inside] + 0.0, columns.next_observations[inside]
             with np.errstate(invalid="ignore", over="ignore"):
                 other = np.abs(following - given) > ANOTHER * (1.0 + np.abs(following))
             cuts[inside] = other.reshape(len(other), -1).any(axis=1)

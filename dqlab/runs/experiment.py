@@ -24,7 +24,7 @@ from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory, mistake_in_gin
 from dqlab.machine import threads_for
-from dqlab.networks.precision import Full, Precision, precisions
+from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Evaluator, Pack, Probe, Training
 from dqlab.training.execution.modes import ExecutionMode, execution_modes
@@ -86,7 +86,7 @@ class Experiment:
 
     @cached_property
     def resolved_task(self) -> Task:
-        if self.task in embedded_sets():
+        if self.task in embedded_sets() and self.task not in tasks:
             source = f"load_dataset.sources=('embedded:{self.task}',)"
             raise ConfigError(f"'{self.task}' is a dataset, not a task: choose a task of its robot, and {source}.")
         return tasks.get(self.task)
@@ -152,10 +152,6 @@ class Experiment:
         precision = precisions.get(self.precision)()
         if lacking := precision.unavailable_reason(self.resolved_device):
             raise ConfigError(f"Experiment.precision='{self.precision}' needs {lacking}. Use 'full'.")
-        if self.dtype == "float64" and not isinstance(precision, Full):
-            raise ConfigError(
-                f"Experiment.precision='{self.precision}' is of float32; with dtype='float64' use 'full'."
-            )
         return precision
 
     @cached_property
@@ -253,16 +249,16 @@ def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None
     )
 
 
-def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> ExecutionMode:
+def execution_mode(experiment: Experiment, before: Mapping[str, Any], elsewhere: bool = False) -> ExecutionMode:
     """As configured; or what a run settled on `before`, by its run.json (empty if it is new): it repeats to the bit.
 
-    Where that is not to be had, as of a run that was trained on a GPU, as configured.
+    With `elsewhere` also where that is not to be had, as on a machine without the run's GPU: as configured, then.
     """
     configured = experiment.plan.execution
     settled = before if before.get("execution_configured") == configured and "execution" in before else {}
-    if settled and execution_modes.get(settled["execution"])().unavailable_reason(experiment.resolved_device):
-        settled = {}
     mode = execution_modes.get(settled.get("execution", configured))()
+    if elsewhere and mode.unavailable_reason(experiment.resolved_device):
+        mode, settled = execution_modes.get(configured)(), {}
     mode.reason = settled.get("execution_reason", mode.reason)
     return mode
 

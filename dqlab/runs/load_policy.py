@@ -21,13 +21,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dqlab.config import gin_files
-from dqlab.config.gin_state import (
-    OtherConfiguration,
-    abbreviate_names,
-    bind_parameter,
-    bound_parameters,
-    parameters_read,
-)
+from dqlab.config.gin_state import OtherConfiguration, abbreviate_names, bind_parameter, bound_parameters
 from dqlab.config.identity import Replica
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError, DqlabError, RunError, nearest_of_few, one_line, printable_name, printable_names
@@ -128,10 +122,7 @@ def load_policies(
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
         check_experiment(experiment)
-        policies = [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
-        of_data = {name for name in bound_parameters() if name.startswith(gin_files.WITH_THE_DATA)}
-        gin_files.check_parameters_read(bindings, parameters_read() | of_data)
-        return policies
+        return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:

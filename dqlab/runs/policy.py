@@ -91,6 +91,13 @@ class PolicySource(NamedTuple):
         return RunFolder(self.file.absolute().parents[2])
 
 
+def _resolve_parts(part: Any) -> None:
+    """Have an algorithm make its parts, and these theirs, by the configuration of now, not of when they are used."""
+    for name in dir(type(part)):
+        if name.startswith("resolved_"):
+            _resolve_parts(getattr(part, name))
+
+
 States = TypeVar("States", NDArray[Any], Tensor)
 
 
@@ -120,9 +127,7 @@ class LoadedPolicy:
         self.experiment, self.replica, self.source = experiment, replica, source
         self.pack = build_pack(experiment, [replica])
         self.pack.load(0, weights)
-        for name in dir(type(self.pack.algorithm)):  # by this configuration, whichever is there when they are asked for
-            if name.startswith("resolved_"):
-                getattr(self.pack.algorithm, name)
+        _resolve_parts(self.pack.algorithm)
         data = source.facts.get("data", {})
         self.state_mean = torch.tensor(data.get("state_mean", ()), dtype=torch.float64)
         self.state_std = torch.tensor(data.get("state_std", ()), dtype=torch.float64)
@@ -271,7 +276,7 @@ class LoadedPolicy:
     def evaluate_by(self, evaluator: Evaluator, mode: ExecutionMode | None = None) -> EvaluationEpisodes:
         """The same, as an evaluator of its experiment plays them; by the run's execution mode, or another."""
         with self.ready():
-            mode = mode or execution_mode(self.experiment, self.source.facts).resolve(self.device)
+            mode = mode or execution_mode(self.experiment, self.source.facts, True).resolve(self.device)
             evaluator.standardised_by = (self.state_mean.tolist(), self.state_std.tolist())
             return evaluator.run(self.pack, self.source.step, mode)[0]
 

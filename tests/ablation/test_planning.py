@@ -194,3 +194,15 @@ def test_what_a_label_sets_is_not_overruled_in_silence() -> None:
 def test_canonical_values_are_equal_where_runs_are() -> None:
     assert canonical({"b": 5, "a": (1, 2)}) == canonical({"a": [1.0, 2.0], "b": 5.0})
     assert json.dumps(canonical({"a": True})) != json.dumps(canonical({"a": 1}))
+
+
+def test_a_papers_tasks_run_what_their_own_files_say() -> None:
+    """Though they are read after a file that has read what they include."""
+    reader = ConfigResolver([ROOT / "ablations" / "paper_table1_others.gin"])
+    (setting, *_) = reader.grid.settings
+    for task, base in reader.bases().items():
+        planned, _ = reader.values(task, base, setting)
+        gin_files.load_gin([ROOT / "gin" / "paper" / f"{task}.gin"])
+        check_experiment(Experiment())
+        own = {name: value for name, value in operative_parameters().items() if name in planned}
+        assert {name: planned[name] for name in own} == own, task

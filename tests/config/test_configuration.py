@@ -250,12 +250,6 @@ def test_a_file_that_is_named_later_wins_over_one_that_includes_it(tmp_path: Pat
         assert len({file.resolve() for file in loaded.files}) == len(loaded.files)
 
 
-def test_products_of_less_precision_are_of_float32() -> None:
-    gin_files.load_gin([QUICK], ["Experiment.dtype='float64'", "Experiment.precision='bf16'"])
-    with pytest.raises(ConfigError, match="precision='bf16' is of float32; with dtype='float64' use 'full'"):
-        check_experiment(Experiment())
-
-
 def test_a_dataset_is_no_task() -> None:
     gin_files.load_gin([QUICK], ["Experiment.task='walker2d-medium-expert-mini'"])
     with pytest.raises(
