@@ -43,8 +43,8 @@ from dqlab.training.probe import USABLE, free_bytes, made_up_update
 from dqlab.training.programs import SamplerCore
 
 Values = dict[str, Any]
-EMBEDDED = PACKAGE / "data" / "embedded"
 WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
+EMBEDDED = PACKAGE / "data" / "embedded"
 NOT_RECORDED = {"tracking.Tracking.mlflow": False}  # one process records the whole grid, not one for every pack
 MOST_ON_CPU, MOST_ON_GPU = 8, 64
 MEASURED = 8  # kinds of packs that are measured; others are taken to be as large, and as slow, as any of them

@@ -319,12 +319,13 @@ def _read_run(path: Path, found: FoundRuns, counted: set[str]) -> None:
     facts = folder.facts()
     for replica in replicas_of(facts):
         place = folder.replica(replica.name)
-        if not (place / SUMMARY).exists() and replica.name in counted:
+        finished = (place / SUMMARY).exists()
+        if not finished and replica.name in counted:
             continue
         counted.add(replica.name)
         if (place / FAILURE).exists():
             found.failed += 1
-        elif not (place / SUMMARY).exists():
+        elif not finished:
             found.unfinished += 1
         else:
             with found.lost.damaged():

@@ -140,6 +140,11 @@ class Report:
         check_field(len(set(self.rules)) == len(self.rules), self, "rules", "different selection rules")
         _check_reference(self.reference)
 
+    @property
+    def interval(self) -> str:
+        """What captions call the intervals: `95% bootstrap interval`."""
+        return f"{100 * self.confidence:g}% bootstrap interval"
+
 
 def _check_reference(reference: Any) -> None:
     """That it is label -> task -> finite numbers: a score, and perhaps its error, which is not negative."""

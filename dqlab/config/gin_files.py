@@ -285,7 +285,8 @@ def _of_file(path: Path, loaded: LoadedConfig, again: bool = False) -> Iterator[
     known = path.resolve() in (file.resolve() for file in loaded.files)
     if known and not again:
         return
-    loaded.files += [] if known else [path]
+    if not known:
+        loaded.files.append(path)
     if not loaded.stored:
         _import_from([path.parent], loaded)
     try:

@@ -255,7 +255,7 @@ def cuts_of(columns: Columns, terminals: Flags, timeouts: Flags | None, episode_
             following, given = columns.observations[1:][inside] + 0.0, columns.next_observations[inside]
             with np.errstate(invalid="ignore", over="ignore"):
                 other = np.abs(following - given) > ANOTHER * (1.0 + np.abs(following))
-            cuts[inside] = other.reshape(len(other), -1).any(axis=1)
+            cuts[inside] = other.any(axis=1)
         cuts[-1] = True
         return cuts & ~terminals, "next observations"
     if episode_limit is None:

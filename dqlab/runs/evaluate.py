@@ -82,7 +82,7 @@ def evaluate_policies(
     with first.ready(), closing(build_evaluator(first.experiment, episodes)) as evaluator:
         evaluator.environments.prepare(evaluator.episodes)
         gin_files.check_parameters_read(bindings, parameters_read())
-        mode = execution_mode(first.experiment, first.source.facts, True).resolve(first.device)
+        mode = execution_mode(first.experiment, first.source.facts).resolve(first.device)
         recorder = VideoRecorder(evaluator, video, len(policies)) if video else None
         for policy in policies:
             try:

@@ -86,7 +86,7 @@ class Experiment:
 
     @cached_property
     def resolved_task(self) -> Task:
-        if self.task in embedded_sets() and self.task not in tasks:
+        if self.task not in tasks and self.task in embedded_sets():
             source = f"load_dataset.sources=('embedded:{self.task}',)"
             raise ConfigError(f"'{self.task}' is a dataset, not a task: choose a task of its robot, and {source}.")
         return tasks.get(self.task)
@@ -249,16 +249,11 @@ def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None
     )
 
 
-def execution_mode(experiment: Experiment, before: Mapping[str, Any], elsewhere: bool = False) -> ExecutionMode:
-    """As configured; or what a run settled on `before`, by its run.json (empty if it is new): it repeats to the bit.
-
-    With `elsewhere` also where that is not to be had, as on a machine without the run's GPU: as configured, then.
-    """
+def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> ExecutionMode:
+    """As configured; or what a run settled on `before`, by its run.json (empty if it is new): it repeats to the bit."""
     configured = experiment.plan.execution
-    settled = before if before.get("execution_configured") == configured and "execution" in before else {}
+    settled = before if before.get("execution_configured") == configured else {}
     mode = execution_modes.get(settled.get("execution", configured))()
-    if elsewhere and mode.unavailable_reason(experiment.resolved_device):
-        mode, settled = execution_modes.get(configured)(), {}
     mode.reason = settled.get("execution_reason", mode.reason)
     return mode
 

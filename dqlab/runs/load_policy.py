@@ -29,13 +29,13 @@ from dqlab.files import expanded
 from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
-from dqlab.runs.experiment import Experiment, check_experiment
+from dqlab.runs.experiment import Experiment, check_experiment, execution_mode
 from dqlab.runs.policy import LoadedPolicy, PolicySource, isolated
 from dqlab.tracking import RunFolder
 from dqlab.tracking.records import WeightsRecord, read_record
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training.checkpoint import read_checkpoint
-from dqlab.training.execution.modes import execution_modes
+from dqlab.training.execution.modes import execution_modes, name_of
 
 EXPORTED = "policy.json"
 
@@ -109,8 +109,8 @@ def load_policies(
             name = source if source.startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_gin([folder.config], bindings, stored=True)
-            if EXECUTION not in {name for binding in bindings for name in gin_files.bound_names(binding)}:
-                _execute_here(Experiment())
+            named = EXECUTION in {name for binding in bindings for name in gin_files.bound_names(binding)}
+            _execute_here(Experiment(), folder.facts(), named)
             experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
             for file in files:
                 weights, record = read_checkpoint(file, WeightsRecord)
@@ -141,13 +141,19 @@ def as_bindings(values: Mapping[str, Any]) -> list[str]:
     return [f"{name}={text}" for name, text in texts.items()]
 
 
-EXECUTION = "Training.execution"
+EXECUTION, AUTO = "Training.execution", "auto"
 
 
-def _execute_here(experiment: Experiment) -> None:
-    """Where this machine has not what a run was executed by, a GPU's graphs or a compiler, `auto` computes the same."""
-    if execution_modes.get(experiment.plan.execution)().unavailable_reason(experiment.resolved_device):
-        bind_parameter(EXECUTION, "auto")
+def _execute_here(experiment: Experiment, facts: Mapping[str, Any], named: bool) -> None:
+    """Where this machine has not what a run was executed by, a GPU's graphs or a compiler, choose what `auto` does.
+
+    It computes the same. A mode that whoever loads has `named` stands, and is refused where it is not to be had.
+    """
+    device = experiment.resolved_device
+    if named and experiment.plan.execution != AUTO:
+        return
+    if execution_mode(experiment, facts).unavailable_reason(device):
+        bind_parameter(EXECUTION, name_of(execution_modes.get(AUTO)().resolve(device)))
 
 
 HUB, PRETRAINED = "hf:", "pretrained:"

@@ -276,7 +276,7 @@ class LoadedPolicy:
     def evaluate_by(self, evaluator: Evaluator, mode: ExecutionMode | None = None) -> EvaluationEpisodes:
         """The same, as an evaluator of its experiment plays them; by the run's execution mode, or another."""
         with self.ready():
-            mode = mode or execution_mode(self.experiment, self.source.facts, True).resolve(self.device)
+            mode = mode or execution_mode(self.experiment, self.source.facts).resolve(self.device)
             evaluator.standardised_by = (self.state_mean.tolist(), self.state_std.tolist())
             return evaluator.run(self.pack, self.source.step, mode)[0]
 

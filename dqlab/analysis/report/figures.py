@@ -169,10 +169,6 @@ def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
     return {figure.name: figure for figure in drawn}
 
 
-def _interval(analysis: Analysis) -> str:
-    return f"{100 * analysis.settings.confidence:g}% bootstrap interval"
-
-
 def learning_curves(analysis: Analysis) -> ReportFigure | None:
     """Mean over seeds with its interval, over gradient steps; None where no run has finished."""
     curves = analysis.curves
@@ -188,7 +184,7 @@ def learning_curves(analysis: Analysis) -> ReportFigure | None:
         axes.locator_params(axis="x", nbins=5, integer=True)
         axes.set_xlim(left=0)
     legend_below(figure, panels[0], labels)
-    band = f"shaded: {_interval(analysis)}" if curves.low.notna().any() else "one seed: no interval"
+    band = f"shaded: {analysis.settings.interval}" if curves.low.notna().any() else "one seed: no interval"
     caption = f"Learning curves: mean over seeds of every evaluation ({band}). No checkpoint is selected here. {note}"
     return ReportFigure("learning_curves", caption.strip(), figure)
 
@@ -231,7 +227,9 @@ def profile_figure(analysis: Analysis) -> ReportFigure | None:
         _setting_lines(axes, found[found.rule == rule], "threshold", labels, results.base, labels)
         axes.set_ylim(-0.02, 1.02)
     legend_below(figure, panels[0], labels)
-    caption = f"Performance profiles: share of runs whose score is above each value, with {_interval(analysis)}s, "
+    caption = (
+        f"Performance profiles: share of runs whose score is above each value, with {analysis.settings.interval}s, "
+    )
     caption += f"by selection rule. Higher is better. {note}"
     return ReportFigure("profiles", caption.strip(), figure)
 
@@ -255,7 +253,9 @@ def interval_figure(analysis: Analysis) -> ReportFigure | None:
         axes.set_yticks(range(len(labels)), map(plain_label, labels), fontsize=8)
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)
-    caption = f"Interquartile mean over tasks and seeds with its {_interval(analysis)}, by selection rule; the base, "
+    caption = (
+        f"Interquartile mean over tasks and seeds with its {analysis.settings.interval}, by selection rule; the base, "
+    )
     return ReportFigure("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
 
 
@@ -284,7 +284,7 @@ def score_by_value(analysis: Analysis) -> ReportFigure | None:
         if len(values) <= 8:
             axes.set_xticks(values, [f"{value:g}" for value in values], color=INK)
     legend_below(figure, panels[0], list(lines))
-    caption = f"IQM over tasks and seeds against {axis}, with {_interval(analysis)}s, by selection rule."
+    caption = f"IQM over tasks and seeds against {axis}, with {analysis.settings.interval}s, by selection rule."
     caption += f" {len(lines)} of {len(every)} lines are drawn." if len(lines) < len(every) else ""
     return ReportFigure("score_by_value", caption, figure)
 
@@ -341,5 +341,5 @@ def tuning_figure(analysis: Analysis) -> ReportFigure | None:
     caption += f"selection rule {rule_name(rule)}. A policy is a setting with one seed. "
     caption += "Seen: in the evaluation that it is chosen by, which is too high."
     caption += " Held out: with the other seeds of the chosen setting." if found.held_out.notna().any() else ""
-    caption += f" Shaded: {_interval(analysis)}." if found.seen_low.notna().any() else ""
+    caption += f" Shaded: {analysis.settings.interval}." if found.seen_low.notna().any() else ""
     return ReportFigure("tuning", caption, figure)

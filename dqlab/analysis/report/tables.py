@@ -206,7 +206,7 @@ def _unit(caveat: str) -> str:
 
 def _intervals(analysis: Analysis) -> str:
     """What a caption ends with where there are intervals."""
-    return f"In brackets: {100 * analysis.settings.confidence:g}% bootstrap intervals. {_unit(analysis.results.caveat)}"
+    return f"In brackets: {analysis.settings.interval}s. {_unit(analysis.results.caveat)}"
 
 
 def _by_setting(

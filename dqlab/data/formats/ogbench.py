@@ -81,8 +81,7 @@ class OGBenchFormat(Format):
         if columns.terminals.any():
             where = f"{columns.where} has episodes that end where the task is solved"
             raise DataError(f"{where}: OGBench's files have the state that follows, too, which these rows lack.")
-        ends = columns.terminals.astype(bool)
-        ends |= False if columns.timeouts is None else columns.timeouts.astype(bool)
+        ends = np.zeros(len(columns), bool) if columns.timeouts is None else columns.timeouts.astype(bool)
         arrays = {name: getattr(columns, name).astype(np.float32) for name in ("observations", "actions")}
         own = {name: columns.extras.get(f"infos/{name}") for name in KEPT}
         kept = {name: extra.astype(KEPT[name]) for name, extra in own.items() if extra is not None}

@@ -107,9 +107,9 @@ class PolicyBehaviour(Behaviour):
             for begun in count(first, self.rows):
                 seeds = [np.random.SeedSequence([*keyed, begun + each]).generate_state(2) for each in range(self.rows)]
                 act = self.begin(int(seeds[0][1]))  # an environment's seed, and that of the behaviour's noise
-                pairs = zip(recorders, seeds, strict=True)
-                begin = partial(EpisodeRecorder.reset, options={"group": 0})
-                observations = np.stack([begin(recorder, seed=int(start))[0] for recorder, (start, _) in pairs])
+                begun_by = zip(recorders, seeds, strict=True)
+                first_seen = [each.reset(seed=int(at), options={"group": 0})[0] for each, (at, _) in begun_by]
+                observations = np.stack(first_seen)
                 recorded.clear()
                 while len(recorded) < self.rows:
                     actions = act(observations)
