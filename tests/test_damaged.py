@@ -91,7 +91,7 @@ def run(tmp_path: Path, sink: None) -> Path:
     """A run that goes on, with what has been sent of it and a checkpoint of its state."""
     run = write_run(tmp_path / "runs" / "run", seeds=(0, 1))
     rows = json.loads((run / "seed-0" / "summary.json").read_text())["evaluations"]
-    state = {"step": 5000, "seeds": [0, 1], "stopped": [], "interval_steps": 0, "journal": {"seed-0": 5, "seed-1": 5}}
+    state = {"step": 5000, "seeds": [0, 1], "stopped": [], "interval_start": 0, "journal": {"seed-0": 5, "seed-1": 5}}
     state |= {"evaluations": {"seed-0": rows, "seed-1": rows}}
     state |= {"failed": {"seed-1": {"reason": "it became NaN", "step": 10, "kind": "diverged"}}}
     checkpoint.write_checkpoint(run / "checkpoint.safetensors", {"parameters": {"actor": torch.zeros(2)}}, state)

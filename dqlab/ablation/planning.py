@@ -350,8 +350,8 @@ def measure_pack(pack: PlannedPack) -> list[Any]:
         replicas.update(batch, noise)
         replicas.synchronize()
 
-    phases = replicas.stretches(range(plan.steps))
-    updating = sum(len(each) * _seconds(partial(update, each.start)) for each in phases)
+    kinds = replicas.kinds(range(plan.steps))
+    updating = sum(count * _seconds(partial(update, step)) for step, count in kinds.items())
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
     turns = evaluations * experiment.resolved_task.episode_limit
     seconds = updating + turns * _seconds(lambda: core.sample_actions(states, drawn).cpu())

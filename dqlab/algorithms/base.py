@@ -68,6 +68,10 @@ class TrainedNetwork:
         """Whether it is trained at this step (from 0)."""
         return self.in_phase(step) and (step + 1) % self.every == 0
 
+    def updates_in(self, steps: range) -> int:
+        """At how many of these steps, all of its phase, it is trained."""
+        return steps.stop // self.every - steps.start // self.every
+
     def update_count(self, step: int) -> int:
         """How many steps its optimiser has made once this step, of its phase, is done."""
         every = 1 if self.coasts else self.every

@@ -267,9 +267,9 @@ class StateRecord(TypedDict):
     failed: dict[Name, FailedRecord]
     evaluations: dict[Name, list[EvaluationRecord]]
     journal: dict[Name, Count]
-    interval_steps: Count
     failed_evaluations: NotRequired[dict[Name, list[FailedEvaluationRecord]]]
     evaluated_at: NotRequired[Annotated[int, Field(ge=-1, lt=2**53)]]
+    interval_start: NotRequired[Count]
     logged_at: NotRequired[Count]
 
 

@@ -87,7 +87,7 @@ class Loop:
         self.plan, self.pack, self.folder = plan, pack, folder
         self._callbacks, self._evaluator, self._stop = callbacks, evaluator, evaluator.stop
         self._interval: dict[str, Tensor] = {}  # sums since the last evaluation, (K,) float64, on the CPU
-        self._interval_steps = 0
+        self._interval_start = 0  # the step where these begin
         self._window: dict[str, Tensor] = {}  # the same since the last log, where the run goes on between two
         self._logged_at, self._evaluated_at = 0, -1  # steps
         self._saved_at = time.monotonic()
@@ -174,7 +174,7 @@ class Loop:
                 recorded[replica.name] = done
             else:
                 self._callbacks.on_warning(what)
-        self._interval, self._interval_steps = {}, 0
+        self._interval, self._interval_start = {}, self.step
         self._callbacks.on_evaluation(self.step, recorded)
         self._evaluated_at = self.step
         if self.step < self.plan.steps or not any(map(self.states.last_failed_evaluation, self.journals)):
@@ -189,22 +189,21 @@ class Loop:
 
     def _log(self, speed: float) -> None:
         """Record means over the updates since the last log; the only place where losses reach the host."""
-        sums, steps = self._step.take_sums(), self.step - self._logged_at
-        self._logged_at = self.step
+        first, self._logged_at = self._logged_at, self.step
+        sums, counts = self._step.take_sums(), self._step.counts(range(first, self.step))
         for row, replica in self.states.running().items():
-            metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
+            metrics = {f"train/{name}": float(sums[name][row] / counts[name]) for name in sums if counts[name]}
             if broken := next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None):
                 self._diverged(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
                 continue
             self._write(replica.name, {**metrics, "train/updates_per_second": speed})
-            if "critic/target_q" in sums and self._discounts:
+            if "train/critic/target_q" in metrics and self._discounts:
                 self._check_values(row, replica, metrics["train/critic/target_q"])
         if self._interval.keys() != sums.keys():  # a phase of training has begun
-            self._interval, self._interval_steps = {}, 0
+            self._interval, self._interval_start = {}, first
         self._interval = {name: self._interval.get(name, 0.0) + value for name, value in sums.items()}
-        self._interval_steps += steps
         if running := self.states.running():
-            means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
+            means = {name: float(sums[name][list(running)].mean() / counts[name]) for name in sums if counts[name]}
             self._callbacks.on_log(self.step, {**means, "updates_per_second": speed})
 
     def _check_values(self, row: int, replica: Replica, value: float) -> None:
@@ -233,7 +232,8 @@ class Loop:
 
     def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> EvaluationRecord | None:
         """Record a replica's weights and evaluation, which is None where it failed, and stop it early if it is time."""
-        means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
+        sums, counts = self._interval, self._step.counts(range(self._interval_start, self.step))
+        means = {name: float(sums[name][row] / counts[name]) for name in sorted(sums) if counts[name]}
         loss = means.get(self.pack.algorithm.selection_loss)
         done: EvaluationRecord | None = None
         failed: FailedEvaluationRecord = {"step": self.step, "reason": episodes.fault, "selection_loss": loss}
@@ -289,7 +289,7 @@ class Loop:
             "evaluated_at": self._evaluated_at,
             "logged_at": self._logged_at,
             "journal": {name: journal.count for name, journal in self.journals.items()},
-            "interval_steps": self._interval_steps,
+            "interval_start": self._interval_start,
         }
         tensors = {
             "parameters": state.parameters,
@@ -317,7 +317,10 @@ class Loop:
         )
         moments = {name: (value[:, 0].clone(), value[:, 1].clone()) for name, value in both.items()}
         self.pack.state = PackState(parameters, moments, targets, record["step"])
-        self._interval, self._interval_steps = tensors.get("interval", {}), record["interval_steps"]
-        self._window, step = tensors.get("window", {}), record["step"]  # earlier versions saved at logs only
-        self._logged_at, self._evaluated_at = record.get("logged_at", step), record.get("evaluated_at", step)
+        step = record["step"]
+        self._interval_start, self._evaluated_at = record.get("interval_start", step), record.get("evaluated_at", step)
+        self._logged_at = step
+        if "interval_start" in record:  # earlier versions summed what rests, too
+            self._interval, self._window = tensors.get("interval", {}), tensors.get("window", {})
+            self._logged_at = record.get("logged_at", step)
         return record

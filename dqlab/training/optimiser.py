@@ -53,18 +53,18 @@ class NetworkOptimiser:
 
     def controls(self, step: int, scalars: Mapping[str, NDArray[Any]], factor: Factor) -> dict[str, NDArray[Any]]:
         """What depends on the step (from 0), (K,) by name, for hyper-parameters (K,) and a learning rate's factor: the
-        rate with Adam's bias correction, the root of Adam's second correction, 1 or 0 for whether the network is
-        trained, and the share that weight decay takes, if it has one.
+        rate with Adam's bias correction, the root of Adam's second correction, and the share that weight decay takes,
+        if it has one: nothing where the network coasts.
         """
-        trained, trains = self.trained, float(self.trained.updates_at(step))
+        trained = self.trained
         count = max(trained.update_count(step), 1)
         first, root = (1.0, 1.0) if trained.plain_descent else (1 - BETA1**count, math.sqrt(1 - BETA2**count))
         start = max(trained.first, trained.decays_from)
         decays = trained.decays and trained.in_phase(step)
         rate = scalars[trained.learning_rate] * (factor(max(step, start), start, trained.last) if decays else 1.0)
-        found = {"rate": rate / first, "root": np.full_like(rate, root), "trains": np.full_like(rate, trains)}
+        found = {"rate": rate / first, "root": np.full_like(rate, root)}
         if trained.weight_decay is not None:
-            found["decay"] = rate * scalars[trained.weight_decay] * trains
+            found["decay"] = rate * scalars[trained.weight_decay] * trained.updates_at(step)
         return {f"{kind}/{self.name}": value for kind, value in found.items()}
 
     def step(self, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor], clip: bool = True) -> None:
@@ -74,23 +74,16 @@ class NetworkOptimiser:
         tensors, so that its number is not in a compiled program.
         """
         name, trained, parameters = self.name, self.trained, tensors["parameters"][self.name]
-        rate, trains = control[f"rate/{name}"], control[f"trains/{name}"]
+        rate = control[f"rate/{name}"].unsqueeze(-1)
         if clip and trained.grad_norm is not None:
             gradient = clip_by_norm(gradient, tensors["hyper"][trained.grad_norm], self.members)
         if trained.weight_decay is not None:
             parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
         if trained.plain_descent:
-            parameters.sub_((rate * trains).unsqueeze(-1) * gradient)
+            parameters.sub_(rate * gradient)
             return
-        if trained.coasts:
-            gradient = gradient * trains.unsqueeze(-1)
-        before, all_rows = (parameters, *tensors["moments"][name]), trained.every == 1 or trained.coasts
-        values, first, second = before if all_rows else (each.clone() for each in before)
+        first, second = tensors["moments"][name]
         first.lerp_(gradient, 1 - BETA1)
         second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         denominator = second.sqrt().div_(control[f"root/{name}"].unsqueeze(-1)).add_(EPS)
-        values.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
-        if not all_rows:  # the others stay
-            wanted = trains.unsqueeze(-1) > 0
-            for old, new in zip(before, (values, first, second), strict=True):
-                old.copy_(torch.where(wanted, new, old))
+        parameters.sub_(first.div(denominator).mul_(rate))

@@ -136,7 +136,7 @@ class Pack:
         """
         step = self.state.step
         controls = self.controls(range(step, step + 1))[:, 0]
-        info: dict[str, Tensor] = self._by_group(partial(self.advance, phase=step), batch, dict(noise), controls)
+        info: dict[str, Tensor] = self._by_group(partial(self.advance, step=step), batch, dict(noise), controls)
         self.state.step += 1
         return info
 
@@ -163,6 +163,21 @@ class Pack:
     def trained_at(self, step: int) -> list[str]:
         """Names of the networks whose phase a step lies in, in the order in which they are trained."""
         return [name for name, trained in self.trained.items() if trained.in_phase(step)]
+
+    def updating_at(self, step: int) -> tuple[str, ...]:
+        """Names of those of `trained_at` that do not rest at this step."""
+        return tuple(name for name in self.trained_at(step) if self.trained[name].updates_at(step))
+
+    def kinds(self, steps: range) -> dict[int, int]:
+        """The first step of each different update that there is among these steps -> how many are like it."""
+        counts: dict[int, int] = {}
+        for stretch in self.stretches(steps):
+            period = math.lcm(*(self.trained[name].every for name in self.trained_at(stretch.start)))
+            firsts: dict[tuple[str, ...], int] = {}
+            for step in stretch[:period]:
+                first = firsts.setdefault(self.updating_at(step), step)
+                counts[first] = counts.get(first, 0) + len(stretch[step - stretch.start :: period])
+        return counts
 
     def _check_names(self) -> None:
         """A ConfigError unless networks and hyper-parameters that the algorithm names are there."""
@@ -219,21 +234,24 @@ class Pack:
         return found | {name: self._scalars[each.rate] * each.updates_at(step) for name, each in targets}
 
     def advance(
-        self, tensors: TensorTree, batch: Batch, noise: Noise, controls: Tensor, phase: int = 0
+        self, tensors: TensorTree, batch: Batch, noise: Noise, controls: Tensor, step: int = 0
     ) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone; the losses' scalars, name -> (k,).
 
-        `tensors` are as the method gives them; batch, noise, and controls (k, C), are theirs. `phase` is any step of
-        the phase: the update is the same function in all of it.
+        `tensors` are as the method gives them; batch, noise, and controls (k, C), are theirs. `step` is any at which
+        the same networks are trained, and rest: the update is the same function at all of them.
         """
         control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
-        trains, parameters = self.trained_at(phase), tensors["parameters"]
+        trains, updating, parameters = self.trained_at(step), self.updating_at(step), tensors["parameters"]
         targets = {name: each for name, each in self.algorithm.targets().items() if each.source in trains}
         before = {target.source: parameters[target.source].clone() for target in targets.values() if target.lags}
         info: dict[str, Tensor] = {}
-        for names in self._together(trains):
+        for names in self._together([name for name in trains if name in updating or self.trained[name].coasts]):
             gradients = {}
             for name in names:
+                if name not in updating:
+                    gradients[name] = torch.zeros_like(parameters[name])
+                    continue
                 matrix, loss, losses = self.loss(name, tensors, batch, noise)
                 (gradients[name],) = torch.autograd.grad(loss, matrix)
                 info |= losses
@@ -244,7 +262,7 @@ class Pack:
         for name, target in targets.items():
             source = (before if target.lags else parameters)[target.source]
             tensors["targets"][name].lerp_(source, control[name].unsqueeze(-1))
-        self._let_follow(tensors, phase)
+        self._let_follow(tensors, step)
         return info
 
     def _together(self, trains: Sequence[str]) -> list[list[str]]:
@@ -255,11 +273,11 @@ class Pack:
             groups = [*groups[:-1], [*groups[-1], name]] if groups and joins else [*groups, [name]]
         return groups
 
-    def _let_follow(self, tensors: TensorTree, phase: int) -> None:
+    def _let_follow(self, tensors: TensorTree, step: int) -> None:
         """Copy to networks whose phase has not begun, and to their targets, what they start as, in place."""
         both = {**tensors["parameters"], **tensors["targets"]}
         for name, trained in self.trained.items():
-            if trained.starts_as is not None and phase < trained.first:
+            if trained.starts_as is not None and step < trained.first:
                 own = [target for target, each in self.algorithm.targets().items() if each.source == name]
                 for copied in (name, *own):
                     both[copied].copy_(both[trained.starts_as])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -38,8 +39,8 @@ class Probe:
     precision: Precision = FULL
 
     def check_wiring(self) -> None:
-        """Update once in every phase and act once; a ConfigError where the losses do not report what selection goes by,
-        a component draws random numbers of its own, or changes buffers; or whatever it raises.
+        """Make every kind of update, and act, once; a ConfigError where the losses do not report what selection goes
+        by, a component draws random numbers of its own, or changes buffers; or whatever it raises.
         """
         _update_and_act(Pack([self.algorithm], self.dims, [0], precision=self.precision))
 
@@ -114,21 +115,22 @@ def flops_of_updates(pack: Pack, batch_size: int, steps: range) -> int:
     """Floating-point operations of the matrix products in all replicas' updates at those steps, with backward passes.
 
     They are counted, by PyTorch's table, while one replica's losses and gradients of made-up numbers are computed, once
-    a phase, on the pack's device, since they depend on it; nothing changes.
+    for each kind of update, on the pack's device, since they depend on it; nothing changes.
     """
     batch, noise = made_up_update(pack, batch_size)
-    flops, weight = 0, 0
+    total = flops = 0
 
     def count(func: Any, args: Any, kwargs: Any, result: Any) -> None:
         nonlocal flops
         if formula := flop_registry.get(func.overloadpacket):
-            flops += weight * int(formula(*args, **kwargs, out_val=result))
+            flops += int(formula(*args, **kwargs, out_val=result))
 
-    for stretch in pack.stretches(steps):
-        weight = len(stretch)
+    for step, similar in pack.kinds(steps).items():
+        flops = 0
         with OperationObserver(count):
-            pack.losses(slice(0, 1), batch, noise, pack.trained_at(stretch.start))
-    return flops * pack.replicas
+            pack.losses(slice(0, 1), batch, noise, pack.updating_at(step))
+        total += similar * flops
+    return total * pack.replicas
 
 
 def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec], replicas: int = 1) -> dict[str, Tensor]:
@@ -152,7 +154,7 @@ def _update_and_act(pack: Pack) -> None:
     owned = [(network, layout.module.named_buffers()) for network, layout in pack.layouts.items()]
     buffers = {f"{network}.{key}": buffer for network, own in owned for key, buffer in own}
     held = {key: buffer.clone() for key, buffer in buffers.items()}
-    for step in pack.phases:
+    for step in pack.kinds(range(sys.maxsize)):
         pack.state.step = step
         reported += pack.update(batch, noise)
     if wanted not in reported:

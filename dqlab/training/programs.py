@@ -8,6 +8,7 @@ at a cursor, gathers the batch, updates the replicas, adds the losses to sums, a
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -68,12 +69,12 @@ class Step:
         self._begin_phase()
 
     def _begin_phase(self) -> None:
-        """Make the update of this phase, whose networks alone are trained, ready."""
+        """Make the updates of this phase, whose networks alone are trained, ready: one for each kind of step."""
         step = self.pack.state.step
         self._losses = [name for network in self.pack.trained_at(step) for name in self._names[network]]
-        self._next_phase, self._runs = self.pack.next_phase(step), []  # the programs before go before others are made
-        self._update = partial(self._advance, step)  # one for all groups, so that it is compiled once
-        self._runs = [self.mode(self._program(rows)) for rows in self.pack.groups()]
+        self._next_phase, self._runs = self.pack.next_phase(step), {}  # the programs before go before others are made
+        for kind in self.pack.kinds(range(step, self._next_phase or sys.maxsize)):
+            self._runs[self.pack.updating_at(kind)] = [self.mode(program) for program in self._programs(kind)]
 
     def _steps(self) -> range:
         first = self._position * self._stream.chunk
@@ -89,9 +90,14 @@ class Step:
             self._buffers["cursor"].zero_()
         if self.pack.state.step == self._next_phase:
             self._begin_phase()
-        for run in self._runs:
+        for run in self._runs[self.pack.updating_at(self.pack.state.step)]:
             run()
         self.pack.state.step += 1
+
+    def counts(self, steps: range) -> dict[str, int]:
+        """At how many of these steps, all of one phase, each of its losses is computed: it rests with its network."""
+        trained = self.pack.trained
+        return {name: trained[network].updates_in(steps) for network, names in self._names.items() for name in names}
 
     def take_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits.
@@ -113,12 +119,16 @@ class Step:
             if name in sums:
                 self.sums[:, column] = sums[name].to(self.sums.device)
 
-    def _program(self, rows: slice) -> Program:
-        own = tree_map(itemgetter(rows), {**self._buffers, "sums": self.sums})
-        tensors = {**self.pack.tensors(rows), **own, "data": self._fields}
-        return Program(self._update, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
+    def _programs(self, step: int) -> list[Program]:
+        """The update at steps like this one, of every group; one function for all, so that it is compiled once."""
+        update, made = partial(self._advance, step), []
+        for rows in self.pack.groups():
+            own = tree_map(itemgetter(rows), {**self._buffers, "sums": self.sums})
+            tensors = {**self.pack.tensors(rows), **own, "data": self._fields}
+            made.append(Program(update, tensors, ("parameters", "moments", "targets", "sums", "cursor")))
+        return made
 
-    def _advance(self, phase: int, tensors: TensorTree) -> None:
+    def _advance(self, step: int, tensors: TensorTree) -> None:
         cursor = tensors["cursor"][:1]
 
         def now(chunk: Tensor) -> Tensor:
@@ -126,8 +136,8 @@ class Step:
 
         noise: dict[str, Any] = {name: now(chunk) for name, chunk in tensors["noise"].items()}
         batch = gather_rows(tensors["data"], noise.pop("batch_index"))
-        info = self.pack.advance(tensors, batch, noise, now(tensors["controls"]), phase)
-        resting = torch.zeros_like(next(iter(info.values())))
+        info = self.pack.advance(tensors, batch, noise, now(tensors["controls"]), step)
+        resting = torch.zeros_like(tensors["sums"][:, 0])
         tensors["sums"].add_(torch.stack([info.get(name, resting) for name in self._columns], dim=-1))
         tensors["cursor"].add_(1)
 

@@ -157,15 +157,15 @@ def test_nothing_crosses_to_the_host(name: str, replicas: int) -> None:
         Step(pack, random_transitions(50, torch.float32), 8, modes.Eager()),
         SamplerCore(pack, 2, modes.Eager()),
     )
-    update, action = step._program(rows), core._program(rows, 0)
+    updates, action = [*step._programs(pack.phases[-1]), *step._programs(pack.phases[-1] + 1)], core._program(rows, 0)
     for layout in pack.layouts.values():
         layout.to(torch.device("meta"))
-    for program in (update, action):
+    for program in (*updates, action):
         check_device(program.function, program.tensors)
     here = {part: action.tensors[part] for part in ("parameters", "targets")}
     for mistake in (lambda tensors: action.function(tensors | here), lambda tensors: float(tensors["cursor"][0])):
         with pytest.raises(AssertionError, match="leaves the device of its arguments, or reads a value back"):
-            check_device(mistake, {**update.tensors, **action.tensors})
+            check_device(mistake, {**updates[0].tensors, **action.tensors})
 
 
 BELOW = ("diffusion/process.py", "networks/stacking.py")

@@ -88,7 +88,7 @@ def test_an_update_has_the_operations_that_it_needs(
     A target, and of a trained network the first moments, move as one operation each: two and two of Diffusion-QL.
     """
     assert (CLONING + CLONING_BACK, sum(PRODUCTS.values()), MISHES) == (17, 156, 54)
-    graph = graph_of(step_of(algorithm, replicas, torch.float32)._program(slice(0, replicas)))
+    graph = graph_of(*step_of(algorithm, replicas, torch.float32)._programs(0))
     found = counted(graph)
     assert products(graph) == wanted
     assert exponentials in (None, found["exp"] + found["exp_"])
@@ -98,7 +98,7 @@ def test_an_update_has_the_operations_that_it_needs(
 
 
 def test_how_many_products_a_gpu_is_given(as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    found = products(graph_of(step_of(DiffusionQL())._program(slice(0, 1)), CUDA))
+    found = products(graph_of(*step_of(DiffusionQL())._programs(0), CUDA))
     assert found == sum(PRODUCTS.values()) - STACKED - MERGED - NARROW == 156 - 78
 
 
@@ -107,26 +107,30 @@ PACKS = [("diffusion_ql", 1), *((name, 3) for name in algorithms.names())]
 
 @pytest.mark.parametrize(("name", "replicas"), PACKS, ids=str)
 def test_what_a_gpu_computes(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    """Every algorithm's update, twice, and action: with merged sums, narrow products written out, critics as one."""
+    """Two updates of every algorithm, and an action: with merged sums, narrow products written out, critics as one."""
     gin.parse_config([*SMALL, *SHALLOW])
     algorithm, rows = algorithms.get(name)(), slice(0, replicas)
     step = step_of(algorithm, replicas)
     core = SamplerCore(step.pack, 2, Eager())
     core._state.copy_(numbers(*core._state.shape))
-    update, action = step._program(rows), core._program(rows, 0)
-    graphs = [graph_of(update, CUDA), graph_of(action, CUDA)]
+    action, first = core._program(rows, 0), step.pack.state.step
+    updates = {
+        step.pack.updating_at(kind): step._programs(kind)[0] for kind in step.pack.kinds(range(first, first + 2))
+    }
+    graphs, acting = {kind: graph_of(update, CUDA) for kind, update in updates.items()}, graph_of(action, CUDA)
     as_on_a_gpu.undo()
     acted = action.function(action.tensors)
     assert float(acted.std()) > 0
-    torch.testing.assert_close(graphs[1](*nested_tensors(action.tensors)), acted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(acting(*nested_tensors(action.tensors)), acted, rtol=1e-10, atol=1e-10)
     as_written = step_of(algorithm, replicas)
-    for _ in range(2):
-        graphs[0](*nested_tensors(update.tensors))
+    for number in (first, first + 1):
+        kind = step.pack.updating_at(number)
+        graphs[kind](*nested_tensors(updates[kind].tensors))
         as_written()
     state = as_written.pack.state
     wanted = {"parameters": state.parameters, "moments": state.moments, "targets": state.targets}
     for part, value in {**wanted, "sums": as_written.sums}.items():
-        for found, right in zip(nested_tensors(update.tensors[part]), nested_tensors(value), strict=True):
+        for found, right in zip(nested_tensors(updates[kind].tensors[part]), nested_tensors(value), strict=True):
             torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
 
 

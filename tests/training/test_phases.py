@@ -79,10 +79,30 @@ def test_updates_are_counted_from_the_phases_beginning(every: int, first: int) -
 
 
 def test_arithmetic_is_counted_phase_by_phase() -> None:
+    """And by what rests: the actor at 10 and 12."""
     pack = Pack([BDPO()], DIMS, [0])
     each = [flops_of_updates(pack, 8, range(step, step + 1)) for step in (0, 5, 9)]
     assert each[0] < each[1] < each[2]
-    assert flops_of_updates(pack, 8, range(2, 14)) == 3 * each[0] + 4 * each[1] + 5 * each[2]
+    assert flops_of_updates(pack, 8, range(2, 14)) == 3 * each[0] + (4 + 2) * each[1] + 3 * each[2]
+    assert pack.kinds(range(2, 14)) == {2: 3, 5: 4, 9: 3, 10: 2}
+
+
+def test_a_network_that_rests_reports_nothing(tmp_path: Path) -> None:
+    """The actor learns at the second, fourth and sixth update: means are of these, whatever the log's distance."""
+    few = [line for line in TINY if not line.startswith(("MLP", "SoftmaxQ"))]
+    rule = ["include 'gin/quickstart.gin'", *few, "Experiment.algorithm = 'td3_bc'", "Training.eval_every = 6"]
+    logged = {}
+    for every in (1, 3):
+        (tmp_path / "it.gin").write_text("\n".join([*rule, f"Training.log_every = {every}"]))
+        run = library.train(tmp_path / "it.gin", steps=6, out=tmp_path / f"every-{every}", quiet=True)
+        logged[every] = {step: metrics for step, metrics in records(run.path, "seed-0") if losses_of(metrics)}
+    for loss in ("actor/loss", "actor/bc_loss"):
+        single = {step: metrics[f"train/{loss}"] for step, metrics in logged[1].items() if f"train/{loss}" in metrics}
+        assert single.keys() == {2, 4, 6}
+        means = [metrics[f"train/{loss}"] for metrics in logged[3].values()]
+        assert means == pytest.approx([single[2], (single[4] + single[6]) / 2])
+    last = dict(records(tmp_path / "every-3", "seed-0"))[6]
+    assert last["eval/selection_loss"] == pytest.approx(sum(single.values()) / 3)
 
 
 @dataclass(frozen=True)

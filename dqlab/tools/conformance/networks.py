@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -299,10 +300,11 @@ def _check_packed(algorithm: Algorithm) -> None:
 def _train(
     algorithms: Sequence[Algorithm], seeds: Sequence[int], steps: range | None = None, pack: Pack | None = None
 ) -> Pack:
-    """A pack after updates at those steps, by default the first four of every phase."""
+    """A pack after updates at those steps, by default the first four of every phase and one of every kind."""
     pack = pack or Pack(algorithms, DIMS, seeds, dtype=torch.float64, width=len(seeds))
     before = torch.get_rng_state()
-    for step in steps or [start + each for start in pack.phases for each in range(4)]:
+    first_four = (start + each for start in pack.phases for each in range(4))
+    for step in steps or sorted({*first_four, *pack.kinds(range(sys.maxsize))}):
         pack.state.step = step
         keys = [100 * seed + step for seed in seeds]
         batches = [make_batch(seed=key, next_action=pack.algorithm.reads_next_action) for key in keys]
