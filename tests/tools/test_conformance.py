@@ -20,6 +20,7 @@ from conftest import SHALLOW, SMALL
 from numpy.random import default_rng
 
 from dqlab.algorithms.bc import BehaviourCloning
+from dqlab.algorithms.td3_bc import TD3BC
 from dqlab.config.registry import Registry
 from dqlab.data.formats.arrays import Npz
 from dqlab.data.sources import data_sources
@@ -109,6 +110,14 @@ def with_loss(change: Any) -> Any:
     return spoilt(BehaviourCloning, "actor_loss", lambda sound, *given: change(*sound(*given)))
 
 
+def with_mean_reward(sound: Any, nets: Any, batch: Any, *more: Any) -> Any:
+    return sound(nets, batch._replace(reward=batch.reward.view(len(batch.state), -1).mean(-1)), *more)
+
+
+def with_plain_reward(sound: Any, nets: Any, batch: Any, *more: Any) -> Any:
+    return sound(nets, batch._replace(reward=batch.reward + 0 * batch.terminal), *more)
+
+
 class Undecorated(Argmax):
     n_candidates: int = 7
 
@@ -162,6 +171,8 @@ CASES = [
     ("denoiser", spoilt_inputs(lambda x: x.clamp_(-0.1, 0.1)), "it writes into its arguments"),
     ("denoiser", spoilt_inputs(lambda x: torch.nn.BatchNorm1d(3).double()(x)), "other rows, as .* BatchNorm make it"),
     ("algorithm", with_loss(lambda loss, info: (loss * (1.0 + float(loss)), info)), "item"),
+    ("algorithm", spoilt(TD3BC, "td_loss", with_mean_reward), "the discounted sum counts"),
+    ("algorithm", spoilt(TD3BC, "td_loss", with_plain_reward), r"it fails with action chunks .*refuses them"),
     ("algorithm", spoilt(BehaviourCloning, "sample_action", nan), "sample_action differs when packed"),
 ]
 

@@ -51,7 +51,7 @@ def one_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = t
 def make_batch(
     dims: Dims = DIMS, batch: int = BATCH, seed: int = 0, dtype: torch.dtype = torch.float64, next_action: bool = True
 ) -> Batch:
-    """A random batch of one replica, about a quarter of it terminal; and next actions."""
+    """A random batch of one replica, about a quarter of it terminal; and next actions; of chunks, if `dims` say so."""
     generator = generator_for(seed, "testing batch", 0)
 
     def normal(*shape: int) -> Tensor:
@@ -59,7 +59,8 @@ def make_batch(
 
     action = normal(batch, dims.action).clamp(-dims.max_action, dims.max_action)
     terminal = (normal(batch) > 0.7).to(dtype)
-    made = Batch(normal(batch, dims.state), action, normal(batch), normal(batch, dims.state), terminal)
+    reward = normal(batch) if dims.chunk == 1 else normal(batch, dims.chunk)
+    made = Batch(normal(batch, dims.state), action, reward, normal(batch, dims.state), terminal)
     return made._replace(next_action=normal(batch, dims.action).clamp(-1, 1)) if next_action else made
 
 

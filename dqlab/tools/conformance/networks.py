@@ -16,6 +16,7 @@ from dqlab.algorithms import Algorithm
 from dqlab.algorithms.mmd_ql import Kernel
 from dqlab.config.registry import RegistryEntry
 from dqlab.data import Batch
+from dqlab.errors import ConfigError, message_of
 from dqlab.networks import Layout
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import Network
@@ -267,6 +268,7 @@ def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:
     pack = Pack([make()], DIMS, [0], dtype=torch.float64, device="meta")
     check_device(pack.update, batch, make_noise(pack.algorithm.update_noise(DIMS, BATCH)))
     check_device(pack.act, state, noise)
+    _check_chunks(make())
 
 
 def check_kernel(entry: RegistryEntry[Kernel]) -> None:
@@ -277,6 +279,24 @@ def check_kernel(entry: RegistryEntry[Kernel]) -> None:
     assert torch.equal(alike, entry.make()(-difference)), "it is not symmetric"
     assert bool(((alike >= 0) & (alike < 1)).all()), "different actions must have a kernel in [0, 1)"
     assert float(entry.make()(torch.zeros(1, 3))) == 1.0, "equal actions must have a kernel of 1"
+
+
+def _check_chunks(algorithm: Algorithm) -> None:
+    """With action chunks, whose rewards are (B, h), their discounted sum counts; a ConfigError refuses chunks."""
+    dims = replace(DIMS, chunk=DIMS.action)
+    batch, noise = make_batch(dims, next_action=algorithm.reads_next_action), algorithm.update_noise(dims, BATCH)
+    powers = algorithm.hyper().get("discount", 1.0) ** torch.arange(dims.chunk, dtype=torch.float64)
+    rewards = torch.nn.functional.pad((powers * batch.reward).sum(-1, keepdim=True), (0, dims.chunk - 1))
+    try:
+        pack = Pack([algorithm], dims, [3], dtype=torch.float64)
+        both = batch, batch._replace(reward=rewards)
+        found, wanted = (pack.losses(slice(0, 1), each, make_noise(noise)) for each in both)
+    except ConfigError:
+        return
+    except Exception as error:
+        said = f"it fails with action chunks (Experiment.action_chunk > 1; rewards are (B, h)): {message_of(error)}"
+        raise AssertionError(f"{said}. A ConfigError where dims.chunk > 1 refuses them") from error
+    check_same(found, wanted, "of an action chunk's rewards (B, h) not the discounted sum counts", rtol=1e-9)
 
 
 def _check_packed(algorithm: Algorithm) -> None:
