@@ -260,8 +260,7 @@ def cautions_of(
     """Every sentence that applies, what concerns all scores first; of frames as Analysis has them."""
     last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
     seeds = last.groupby(level="setting").agg(["sum", "size"]).reindex(results.labels, fill_value=0)
-    if results.caveat:
-        yield f"All {score_or_return(results.caveat)}s: {results.caveat}."
+    yield from _caveats(results)
     unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
     if unscored and len(results.tasks) > 1:
         mixed = "Averages over tasks mix returns with what is on another scale: read the tasks one by one."
@@ -287,6 +286,18 @@ def cautions_of(
     yield from _mixed(results, gains)
     if "best_online" in settings.rules:
         yield "best-online picks each run's checkpoint by the score that it then reports: an upper bound."
+
+
+def _caveats(results: GridResults) -> Iterator[str]:
+    """What must stand beside scores, and of which tasks where it is not the same for all."""
+    tasks: dict[str, set[str]] = {}
+    for result in results.results:
+        tasks.setdefault(str(result.summary["caveat"]), set()).add(result.cell.task)
+    for caveat, own in sorted(tasks.items()):
+        noun = f"{score_or_return(caveat)}s"
+        whose = f"All {noun}" if len(tasks) == 1 else f"{noun.capitalize()} on {enumerate_names(sorted(own))}"
+        if caveat:
+            yield f"{whose}: {caveat}."
 
 
 def _few_runs(results: GridResults, settings: Report, seeds: int | None, compared: pd.DataFrame) -> Iterator[str]:

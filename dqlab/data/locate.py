@@ -282,7 +282,7 @@ def _as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name.replace('_', ' ')} {_as_text(item)}" for name, item in value.items())
     if isinstance(value, list):
-        return " | ".join(map(_as_text, value))
+        return (" x " if all(isinstance(item, int) for item in value) else " | ").join(map(_as_text, value))
     if isinstance(value, (int, float)):
         return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
     text = str("unknown" if value is None else value)

@@ -213,6 +213,16 @@ def test_cautions(whole: Analysis) -> None:
     assert not said(whole, "different numbers of updates")
 
 
+def test_caveats_of_some_tasks_name_them() -> None:
+    grid = made_grid((2, 5))
+    own = {WALKER: "not D4RL", HOPPER: "other physics"}
+    results = tuple(replace(r, summary={**r.summary, "caveat": own.get(r.cell.task, "")}) for r in grid.results)
+    analysis = analyse(replace(grid, results=results), LAST)
+    assert said(analysis, f"Scores on {WALKER}: not D4RL.")
+    assert said(analysis, f"Scores on {HOPPER}: other physics.")
+    assert not said(analysis, "All scores")
+
+
 def test_curves_have_the_steps_that_all_runs_have(whole: Analysis) -> None:
     assert len(whole.curves.groupby(["setting", "task"])) == 6
     curve = whole.curves.query("setting == 'N=2' and task == @WALKER")
