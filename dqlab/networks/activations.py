@@ -5,6 +5,7 @@ From x = 20 on the ratio is 1 in float64 too, so e is taken of min(x, 20), which
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -164,8 +165,31 @@ def _decomposed(x: Tensor) -> Tensor:
     return (wide * (n / (n + 2))).to(x.dtype)
 
 
+def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    """(1 + tanh(u)) / 2 is sigmoid(2 u), for which an exponential suffices."""
+    wide = _widened(x)
+    return (wide * torch.sigmoid(_twice_u(wide))).to(x.dtype) if approximate == "tanh" else NotImplemented
+
+
+def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
+    bounded = _widened(x).clamp(-10.0, 10.0)  # beyond, the derivative is 0 or 1, and what it is made of overflows
+    e = torch.exp(-_twice_u(bounded))
+    gate = 1 / (1 + e)
+    slope = gate + bounded * (e * gate) * gate * (TWICE * (1 + 3 * CUBIC * bounded.square()))
+    return (gradient * slope).to(x.dtype) if approximate == "tanh" else NotImplemented
+
+
+TWICE, CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
+
+
+def _twice_u(x: Tensor) -> Tensor:
+    return TWICE * x * (1 + CUBIC * x.square())
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.mish.default: _decomposed,
     torch.ops.aten.mish_backward.default: lambda gradient, x: (gradient * _slope(_widened(x))).to(x.dtype),
+    torch.ops.aten.gelu.default: _gelu,
+    torch.ops.aten.gelu_backward.default: _gelu_backward,
 }
-"""What a compiled program makes of PyTorch's Mish, a plugin's `nn.Mish` included."""
+"""What a compiled program makes of PyTorch's Mish and approximated GELU, a plugin's included."""
