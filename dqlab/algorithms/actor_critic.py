@@ -16,6 +16,7 @@ from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, U
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
+from dqlab.networks.stacking import pull_back
 from dqlab.policies import Policy, policies, selections
 from dqlab.policies.base import add_prefix, strip_prefix
 from dqlab.policies.selection import Selection, take_candidates
@@ -182,8 +183,11 @@ class ActorCritic(Algorithm):
 
     def action_gradient(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """The gradient (B, A) of the target critics' mean with respect to actions (B, A); nothing else gets one."""
-        gradient = torch.func.grad(lambda action: nets["critic_target"](state, action).mean(dim=0).sum())
-        return gradient(action).detach()
+
+        def mean(action: Tensor) -> Tensor:
+            return nets["critic_target"](state, action).mean(dim=0)
+
+        return pull_back(mean, action, torch.ones_like(action[:, 0]))
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """Values (B,) by which candidate actions are ranked: those of `ranking_critic`, as the ensemble ranks."""

@@ -166,3 +166,14 @@ def _with_parameters(module: nn.Module, values: Mapping[int, Tensor]) -> nn.Modu
     children = {name: child and _with_parameters(child, values) for name, child in module._modules.items()}
     bound.__dict__ = {**module.__dict__, "_parameters": own, "_modules": children}
     return bound
+
+
+def pull_back(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with respect to x of the sum of function(x) * gradient, as a constant.
+
+    PyTorch's derivatives of activations are single operations only where nobody differentiates them again.
+    """
+    pull = torch.func.vjp(function, x)[1]
+    with torch.no_grad():
+        (pulled,) = pull(gradient)
+    return pulled.detach()  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UnitFloat
 from dqlab.networks import denoisers
 from dqlab.networks.denoiser import prepared_denoiser
-from dqlab.networks.stacking import Network
+from dqlab.networks.stacking import Network, pull_back
 from dqlab.noise import Noise, NoiseSpec, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
 
@@ -245,8 +245,12 @@ def adjoint_matching_losses(
     end = (points[-1] + base(points[-1], n_steps - 1) / n_steps).detach()
     adjoint, errors = end_adjoint(end), []
     for step in reversed(range(n_steps)):
-        pull = torch.func.vjp(lambda x, step=step: base(x, step + 1), points[step])[1]
-        adjoint = adjoint * (step / (step + 1)) + pull(adjoint)[0] * (2 / n_steps)
+
+        def following(x: Tensor, step: int = step) -> Tensor:
+            return base(x, step + 1)
+
+        pulled = pull_back(following, points[step], adjoint)
+        adjoint = adjoint * (step / (step + 1)) + pulled * (2 / n_steps)
         wanted = base(points[step], step) - 0.5 * scales[step] ** 2 * adjoint
         errors.append(((velocities[step] - wanted.detach()) * (2 / scales[step])).square().sum(dim=-1))
     return torch.stack(errors[::-1]).sum(dim=0)
