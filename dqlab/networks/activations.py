@@ -165,18 +165,21 @@ def _decomposed(x: Tensor) -> Tensor:
     return (wide * (n / (n + 2))).to(x.dtype)
 
 
-def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    """(1 + tanh(u)) / 2 is sigmoid(2 u), for which an exponential suffices."""
+EXACT_GELU = torch.nn.GELU().approximate
+
+
+def _gelu(x: Tensor, *, approximate: str = EXACT_GELU) -> Tensor:
+    """(1 + tanh(u)) / 2 is sigmoid(2 u), for which an exponential suffices; the exact one is left to PyTorch."""
     wide = _widened(x)
-    return (wide * torch.sigmoid(_twice_u(wide))).to(x.dtype) if approximate == "tanh" else NotImplemented
+    return NotImplemented if approximate == EXACT_GELU else (wide * torch.sigmoid(_twice_u(wide))).to(x.dtype)
 
 
-def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
+def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = EXACT_GELU) -> Tensor:
     bounded = _widened(x).clamp(-10.0, 10.0)  # beyond, the derivative is 0 or 1, and what it is made of overflows
     e = torch.exp(-_twice_u(bounded))
     gate = 1 / (1 + e)
     slope = gate + bounded * (e * gate) * gate * (TWICE * (1 + 3 * CUBIC * bounded.square()))
-    return (gradient * slope).to(x.dtype) if approximate == "tanh" else NotImplemented
+    return NotImplemented if approximate == EXACT_GELU else (gradient * slope).to(x.dtype)
 
 
 TWICE, CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
