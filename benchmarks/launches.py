@@ -264,7 +264,8 @@ def main() -> None:
             step = Step(pack, as_transitions(made_fields(5_000)), args.batch, new_mode("eager"))
             sources.clear()
             options = {"combo_kernels": True} if args.combo else {}
-            code = written_for_a_card(step._program(slice(0, replicas)), pack.layouts.values(), options)
+            (program,) = step._programs(max(pack.kinds(range(1000)), key=lambda kind: len(pack.updating_at(kind))))
+            code = written_for_a_card(program, pack.layouts.values(), options)
             found = launches(code)
             text = ", ".join(f"{count} {name}" for name, count in found.items() if count)
             print(f"{args.algorithm}, K = {replicas}: {found.total()} launches an update: {text}")

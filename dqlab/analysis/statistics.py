@@ -295,9 +295,10 @@ def _caveats(results: GridResults) -> Iterator[str]:
         tasks.setdefault(str(result.summary["caveat"]), set()).add(result.cell.task)
     for caveat, own in sorted(tasks.items()):
         noun = f"{score_or_return(caveat)}s"
-        whose = f"All {noun}" if len(tasks) == 1 else f"{noun.capitalize()} on {enumerate_names(sorted(own))}"
+        mixed = any(own & other for each, other in tasks.items() if each != caveat)
+        some = f"Some {noun}" if mixed else noun.capitalize()
         if caveat:
-            yield f"{whose}: {caveat}."
+            yield f"{f'All {noun}' if len(tasks) == 1 else f'{some} on {enumerate_names(sorted(own))}'}: {caveat}."
 
 
 def _few_runs(results: GridResults, settings: Report, seeds: int | None, compared: pd.DataFrame) -> Iterator[str]:

@@ -253,7 +253,7 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "timeouts": int(found.timeouts.sum()),
         "timeouts_from": found.cuts,
         "masked": 0 if columns.masks is None else int((columns.masks == 0).sum()),
-        "columns": {name: {"shape": list(column.shape), "dtype": str(column.dtype)} for name, column in there},
+        "columns": {name: {"shape": column.shape, "dtype": str(column.dtype)} for name, column in there},
         "action_saturation": (np.abs(columns.actions) > SATURATED).mean(axis=0).tolist(),
         "episode_length": describe_values(found.lengths),
         "episode_return": describe_values(found.returns),
@@ -281,8 +281,8 @@ def _as_text(value: Any) -> str:
     """A value for people: texts are cut, for metadata may be pages long."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name.replace('_', ' ')} {_as_text(item)}" for name, item in value.items())
-    if isinstance(value, list):
-        return (" x " if all(isinstance(item, int) for item in value) else " | ").join(map(_as_text, value))
+    if isinstance(value, (list, tuple)):  # a shape is a tuple
+        return (" x " if isinstance(value, tuple) else " | ").join(map(_as_text, value))
     if isinstance(value, (int, float)):
         return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
     text = str("unknown" if value is None else value)

@@ -275,6 +275,9 @@ def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
         if trained.first >= steps:
             late = f"from step {trained.first:,} on, but Training.steps = {steps:,} end before"
             raise ConfigError(f"{kind} trains '{name}' {late}. Raise Training.steps, or shorten the phases before.")
+        if not trained.updates_in(range(trained.first, min(trained.last or steps, steps))):
+            rare = f"at every {trained.every:,}th step only, and at none of Training.steps = {steps:,}"
+            raise ConfigError(f"{kind} trains '{name}' {rare}. Raise Training.steps, or train it more often.")
         if name == wanted and not trained.in_phase(steps - 1):
             early = f"whose loss selects evaluations, up to step {trained.last:,}, but Training.steps = {steps:,} go on"
             mend = f"Name a loss of the last phase in {kind}.selection_loss."

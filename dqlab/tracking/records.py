@@ -78,7 +78,8 @@ class EvaluationRecord(TypedDict):
     """One evaluation of one replica, after `step` updates.
 
     `return_*` are of its episodes, undiscounted; `score_*` are the same, D4RL-normalised;
-    `selection_loss` is the algorithm's own offline criterion (mean L_bc since the previous evaluation), None at step 0;
+    `selection_loss` is the algorithm's own offline criterion (mean L_bc since the previous evaluation, or the last one
+    known where its network rested since), None where that is not known: before the first update, and in other phases;
     `losses` are every loss's mean since then.
     """
 
@@ -270,6 +271,7 @@ class StateRecord(TypedDict):
     failed_evaluations: NotRequired[dict[Name, list[FailedEvaluationRecord]]]
     evaluated_at: NotRequired[Annotated[int, Field(ge=-1, lt=2**53)]]
     interval_start: NotRequired[Count]
+    interval_steps: NotRequired[Count]  # in its place, in earlier versions
     logged_at: NotRequired[Count]
 
 

@@ -233,8 +233,10 @@ class Loop:
     def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> EvaluationRecord | None:
         """Record a replica's weights and evaluation, which is None where it failed, and stop it early if it is time."""
         sums, counts = self._interval, self._step.counts(range(self._interval_start, self.step))
-        means = {name: float(sums[name][row] / counts[name]) for name in sorted(sums) if counts[name]}
-        loss = means.get(self.pack.algorithm.selection_loss)
+        means = {name: float(sums[name][row] / counts[name]) for name in sorted(sums) if counts.get(name)}
+        wanted, known = self.pack.algorithm.selection_loss, self.states.selection_losses(replica.name)
+        resting = known[-1] if known and wanted in sums else None  # it has not changed since
+        loss = means.get(wanted, resting)
         done: EvaluationRecord | None = None
         failed: FailedEvaluationRecord = {"step": self.step, "reason": episodes.fault, "selection_loss": loss}
         if episodes.fault:
@@ -320,7 +322,9 @@ class Loop:
         step = record["step"]
         self._interval_start, self._evaluated_at = record.get("interval_start", step), record.get("evaluated_at", step)
         self._logged_at = step
-        if "interval_start" in record:  # earlier versions summed what rests, too
-            self._interval, self._window = tensors.get("interval", {}), tensors.get("window", {})
-            self._logged_at = record.get("logged_at", step)
+        if "interval_start" not in record and any(each.every > 1 for each in self.pack.trained.values()):
+            return record  # earlier versions summed losses of what rests, too
+        self._interval, self._window = tensors.get("interval", {}), tensors.get("window", {})
+        self._logged_at = record.get("logged_at", step)
+        self._interval_start = record.get("interval_start", self._logged_at - record.get("interval_steps", 0))
         return record

@@ -7,10 +7,10 @@ function of state, batch and noise alone: `Pack.update`, or, of tensors for a pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, combinations, pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -172,12 +172,16 @@ class Pack:
         """The first step of each different update that there is among these steps -> how many are like it."""
         counts: dict[int, int] = {}
         for stretch in self.stretches(steps):
-            period = math.lcm(*(self.trained[name].every for name in self.trained_at(stretch.start)))
-            firsts: dict[tuple[str, ...], int] = {}
-            for step in stretch[:period]:
-                first = firsts.setdefault(self.updating_at(step), step)
-                counts[first] = counts.get(first, 0) + len(stretch[step - stretch.start :: period])
-        return counts
+            periods = {self.trained[name].every for name in self.trained_at(stretch.start)}
+            for due in _subsets(periods):
+                period, rest = math.lcm(*due), periods - {*due}
+                # how many steps end all these periods, less those that end others, too: inclusion and exclusion
+                ends = [((-1) ** len(more), math.lcm(period, *more)) for more in _subsets(rest)]
+                if count := sum(sign * (stretch.stop // each - stretch.start // each) for sign, each in ends):
+                    following = range(stretch.start // period * period + period, stretch.stop + 1, period)
+                    first = next(end for end in following if all(end % other for other in rest)) - 1
+                    counts[first] = count
+        return dict(sorted(counts.items()))
 
     def _check_names(self) -> None:
         """A ConfigError unless networks and hyper-parameters that the algorithm names are there."""
@@ -246,8 +250,8 @@ class Pack:
         targets = {name: each for name, each in self.algorithm.targets().items() if each.source in trains}
         before = {target.source: parameters[target.source].clone() for target in targets.values() if target.lags}
         info: dict[str, Tensor] = {}
-        for names in self._together([name for name in trains if name in updating or self.trained[name].coasts]):
-            gradients = {}
+        for joined in self._together(trains):
+            names, gradients = [name for name in joined if name in updating or self.trained[name].coasts], {}
             for name in names:
                 if name not in updating:
                     gradients[name] = torch.zeros_like(parameters[name])
@@ -255,7 +259,7 @@ class Pack:
                 matrix, loss, losses = self.loss(name, tensors, batch, noise)
                 (gradients[name],) = torch.autograd.grad(loss, matrix)
                 info |= losses
-            if self.algorithm.joint_grad_norm:
+            if names and self.algorithm.joint_grad_norm:
                 gradients = clip_together(gradients, tensors["hyper"]["grad_norm"])
             for name, gradient in gradients.items():
                 self._optimisers[name].step(tensors, gradient, control, clip=not self.algorithm.joint_grad_norm)
@@ -344,3 +348,7 @@ class Pack:
         with torch.no_grad():
             actions: Tensor = self.map(partial(how or self.algorithm.act, self.dims), nets, state, noise)
         return actions
+
+
+def _subsets(values: Collection[int]) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(values, size) for size in range(len(values) + 1))

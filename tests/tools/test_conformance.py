@@ -118,6 +118,11 @@ def with_plain_reward(sound: Any, nets: Any, batch: Any, *more: Any) -> Any:
     return sound(nets, batch._replace(reward=batch.reward + 0 * batch.terminal), *more)
 
 
+def with_a_loss_a_step(sound: Any, nets: Any, batch: Any, *more: Any) -> Any:
+    loss, info = sound(nets, batch, *more)
+    return loss * batch.reward.mean(0), info
+
+
 class Undecorated(Argmax):
     n_candidates: int = 7
 
@@ -172,6 +177,7 @@ CASES = [
     ("denoiser", spoilt_inputs(lambda x: torch.nn.BatchNorm1d(3).double()(x)), "other rows, as .* BatchNorm make it"),
     ("algorithm", with_loss(lambda loss, info: (loss * (1.0 + float(loss)), info)), "item"),
     ("algorithm", spoilt(TD3BC, "td_loss", with_mean_reward), "the discounted sum counts"),
+    ("algorithm", spoilt(TD3BC, "td_loss", with_a_loss_a_step), r"it fails with action chunks .*must be a scalar"),
     ("algorithm", spoilt(TD3BC, "td_loss", with_plain_reward), r"it fails with action chunks .*refuses them"),
     ("algorithm", spoilt(BehaviourCloning, "sample_action", nan), "sample_action differs when packed"),
 ]

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, TINY
+from hypothesis import given
+from hypothesis import strategies as st
 from made_packs import records
 from made_updates import DIMS, random_transitions
 
@@ -23,6 +25,7 @@ from dqlab.algorithms import algorithms
 from dqlab.algorithms.base import TrainedNetwork
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.bdpo import BDPO
+from dqlab.algorithms.td3_bc import TD3BC
 from dqlab.config.plugins import load_one
 from dqlab.errors import ConfigError
 from dqlab.runs.experiment import check_phases
@@ -87,6 +90,37 @@ def test_arithmetic_is_counted_phase_by_phase() -> None:
     assert pack.kinds(range(2, 14)) == {2: 3, 5: 4, 9: 3, 10: 2}
 
 
+@given(every=st.lists(st.integers(1, 8), min_size=1, max_size=4), first=st.integers(0, 9), steps=st.integers(0, 60))
+def test_kinds_of_updates_are_those_of_a_plain_loop(every: list[int], first: int, steps: int) -> None:
+    pack = object.__new__(Pack)
+    pack.trained = {f"n{at}": TrainedNetwork(str, "rate", every=each) for at, each in enumerate(every)}  # type: ignore[arg-type]
+    pack.trained["late"] = TrainedNetwork(str, "rate", every=2, first=first)  # type: ignore[arg-type]
+    wanted: dict[int, int] = {}
+    for stretch in pack.stretches(range(3, 3 + steps)):
+        firsts: dict[tuple[str, ...], int] = {}
+        for step in stretch:
+            kind = firsts.setdefault(pack.updating_at(step), step)
+            wanted[kind] = wanted.get(kind, 0) + 1
+    assert pack.kinds(range(3, 3 + steps)) == wanted
+
+
+def test_an_evaluation_while_the_actor_rests(tmp_path: Path) -> None:
+    """It counts in every selection rule: the seventh update is the critics' alone, so the loss is the one before."""
+    few = [line for line in TINY if not line.startswith(("MLP", "SoftmaxQ"))]
+    rule = ["include 'gin/quickstart.gin'", *few, "Experiment.algorithm = 'td3_bc'", "Training.eval_every = 3"]
+    (tmp_path / "it.gin").write_text("\n".join(rule))
+    run = library.train(tmp_path / "it.gin", steps=7, out=tmp_path / "run", quiet=True)
+    losses = {
+        step: each["eval/selection_loss"]
+        for step, each in records(run.path, "seed-0")
+        if each.get("eval/selection_loss")
+    }
+    assert list(losses) == [3, 6, 7]
+    assert losses[6] == losses[7] != losses[3]
+    summary = json.loads((run.path / "seed-0" / "summary.json").read_text())
+    assert summary["selection"]["last"]["step"] == 7
+
+
 def test_a_network_that_rests_reports_nothing(tmp_path: Path) -> None:
     """The actor learns at the second, fourth and sixth update: means are of these, whatever the log's distance."""
     few = [line for line in TINY if not line.startswith(("MLP", "SoftmaxQ"))]
@@ -139,6 +173,7 @@ class Phased(BehaviourCloning):
         (Phased(built="othr"), 4, r"Phased trains 'other'\. `build` makes no network of that name\. .*'othr'"),
         (Phased(rate="value_lr"), 4, r"Phased has no hyper-parameter 'value_lr'\. Known: learning_rate"),
         (Phased(), 4, r"'actor', whose loss .* up to step 3, but Training\.steps = 4 go on"),
+        (TD3BC(policy_every=20), 10, r"'actor' at every 20th step only, and at none of Training\.steps = 10"),
         (BDPO(pretrain_steps=5, warmup_steps=4), 9, r"trains 'actor' from step 9 on, but Training\.steps = 9 end b"),
     ],
 )

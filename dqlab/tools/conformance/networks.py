@@ -282,20 +282,23 @@ def check_kernel(entry: RegistryEntry[Kernel]) -> None:
 
 
 def _check_chunks(algorithm: Algorithm) -> None:
-    """With action chunks, whose rewards are (B, h), their discounted sum counts; a ConfigError refuses chunks."""
-    dims = replace(DIMS, chunk=DIMS.action)
-    batch, noise = make_batch(dims, next_action=algorithm.reads_next_action), algorithm.update_noise(dims, BATCH)
-    powers = algorithm.hyper().get("discount", 1.0) ** torch.arange(dims.chunk, dtype=torch.float64)
-    rewards = torch.nn.functional.pad((powers * batch.reward).sum(-1, keepdim=True), (0, dims.chunk - 1))
+    """With action chunks, whose rewards are (B, h), their discounted sum counts; `build` may refuse them."""
+    dims, discount = replace(DIMS, chunk=DIMS.action), algorithm.hyper().get("discount")
+    batch = other = make_batch(dims, next_action=algorithm.reads_next_action)
+    if discount is not None:
+        powers = discount ** torch.arange(dims.chunk, dtype=torch.float64)
+        sums = (powers * batch.reward).sum(-1, keepdim=True)
+        other = batch._replace(reward=torch.nn.functional.pad(sums, (0, dims.chunk - 1)))
     try:
         pack = Pack([algorithm], dims, [3], dtype=torch.float64)
-        both = batch, batch._replace(reward=rewards)
-        found, wanted = (pack.losses(slice(0, 1), each, make_noise(noise)) for each in both)
     except ConfigError:
         return
+    try:
+        noise = make_noise(algorithm.update_noise(dims, BATCH))
+        found, wanted = (pack.losses(slice(0, 1), each, noise) for each in (batch, other))
     except Exception as error:
         said = f"it fails with action chunks (Experiment.action_chunk > 1; rewards are (B, h)): {message_of(error)}"
-        raise AssertionError(f"{said}. A ConfigError where dims.chunk > 1 refuses them") from error
+        raise AssertionError(f"{said} A ConfigError of `build`, where dims.chunk > 1, refuses them") from error
     check_same(found, wanted, "of an action chunk's rewards (B, h) not the discounted sum counts", rtol=1e-9)
 
 
