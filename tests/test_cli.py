@@ -115,6 +115,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*WALKER, "--set", "load_dataset.sources=('d4rl_cache',)"], "Put your copy into D4RL's cache"),
     ([*QUICK, "--device", "cuda"], "PyTorch finds no CUDA device"),
     ([*QUICK, "--set", "Experiment.precision=tf32"], "needs a CUDA device of compute capability"),
+    ([*QUICK, "--set", "Experiment.precision=bf16", "Experiment.dtype=float64"], "'full', as dtype is 'float64'"),
     ([*QUICK, "--seeds", "99999999999999999999"], "below 2**32"),
     ([*QUICK, "--resume"], "--resume wants the run's folder: --out RUN"),
     ([*QUICK, "--out", str(ROOT / "README.md")], "is a file, not a folder"),

@@ -15,7 +15,18 @@ from dqlab.files import expanded
 DATASET = "a task's name, a path, or minari:ID"
 RETURNS = "a raw return; a file of a number a line; or - for standard input"
 FROM = "as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; the task's own by default"
-TASK = option("--task", "whose data it is, where its name does not say so", metavar="TASK")
+TASK = option("--task", "whose data it is, where its name does not say so; or your task's gin file", metavar="TASK")
+
+
+def _task_named(name: str) -> str:
+    """A task's name; where a gin file is named, that of the task which it makes."""
+    if not (name or "").endswith(".gin"):
+        return name
+    from dqlab.config.gin_files import load_gin
+    from dqlab.runs.experiment import Experiment
+
+    load_gin([name])
+    return Experiment().resolved_task.name
 
 
 @command("list", "dqlab data list --json", JSON, PLUGIN)
@@ -62,7 +73,8 @@ def _verify(args: argparse.Namespace) -> int:
     """Read datasets from end to end and tell what is wrong with them."""
     from dqlab.data.locate import report_findings
 
-    damaged = [report_findings(name, args.task) for name in args.datasets]
+    task = _task_named(args.task)
+    damaged = [report_findings(name, task) for name in args.datasets]
     return 2 if any(damaged) else 0
 
 
@@ -71,7 +83,7 @@ def _info(args: argparse.Namespace) -> None:
     """Describe a dataset: rows, episodes, returns, actions, where it is from."""
     from dqlab.data.locate import print_info
 
-    print_info(args.dataset, args.task, args.json)
+    print_info(args.dataset, _task_named(args.task), args.json)
 
 
 @command(
@@ -88,7 +100,8 @@ def _convert(args: argparse.Namespace) -> None:
     from dqlab.data.locate import convert_dataset, locate_dataset, reading_status, resolve_dataset
 
     with reading_status(args.source):
-        source, target = locate_dataset(args.source, args.task), resolve_dataset(args.target, args.task)
+        task = _task_named(args.task)
+        source, target = locate_dataset(args.source, task), resolve_dataset(args.target, task)
         lines = convert_dataset(source, target, args.force)
     print(*lines, sep="\n")
 
@@ -150,7 +163,7 @@ def new_task(args: argparse.Namespace) -> None:
     dqlab score hopper-medium-v2 -20.27 3234.3
     dqlab score walker2d returns.txt
     """,
-    option("task", "e.g. hopper-medium-v2; or a robot, e.g. walker2d", metavar="TASK"),
+    option("task", "e.g. hopper-medium-v2; a robot, e.g. walker2d; or your task's gin file", metavar="TASK"),
     option("returns", RETURNS, nargs="+", metavar="RETURN"),
     JSON,
     PLUGIN,
@@ -159,7 +172,7 @@ def score(args: argparse.Namespace) -> None:
     """D4RL-normalised scores of raw returns."""
     from dqlab.tools.score import print_scored, score_returns
 
-    found = score_returns(args.task, args.returns)
+    found = score_returns(_task_named(args.task), args.returns)
     print(json.dumps(found, indent=1)) if args.json else print_scored(found)
 
 

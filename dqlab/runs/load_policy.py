@@ -8,7 +8,8 @@ from __future__ import annotations
 import ast
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -21,7 +22,13 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dqlab.config import gin_files
-from dqlab.config.gin_state import OtherConfiguration, abbreviate_names, bind_parameter, bound_parameters
+from dqlab.config.gin_state import (
+    OtherConfiguration,
+    abbreviate_names,
+    bind_parameter,
+    bound_parameters,
+    parameters_read,
+)
 from dqlab.config.identity import Replica
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError, DqlabError, RunError, nearest_of_few, one_line, printable_name, printable_names
@@ -29,7 +36,7 @@ from dqlab.files import expanded
 from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
-from dqlab.runs.experiment import Experiment, check_experiment, execution_mode
+from dqlab.runs.experiment import Experiment, build_evaluator, check_experiment, execution_mode
 from dqlab.runs.policy import LoadedPolicy, PolicySource, isolated
 from dqlab.tracking import RunFolder
 from dqlab.tracking.records import WeightsRecord, read_record
@@ -69,14 +76,18 @@ def load_policy(
         seed: which replica, where the run has several.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; as in training by default.
         task: of the official code's policy.
-        set: gin names and values, over the run's.
+        set: gin names and values, over the run's; a ConfigError where nothing reads one.
         compiled: act by compiled code: some ten seconds at the first call, and a fraction of the time at all others.
 
     Raises:
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
     chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
-    policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled)
+    bindings = as_bindings(chosen)
+    policies = load_policies(source, checkpoint, seed, task, bindings, compiled)
+    if set:  # whatever can be read has been
+        with policies[0].ready(), closing(build_evaluator(policies[0].experiment)):
+            gin_files.check_parameters_read(bindings, parameters_read())
     if len(policies) > 1:
         named = f"name a `seed`, or a replica's folder, such as {policies[0].source.file.parents[1]}"
         raise RunError(f"{policies[0].source.folder.path} has {len(policies)} replicas: {named}.")
@@ -109,8 +120,7 @@ def load_policies(
             name = source if source.startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_gin([folder.config], bindings, stored=True)
-            named = EXECUTION in {name for binding in bindings for name in gin_files.bound_names(binding)}
-            _execute_here(Experiment(), folder.facts(), named)
+            _compute_here(folder.facts(), {name for binding in bindings for name in gin_files.bound_names(binding)})
             experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
             for file in files:
                 weights, record = read_checkpoint(file, WeightsRecord)
@@ -144,13 +154,22 @@ def as_bindings(values: Mapping[str, Any]) -> list[str]:
 EXECUTION, AUTO = "Training.execution", "auto"
 
 
-def _execute_here(experiment: Experiment, facts: Mapping[str, Any], named: bool) -> None:
-    """Where this machine has not what a run was executed by, a GPU's graphs or a compiler, choose what `auto` does.
+def _compute_here(facts: Mapping[str, Any], named: Collection[str]) -> None:
+    """Where this machine has not what a run was computed by, choose what it has instead; it is the same policy.
 
-    It computes the same. A mode that whoever loads has `named` stands, and is refused where it is not to be had.
+    That is a GPU, its rounding of products, its graphs, a compiler. What whoever loads has `named` stands, and is
+    refused where it is not to be had.
     """
+    for name, instead in (("device", AUTO), ("precision", "full")):
+        experiment = Experiment()
+        if f"Experiment.{name}" not in named:
+            try:
+                getattr(experiment, f"resolved_{name}")
+            except ConfigError:
+                bind_parameter(f"Experiment.{name}", instead)
+    experiment = Experiment()
     device = experiment.resolved_device
-    if named and experiment.plan.execution != AUTO:
+    if EXECUTION in named and experiment.plan.execution != AUTO:
         return
     if execution_mode(experiment, facts).unavailable_reason(device):
         bind_parameter(EXECUTION, name_of(execution_modes.get(AUTO)().resolve(device)))

@@ -130,18 +130,23 @@ def test_policies_are_shown_beside_the_data_that_they_were_trained_on(tmp_path: 
 
 
 def test_a_gpus_run_acts_wherever_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By `auto` where there is no such device, or no compiler; what is asked for by name is still refused."""
+    """By what there is in place of its device, products or graphs; what is asked for by name is still refused."""
     run = small_run(tmp_path, "BehaviourCloning.policy = 'gaussian'", "Experiment.algorithm = 'bc'")
     wanted = dqlab.evaluate(run, episodes=1)
     for path in (run.path / "config.gin", run.path / "seed-0" / "config.gin"):
         text = re.sub(r"Training.execution = .*", "Training.execution = 'cuda_graph'", path.read_text())
-        path.write_text(text)
+        text = re.sub(r"Experiment.device = .*", "Experiment.device = 'cuda:7'", text)
+        path.write_text(re.sub(r"Experiment.precision = .*", "Experiment.precision = 'tf32'", text))
     for configured in ("auto", "cuda_graph"):
         facts = {**json.loads((run.path / "run.json").read_text()), "execution": "cuda_graph"}
         (run.path / "run.json").write_text(json.dumps({**facts, "execution_configured": configured}))
         pd.testing.assert_frame_equal(dqlab.evaluate(run, episodes=1), wanted)
     with pytest.raises(ConfigError, match="'cuda_graph' needs a CUDA device"):
         dqlab.load_policy(run, set={"Training.execution": "cuda_graph"})
+    with pytest.raises(ConfigError, match="no CUDA device|up to"):
+        dqlab.load_policy(run, device="cuda:7")
+    with pytest.raises(ConfigError, match="'tf32' needs a CUDA device"):
+        dqlab.load_policy(run, device="cpu", set={"Experiment.precision": "tf32"})
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setenv("CXX", "")
     assert dqlab.load_policy("pretrained:walker2d-mini")(np.zeros(17)).shape == (6,)
@@ -151,6 +156,8 @@ def test_a_policys_parts_are_of_its_own_configuration_whenever_they_are_asked_fo
     run = small_run(tmp_path, "SoftmaxQ.n_candidates = 3")
     policy = dqlab.load_policy(run)
     assert policy.pack.algorithm.resolved_selection.n_candidates == 3
+    with pytest.raises(ConfigError, match="TD3BC.alpha has no effect: nothing here reads it"):
+        dqlab.load_policy(run, set={"TD3BC.alpha": 2.0})
     inertias = []
     for physics in ("modern", "mujoco210"):
         env = dqlab.load_policy(run, set={"Experiment.physics": physics}).make_env()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_what_it_writes_trains(tmp_path: Path, dqlab: Run) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_random_actions_are_scored_as_measured_by_hand(tmp_path: Path, new_task: Any) -> None:
+def test_random_actions_are_scored_as_measured_by_hand(tmp_path: Path, new_task: Any, in_process: Run) -> None:
     """In a rail whose force is 0 whatever is done, the return depends on the start alone."""
     write_module(tmp_path, 0.0, 0.001)
     write_data(tmp_path, 0.0, 0.001)
@@ -73,7 +74,14 @@ def test_random_actions_are_scored_as_measured_by_hand(tmp_path: Path, new_task:
     for seed in range(20):
         position, speed = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).uniform(-1.0, 1.0, 2)
         total -= sum((position + 0.1 * speed * step) ** 2 for step in range(20))
-    assert written(tmp_path / "rail.gin")["gymnasium_task.min_score"] == pytest.approx(total / 20, rel=1e-2)
+    known = written(tmp_path / "rail.gin")
+    assert known["gymnasium_task.min_score"] == pytest.approx(total / 20, rel=1e-2)
+    middle = (known["gymnasium_task.min_score"] + known["gymnasium_task.max_score"]) / 2
+    scored = json.loads(in_process("score", "rail.gin", str(middle), "--json").stdout)
+    assert scored["scores"] == [pytest.approx(50.0)], "of the task that the gin file makes"
+    verified = in_process("data", "verify", "rail.npz", "--task", "rail.gin")
+    assert verified.returncode == 0, verified.stderr
+    refused(in_process("data", "verify", "rail.npz", "--task", "none.gin"), "There is no gin file 'none.gin'")
 
 
 WEAK = {"actions": np.linspace(-0.5, 0.9, 200, dtype=np.float32)[:, None]}
