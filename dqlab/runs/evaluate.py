@@ -52,8 +52,8 @@ def evaluate_run(
     with first.ready():
         table = Table(title=f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}")
     score = f"score ({first.caveat})" if first.caveat else "score"
-    scores = () if score_or_return(first.caveat) == "return" else (score, "+-")
-    for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
+    scores = () if score_or_return(first.caveat) == "return" else (score, "std")
+    for column in ("replica", "step", "episodes", "return", "std", *scores, "length"):
         words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
         table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
     for policy, found in rows:

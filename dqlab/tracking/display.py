@@ -120,7 +120,7 @@ def summary_table(
     scale = "" if SUCCESS in caveat else "D4RL-normalised" if data.get("is_d4rl") else "normalised"
     note = ", ".join(filter(None, (scale, caveat)))
     table = Table(title=f"Scores ({note}) by selection rule" if scored else f"By selection rule ({caveat})")
-    for column in ("replica", "rule", "step", *(("score", "+-", "return") if scored else ("return", "+-"))):
+    for column in ("replica", "rule", "step", *(("score", "std", "return") if scored else ("return", "std"))):
         table.add_column(column, justify="left" if column in ("replica", "rule") else "right")
     none = ["-"] * (3 if scored else 2)
     for title, summary in summaries.items():
