@@ -218,6 +218,7 @@ def evaluate(
     *,
     checkpoint: str = "last",
     seed: int | None = None,
+    plugins: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Evaluate a policy, or those of a run: a row an episode, with scores where the task has them. `dqlab eval`.
 
@@ -227,12 +228,13 @@ def evaluate(
         env: a Gymnasium environment, or its id, in place of the task's; there are returns and no scores.
         checkpoint: of a run: `last`, `best` or `offline`.
         seed: of a run: one of its replicas; all by default.
+        plugins: modules that are imported first; installed plugins are known anyway.
 
     Raises:
         RunError: no such run, replica or checkpoint; or an evaluation gave no score.
         EnvError: the environment raises an error.
     """
-    policies = [run] if isinstance(run, LoadedPolicy) else load_policies(run, checkpoint, seed)
+    policies = [run] if isinstance(run, LoadedPolicy) else load_policies(run, checkpoint, seed, plugins=plugins)
     if env is None:
         evaluated, failed = evaluate_policies(policies, episodes)
         if failed:
@@ -345,7 +347,9 @@ def ablate(
     if status == EXIT_CODES["interrupted"]:
         raise KeyboardInterrupt(f"the grid in {folder} was interrupted; the same call continues")
     if status:
-        warnings.warn(f"Some cells have failed: dqlab.Ablation({str(folder)!r}).scores() says which.", stacklevel=2)
+        warnings.warn(
+            f"Some cells have failed: dqlab.Ablation({str(folder)!r}).scores() says which.", stacklevel=3
+        )  # `in_python` is between
     return Ablation(folder)
 
 
@@ -379,5 +383,5 @@ def compare(
     table.attrs["different"] = {group["group"]: group["config"] for group in compared.groups}
     table.attrs["warnings"] = list(compared.warnings)
     for text in compared.warnings:
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)  # `in_python` is between
     return table

@@ -21,10 +21,10 @@ from typing import Any
 from dqlab.ablation.planning import Plan, PlannedPack
 from dqlab.analysis.results import FAILED, FINISHED, Cell, CellStatus, GridResults
 from dqlab.config.gin_files import parse_bindings, rebind_text
-from dqlab.config.identity import SOURCES
+from dqlab.config.identity import SOURCES, describes_setting
 from dqlab.config.registry import Registry, RegistryEntry
 from dqlab.errors import RunError, printable_name
-from dqlab.files import expanded, write_text
+from dqlab.files import expanded, read_text, write_text
 from dqlab.tracking import records
 from dqlab.tracking.folders import reused_cells
 from dqlab.tracking.records import read_record
@@ -191,10 +191,18 @@ def collect_results(folder: GridFolder) -> GridResults:
         failures=failed,
         pending=tuple(each for each in cells if each.state not in (FINISHED, FAILED)),
         gin=facts["gin"],
+        configs={each.cell.label: config for each in reversed(finished) if (config := _config(each))},
         facts={**_facts_of(runs), **of_sessions},
         components=components_used([parse_bindings(facts["gin"]), *read]),
         inspections=_inspections(finished, facts["base"]),
     )
+
+
+def _config(status: CellStatus) -> dict[str, Any]:
+    """What a finished cell runs: parameters by which settings are told apart, and values; empty where it is gone."""
+    path = (status.folder or Path()) / "config.gin"
+    bound = parse_bindings(read_text(path), str(path)) if path.exists() else {}
+    return {name: value for name, value in bound.items() if describes_setting(name, value)}
 
 
 def _inspections(finished: Sequence[CellStatus], base: str) -> dict[str, dict[str, records.InspectionRecord]]:

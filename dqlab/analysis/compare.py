@@ -26,7 +26,7 @@ from dqlab.analysis.report.tables import ReportTable, latex_table, rich_table, t
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.results import Report
 from dqlab.analysis.statistics import BOUNDS, aggregates_of, tidy_rows
-from dqlab.config.identity import Replica, describes_setting, replicas_of
+from dqlab.config.identity import LATER, Replica, describes_setting, replicas_of
 from dqlab.errors import ConfigError, RunError, masked, nearest, one_line, score_or_return
 from dqlab.files import read_text
 from dqlab.printing import Console, counted
@@ -91,13 +91,21 @@ def group_runs(runs: Sequence[Row]) -> pd.DataFrame:
 def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
     """Letter, name (the grid's label, or the first parameters that differ) and differing parameters of each group."""
     first = runs.drop_duplicates("group")
-    configs = pd.DataFrame(list(first.config), index=first.group).fillna(UNSET)
+    configs = _with_earlier_values(pd.DataFrame(list(first.config), index=first.group)).fillna(UNSET)
     configs = configs.loc[:, configs.nunique() > 1].sort_index(axis=1)
     labels, told = runs.label.groupby(runs.group).unique(), _told_apart(configs)
     known = {letter: [label for label in labels[letter] if label] for letter in configs.index}
     names = {letter: own[0] if len(own) == 1 else told[letter] for letter, own in known.items()}
     rows = configs.to_dict("index")
     return tuple({"group": letter, "name": name, "config": rows.get(letter, {})} for letter, name in names.items())
+
+
+def _with_earlier_values(configs: pd.DataFrame) -> pd.DataFrame:
+    """With a parameter that came later, where others have set it, also in groups that ran as before it came."""
+    for name in LATER.keys() & {*configs}:
+        own = configs.loc[:, configs.columns.str.startswith(name.partition(".")[0] + ".")].notna().any(axis=1)
+        configs[name] = configs[name].mask(configs[name].isna() & own, str(LATER[name]))
+    return configs
 
 
 def _told_apart(configs: pd.DataFrame) -> pd.Series:

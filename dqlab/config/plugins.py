@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,11 +39,17 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
                 raise
             except BaseException as error:  # a plugin may fail in any way, exits and skipped tests included
                 reason = message_of(error) if isinstance(error, ConfigError) else repr(error)
-                print(f"dqlab: warning: plugin '{point.name}' ({point.value}) is skipped: {reason}", file=sys.stderr)
+                _warn(f"plugin '{point.name}' ({point.value}) is skipped: {reason}")
                 if os.environ.get("DQLAB_DEBUG"):
                     traceback.print_exc()
     for module in modules:
         import_plugin(module, "--plugin")
+
+
+@cache
+def _warn(said: str) -> None:
+    """Once: in Python plugins are looked for at several calls."""
+    print(f"dqlab: warning: {said}", file=sys.stderr)
 
 
 def installed_plugins() -> list[EntryPoint]:
@@ -81,6 +88,17 @@ def plugin_sources() -> dict[str, str]:
 def changed_sources(facts: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     """The modules that a run.json names, whose files are others in `now`, `plugin_sources`: names do not show it."""
     return [name for name, known in facts.get("plugin_sources", {}).items() if now.get(name, known) != known]
+
+
+@contextmanager
+def naming_plugins(facts: Mapping[str, Any]) -> Iterator[None]:
+    """Within this, a ConfigError also names the plugins that a run had, by its run.json, and that are not imported."""
+    try:
+        yield
+    except ConfigError as error:
+        if lacking := sorted({*facts.get("plugin_sources", {})} - {*sys.modules}):
+            raise ConfigError(f"{error} The run had {', '.join(lacking)}, which nothing has imported here.") from error
+        raise
 
 
 def importable(module: str) -> bool:

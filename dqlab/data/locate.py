@@ -18,7 +18,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dqlab.data.download import Progress, cache_folder, dataset_addresses, digest_fault, minari_store, no_progress
-from dqlab.data.formats.base import CONVERTED, Columns, Format, UnreadError, format_of, whole_columns
+from dqlab.data.formats.base import (
+    CONVERTED,
+    Columns,
+    Format,
+    UnreadError,
+    format_of,
+    signs_of_another_task,
+    whole_columns,
+)
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, embedded_sets, find_dataset
@@ -85,6 +93,11 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
         named = tasks.get(dataset)
         by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
         return Dataset(dataset, *format_of(by_task or named.source or str(cache_path(named))), known or named)
+    if known and known.benchmark:  # whose format knows its data by the task: FORMAT:FOLDER, FOLDER, or the file
+        place = expanded(dataset.removeprefix(f"{known.benchmark}:"))
+        form, path = format_of(f"{known.benchmark}:{(place if place.is_dir() else place.parent) / known.name}")
+        if place.is_dir() or place in (path, form.place(path)):
+            return Dataset(dataset, form, path, known)
     try:
         form, path = format_of(str(embedded_sets().get(dataset, dataset)))
     except ConfigError as error:
@@ -339,9 +352,7 @@ def find_faults(found: Survey) -> tuple[list[str], list[str]]:
 
 def _damage(found: Survey) -> Iterator[str]:
     known, task = whole_columns(found.columns), found.task
-    for name, wanted in (("observations", task.state_dim), ("actions", task.action_dim)) if task else ():
-        if task and (width := known[name].shape[1]) != wanted:
-            yield f"'{name}' is {width} wide, {task.name}'s is {wanted}: another task's"
+    yield from (f"{said}: another task's" for said in (signs_of_another_task(found.columns, task) if task else ()))
     for name, values in found.values.items():
         if rows := len(values.bad_rows):
             count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"

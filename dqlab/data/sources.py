@@ -73,7 +73,7 @@ class LocatedDataset:
             columns = self._format().read(self.path)
         except base.DamagedError as error:
             raise DataError(f"{error} {self.mend}".strip()) from error
-        base.check_widths(columns, task.state_dim, task.action_dim)
+        base.check_task(columns, task)
         return columns
 
     def _format(self) -> Format:
@@ -235,7 +235,7 @@ def load_dataset(
     low, high = ((), ()) if is_unit(actions.low, actions.high) else (actions.low, actions.high)
     origin = {name: getattr(found, name) for name in ("is_d4rl", "stand_in", "note", "address")}
     origin |= {"source": found.source.partition(":")[0], "skipped": (*found.skipped, *found.failed)}
-    origin |= {"path": str(found.path or ""), "digest": found.digest(), "synthetic": found.rows is not None}
+    origin |= {"path": str(found.place or ""), "digest": found.digest(), "synthetic": found.rows is not None}
     origin |= {"action_rule": actions.name, "action_low": low, "action_high": high}
     return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)
 

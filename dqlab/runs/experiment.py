@@ -214,7 +214,13 @@ def check_experiment(experiment: Experiment) -> None:
             raise
         said = f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback, "
         said += "`dqlab check MODULE` tries each component of a module alone)"
-        raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.") from error
+        hint = " Rewards of action chunks are (B, h): docs/contracts.md." if experiment.action_chunk > 1 else ""
+        hint = (
+            " Is it a network of `build`, a noise of `update_noise` or `act_noise`, or a hyper-parameter?"
+            if isinstance(error, KeyError)
+            else hint
+        )
+        raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.{hint}") from error
 
 
 def build_evaluator(run: Experiment, episodes: int | None = None) -> Evaluator:

@@ -30,6 +30,7 @@ from dqlab.config.gin_state import (
     parameters_read,
 )
 from dqlab.config.identity import Replica
+from dqlab.config.plugins import load_plugins, naming_plugins
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError, DqlabError, RunError, nearest_of_few, one_line, printable_name, printable_names
 from dqlab.files import expanded
@@ -64,6 +65,7 @@ def load_policy(
     task: str | None = None,
     set: Mapping[str, Any] | None = None,
     compiled: bool = False,
+    plugins: Sequence[str] = (),
 ) -> LoadedPolicy:
     """Load a trained policy.
 
@@ -78,13 +80,14 @@ def load_policy(
         task: of the official code's policy.
         set: gin names and values, over the run's; a ConfigError where nothing reads one.
         compiled: act by compiled code: some ten seconds at the first call, and a fraction of the time at all others.
+        plugins: modules that are imported first; installed plugins are known anyway.
 
     Raises:
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
     chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
     bindings = as_bindings(chosen)
-    policies = load_policies(source, checkpoint, seed, task, bindings, compiled)
+    policies = load_policies(source, checkpoint, seed, task, bindings, compiled, plugins)
     if set:  # whatever can be read has been
         with policies[0].ready(), closing(build_evaluator(policies[0].experiment)):
             gin_files.check_parameters_read(bindings, parameters_read())
@@ -101,11 +104,13 @@ def load_policies(
     task: str | None = None,
     bindings: Sequence[str] = (),
     compiled: bool = False,
+    plugins: Sequence[str] = (),
 ) -> list[LoadedPolicy]:
     """The same of each of a run's replicas, or of one: with the run's configuration, as gin's bindings change it."""
     path, configuration = source_folder(source := fspath(source)), OtherConfiguration()
     found: list[tuple[Replica, Mapping[str, Mapping[str, Tensor]], PolicySource]] = []
     with isolated(configuration):
+        load_plugins(plugins)
         if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
             if task is None:
                 raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'hopper-medium-v2'.")
@@ -119,7 +124,8 @@ def load_policies(
             folder, files = _find(path, checkpoint, seed)
             name = source if source.startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
-            gin_files.load_gin([folder.config], bindings, stored=True)
+            with naming_plugins(folder.facts()):
+                gin_files.load_gin([folder.config], bindings, stored=True)
             _compute_here(folder.facts(), {name for binding in bindings for name in gin_files.bound_names(binding)})
             experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
             for file in files:
@@ -132,7 +138,12 @@ def load_policies(
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
         check_experiment(experiment)
-        return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
+        try:
+            return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
+        except RunError as error:
+            if not bindings:
+                raise
+            raise RunError(f"{error} This was set over the run's configuration: {', '.join(bindings)}.") from error
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:

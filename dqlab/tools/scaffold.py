@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.plugins import importable
-from dqlab.data.formats.base import Columns, check_widths
+from dqlab.data.formats.base import Columns
 from dqlab.data.locate import Survey, find_faults, locate_dataset
 from dqlab.data.transitions import BOUNDS_ADVICE, action_rule, bounds_text, is_unit, unit_actions
 from dqlab.envs import env_backends
@@ -49,7 +49,6 @@ def new_task(
         raise ConfigError(f"{out} exists. Name another file with --out; --force replaces it.")
     task = describe_environment(env_id, kwargs, limit)
     columns = dataset.read()
-    check_widths(columns, task.state_dim, task.action_dim)
     found = Survey(columns, task)
     damage, notes = find_faults(found)
     if damage:

@@ -48,9 +48,12 @@ class Display(progress.Progress):
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
         """New means of the losses."""
-        hidden = "actor/bc_loss" if "actor/trust_loss" in metrics else ""  # DTQL's actor need not clone
-        shown = [name for name in SHOWN if name in metrics and name != hidden]
-        losses = "  ".join(f"{SHOWN[name]} {metrics[name]:.4g}" for name in shown)
+        known = [name for name in SHOWN if name in metrics]
+        hidden = {"actor/bc_loss"} if "actor/trust_loss" in known else set()  # DTQL's actor need not clone
+        hidden |= {"actor/loss"} if any(name.startswith("actor/") for name in known) else set()  # the sum of these
+        others = [name for name in metrics if name.endswith("/loss") and name not in SHOWN]
+        shown = [name for name in [*known, *others] if name not in hidden]
+        losses = "  ".join(f"{SHOWN.get(name, name.removesuffix('/loss'))} {metrics[name]:.4g}" for name in shown)
         rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
         self.update(self._bar, completed=step, losses=losses, rate=rate)
         if self.disable:
@@ -88,7 +91,8 @@ def announce_fallback(console: Console, task: str, provenance: Any) -> None:
 def about_data(provenance: Any) -> Text:
     """What is trained on, in a line."""
     place = f"{provenance.source} {provenance.path or ''}".rstrip()
-    size = f"{provenance.rows:,} rows, {provenance.episodes:,} episodes, mean return {provenance.return_mean:.1f}"
+    size = f"{provenance.rows:,} rows, {provenance.transitions:,} transitions, {provenance.episodes:,} episodes"
+    size += f", mean return {provenance.return_mean:.1f}"
     actions = f", {provenance.actions}" if provenance.actions else ""
     return Text(f"data: {place}: {size}{actions}" + (f" ({provenance.caveat})" if provenance.caveat else ""))
 

@@ -8,7 +8,7 @@ SELECTION_RULES: Mapping[str, str] = {
     "last": "the checkpoint after the last update",
     "offline": "the checkpoint that the offline selection loss chooses; the environment is not asked",
     "best_online": "the checkpoint that scored best in the environment: optimistic, and not offline",
-    "mean_last_10": "the mean of the last ten evaluations; no single checkpoint",
+    "mean_last_10": "the mean of the last ten evaluations, of all where there are fewer; no single checkpoint",
 }
 """What each means, by its name in a summary's `selection`, in the order of reports."""
 

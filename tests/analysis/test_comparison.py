@@ -249,6 +249,18 @@ def test_algorithms_name_groups_and_what_they_alone_have_is_only_counted(capsys:
     assert "IQL.tau" not in shown
 
 
+def test_what_came_later_is_said_of_runs_that_are_as_before_it_came(capsys: Captured) -> None:
+    """Of every algorithm where it is everybody's, as chunks of one action are; nothing of another algorithm's own."""
+    chunks = {ALGORITHM: "fql", "FQL.tau": "0.1", "FQL.joint_update": "True", "Experiment.action_chunk": "5"}
+    configs = [{ALGORITHM: "rebrac", "ReBRAC.tau": "0.1"}, chunks]
+    compared = compare_groups(FoundRuns([{**MADE, "config": config} for config in configs]), ("last",))
+    plain, chunked = (group["config"] for group in compared.groups)
+    assert (plain["Experiment.action_chunk"], chunked["Experiment.action_chunk"]) == ("1", "5")
+    assert plain["FQL.joint_update"] == "unset"
+    print_comparison(compared, Console())
+    assert "Experiment.action_chunk" in capsys.readouterr().out
+
+
 def test_reused_cells_are_compared_under_this_grids_labels(tmp_path: Path) -> None:
     """From another grid's folder, where they have another label; one that is gone is told of."""
     wanted = compared(write_grid(tmp_path / "whole", GRID))

@@ -210,6 +210,21 @@ def test_the_answer_says_what_is_decided_first() -> None:
     assert "undecided (no test decides below 10 seeds, however large the difference)" in text
 
 
+def test_what_settings_run_and_how_long_is_on_the_page(tmp_path: Path) -> None:
+    """All of the base's parameters, and of the others what differs; the budget where they share it."""
+    budget = {"Training.steps": 60, "Training.eval_episodes": 2}
+    grid = replace(made_grid((2, 5), TASKS[:1], 2), base="N=5")
+    grid = replace(grid, configs={f"N={n}": {**budget, "DiffusionPolicy.n_timesteps": n} for n in (2, 5)})
+    assert "A run is 60 updates, a score the mean of 2 episodes." in write.summary_paragraph(analyse(grid, QUICK))
+    write_report(grid, QUICK, tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert 'N=2: where it differs</summary><pre tabindex="0"><code>DiffusionPolicy.n_timesteps = 2</code>' in page
+    whole = page.split("N=5: all of it")[1]
+    assert all(f"{name} = {value}" in whole for name, value in budget.items())
+    mixed = replace(grid, configs={**grid.configs, "N=2": {**budget, "Training.steps": 70}})
+    assert "A run is" not in write.summary_paragraph(analyse(mixed, QUICK))
+
+
 def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:
     grid = made_grid(tuple(range(1, 21)), TASKS[:1], 1, lambda value, task, seed: float(value))  # type: ignore[arg-type]
     analysis = analyse(replace(grid, base="N=1"), replace(QUICK, rules=("last",)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gin
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Run, bindings, isolated, refused
+from made_packs import small_run
 
+import dqlab as library
 from dqlab.cli import main
 from dqlab.config import gin_files
 from dqlab.config.gin_state import configurables
@@ -222,6 +226,25 @@ def test_a_module_that_is_named_must_load_and_an_installed_one_is_skipped(
     assert ("plugin 'mine' (mine) is skipped: " in error) == (how == "installed")
     assert "own" not in noise_schedules or how != "installed"
     assert noise_schedules.entry("vp").package == "dqlab"
+
+
+def test_a_run_of_a_plugins_is_loaded_in_python_as_by_commands(here: Path) -> None:
+    """By its entry point, whatever was called before; one that is not installed is named, and can be."""
+    install(here, "own_plugin", schedule("flat_one"))
+    run = small_run(here, "DiffusionPolicy.schedule = 'flat'")
+
+    def forget() -> None:
+        noise_schedules.remove("flat")
+        del sys.modules["own_plugin"]
+
+    forget()
+    assert library.load_policy(run)(np.zeros(17)).shape == (6,)
+    forget()
+    shutil.rmtree(here / "own_plugin-0.1.dist-info")
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="The run had own_plugin, which nothing has imported here"):
+        library.evaluate(run)
+    assert len(library.evaluate(run, plugins=["own_plugin"])) == 1
 
 
 def test_check_names_each_component_that_fails(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

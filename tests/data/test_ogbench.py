@@ -201,6 +201,14 @@ def test_commands_know_it_by_its_task(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in (
+        f"ogbench:{folder}",
+        str(folder),
+        str(folder / "cube-single-play-v0.npz"),
+        f"ogbench:{folder}/{CUBE.name}",
+    ):
+        assert main(["data", "verify", name, "--task", CUBE.name]) == 0
+        assert f"{name}: sound: " in capsys.readouterr().out
     assert main(["data", "info", CUBE.name]) == 2
     assert "`dqlab data download cube-single-play-singletask-v0` fetches it" in capsys.readouterr().err
     (tmp_path / "home" / ".ogbench").mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -15,10 +16,11 @@ from gymnasium.utils.env_checker import check_env
 
 from dqlab.config import gin_files
 from dqlab.data import Transitions, load_dataset
-from dqlab.data.formats.base import digest_of_columns
-from dqlab.data.sources import cache_path, embedded, make_rows
+from dqlab.data.formats.base import digest_of_columns, format_of, signs_of_another_task
+from dqlab.data.sources import cache_path, embedded, embedded_sets, make_rows
 from dqlab.envs import make_env, tasks
 from dqlab.envs.bandit import BANDIT, BEST, MODES, modes_of
+from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
 
@@ -88,6 +90,19 @@ def test_embedded_set_is_what_it_says(task: Task) -> None:
 def bandit(*bindings: str) -> Transitions:
     gin_files.load_gin([], ["load_dataset.sources=('bandit',)", *bindings])
     return load_dataset(BANDIT)
+
+
+def test_data_of_another_robot_are_refused_where_widths_are_the_same(tmp_path: Path) -> None:
+    """Walker2d's are as wide as HalfCheetah's; the metadata say whose they are. What is the user's own is taken."""
+    path = embedded_sets()["walker2d-medium-expert-mini"]
+    with pytest.raises(DataError, match="metadata say that it is of Walker2d, .*'s environment is HalfCheetah"):
+        load_dataset(tasks.get("halfcheetah-medium-v2"), (f"file:{path}",))
+    columns = format_of(str(path))[0].read(path)
+    own = describe_environment("my_envs:HeavyWalker2d-v0", episode_limit=1000, sizes=(17, 6))
+    for task in (own, WALKER, tasks.get("mujoco-walker2d-expert-v0")):
+        assert not [*signs_of_another_task(columns, task)]
+    other = replace(columns, metadata={"environment": "my_envs:HeavyWalker2d-v0 {}, physics its own"})
+    assert not [*signs_of_another_task(other, tasks.get("halfcheetah-medium-v2"))]
 
 
 def test_ten_thousand_terminal_transitions_of_four_equal_modes() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dqlab.data import Batch, Transitions
 from dqlab.data.formats.arrays import D4RL
-from dqlab.data.formats.base import Columns, check_widths
+from dqlab.data.formats.base import Columns, check_task
 from dqlab.data.rewards import as_is, cql_antmaze, reward_transforms
 from dqlab.data.transitions import q_learning_view
 from dqlab.envs import tasks
@@ -112,7 +112,7 @@ def test_unrecorded_cuts_are_counted_as_d4rls_loop_does(ends: list[str], limit: 
 def test_real_rows(shared: Path, name: str) -> None:
     path, task = shared / "d4rl-excerpts" / f"{name}.hdf5", tasks.get(name.replace("_", "-"))
     rows = D4RL().read(path)
-    check_widths(rows, task.state_dim, task.action_dim)
+    check_task(rows, task)
     for chunk, next_action in ((5, False), (1, True), (5, True)):
         check_against(rows, partial(view_of, rows), chunk, next_action)
     view = check_against(rows, partial(view_of, rows))

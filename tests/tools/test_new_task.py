@@ -87,7 +87,7 @@ def test_random_actions_are_scored_as_measured_by_hand(tmp_path: Path, new_task:
 WEAK = {"actions": np.linspace(-0.5, 0.9, 200, dtype=np.float32)[:, None]}
 WIDE = {"observations": np.zeros((200, 3)), "next_observations": np.zeros((200, 3))}
 REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
-    (WIDE, [], "3 wide, the task's is 2"),
+    (WIDE, [], "3 wide, rail-own-Rail-v0's is 2"),
     ({"rewards": np.full(200, np.nan)}, [], "'rewards' has 200 NaN"),
     ({"actions": np.full((200, 1), 3.0)}, [], "outside of the environment's bounds, [-2, 2]"),
     (WEAK, [], "--action-bounds unit"),

@@ -72,7 +72,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
         results=results,
         summary=summary_paragraph(analysis),
         cautions=analysis.cautions,
-        rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
+        rules={rule_name(rule): said for rule, said in SELECTION_RULES.items()},
         figures={name: _embedded(figure) for name, figure in drawn.items()},
         aggregates=[tables.aggregate_table(analysis, rules)],
         choices=[] if analysis.gains.empty else [tables.choice_table(analysis)],
@@ -82,6 +82,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
         references=[tables.reference_table(analysis)] if analysis.settings.reference else [],
         failures=[tables.failure_table(results)] * bool(results.failures),
         all_rules=list(_by_all_rules(analysis)),
+        configs=dict(_configurations(results)),
         made=dict(_facts(results.facts)),
         bibtex=bibtex_file(results),
     )
@@ -104,6 +105,15 @@ def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
             yield tables.task_table(analysis, rule)
 
 
+def _configurations(results: GridResults) -> Iterator[tuple[str, str]]:
+    """What the base runs, and in what others differ from it, as gin's text."""
+    base = results.configs.get(results.base, {})
+    for label in sorted(results.configs, key=lambda label: label != results.base):
+        known = {} if label == results.base else base
+        own = (f"{name} = {value!r}" for name, value in results.configs[label].items() if value != known.get(name))
+        yield f"{label}: {'where it differs' if known else 'all of it'}", "\n".join(own)
+
+
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in known.items():
         if isinstance(value, (Mapping, tuple, list)):
@@ -121,6 +131,9 @@ def summary_paragraph(analysis: Analysis) -> str:
     number = "All" if len(results.results) == len(results.statuses) else f"{len(results.results):,} of"
     said = [*_decided(analysis)]
     said += [f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."]
+    sizes = {(each["Training.steps"], each["Training.eval_episodes"]) for each in results.configs.values()}
+    for updates, episodes in sizes if len(sizes) == 1 else ():
+        said += [f"A run is {counted(updates, 'update')}, a score the mean of {counted(episodes, 'episode')}."]
     said += [f"{number} {counted(len(results.statuses), 'run')} have finished."]
     said += [f"All scores: {results.caveat}."] if results.caveat else []
     return " ".join(said)

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
+from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, first_line, lacks_memory, printable_names
 from dqlab.files import expanded, sha256_of
 from dqlab.machine import available_memory, forked, in_words
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"  # what every HDF5 file begins with
 PROVENANCE, CONVERTED = "provenance", "converted_from"  # metadata: who made a dataset, and of which other one
+ENVIRONMENT = "environment"  # metadata: which one it was collected in, its id first
 COLLECTED = "Collected by dqlab"  # what the former begins with
 
 
@@ -239,11 +241,27 @@ def check_names(where: str, names: Collection[str]) -> None:
         raise DataError(f"{where} has no '{missing[0]}' (it has: {there}); not a dataset in D4RL's layout.")
 
 
-def check_widths(columns: Columns, state_dim: int, action_dim: int) -> None:
-    """See that a dataset is as wide as the task's states and actions; a DataError where not."""
-    for name, wanted in (("observations", state_dim), ("actions", action_dim)):
+def check_task(columns: Columns, task: Task) -> None:
+    """See that a dataset may be the task's; a DataError where it is another's."""
+    for said in signs_of_another_task(columns, task):
+        raise DataError(f"{columns.where}: {said}. Another task's file?")
+
+
+def signs_of_another_task(columns: Columns, task: Task) -> Iterator[str]:
+    """Widths that are not those of its states and actions; of D4RL's robots, another one in the metadata."""
+    for name, wanted in (("observations", task.state_dim), ("actions", task.action_dim)):
         if (width := getattr(columns, name).shape[1]) != wanted:
-            raise DataError(f"{columns.where}: '{name}' is {width} wide, the task's is {wanted}. Another task's file?")
+            yield f"'{name}' is {width} wide, {task.name}'s is {wanted}"
+    known = {_environment(entry.item.env_id) for entry in tasks if entry.item.file}
+    recorded = _environment(columns.metadata.get(ENVIRONMENT, ""))
+    own = _environment(str(task.env_kwargs.get("env_id", task.env_id)))
+    if recorded != own and {recorded, own} <= known:
+        yield f"its metadata say that it is of {recorded}, {task.name}'s environment is {own}"
+
+
+def _environment(env_id: str) -> str:
+    """`Walker2d` of `Walker2d-v4, physics ...`, of `MODULE:NAMESPACE/Walker2d-v4`, ..."""
+    return env_id.split(",")[0].split(" ")[0].rpartition(":")[2].rpartition("/")[2].partition("-v")[0]
 
 
 def float_column(columns: Columns, name: str) -> NDArray[np.float32]:

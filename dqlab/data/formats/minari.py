@@ -149,6 +149,8 @@ def _metadata(dataset: Any, key: str) -> dict[str, str]:
 
     known = {name: value for name, value in dataset.storage.metadata.items() if value is not None}
     told = {name: text(value) for name, value in known.items() if name not in FORMAL}
+    if dataset.env_spec is not None:
+        told[base.ENVIRONMENT] = str(dataset.env_spec.id)
     if key:
         left_out = sorted(set(dataset.observation_space.spaces) - {key})
         told["observations"] = f"the entry '{key}'; left out: {', '.join(left_out) or 'nothing'}"

@@ -16,7 +16,7 @@ from dqlab.config.gin_files import check_parameters_read
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
 from dqlab.data import data_formats
-from dqlab.data.formats.base import COLLECTED, COLUMN_NAMES, PROVENANCE, Columns, Format, digest_of_columns
+from dqlab.data.formats.base import COLLECTED, COLUMN_NAMES, ENVIRONMENT, PROVENANCE, Columns, Format, digest_of_columns
 from dqlab.envs import tasks
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import BENCHMARK, BOXED, Task
@@ -178,7 +178,7 @@ class Collection:
         low, high = action_bounds(task)
         metadata = {
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
-            "environment": f"{known['env_id']}{given}, physics {physics}, limit {task.episode_limit} steps",
+            ENVIRONMENT: f"{known['env_id']}{given}, physics {physics}, limit {task.episode_limit} steps",
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
             "policies": json.dumps(policies),

@@ -297,8 +297,10 @@ def _check_chunks(algorithm: Algorithm) -> None:
         noise = make_noise(algorithm.update_noise(dims, BATCH))
         found, wanted = (pack.losses(slice(0, 1), each, noise) for each in (batch, other))
     except Exception as error:
-        said = f"it fails with action chunks (Experiment.action_chunk > 1; rewards are (B, h)): {message_of(error)}"
-        raise AssertionError(f"{said} A ConfigError of `build`, where dims.chunk > 1, refuses them") from error
+        said = (
+            "it fails with action chunks (Experiment.action_chunk > 1; rewards are (B, h)), and does not refuse them by"
+        )
+        raise AssertionError(f"{said} a ConfigError of `build`, where dims.chunk > 1: {message_of(error)}") from error
     check_same(found, wanted, "of an action chunk's rewards (B, h) not the discounted sum counts", rtol=1e-9)
 
 
