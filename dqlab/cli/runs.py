@@ -99,6 +99,7 @@ def _show(args: argparse.Namespace) -> None:
         "state": _state(path),
         "grid": facts.get("name"),
         **{name: facts.get(name) for name in ("reason", "task", "algorithm", "cell", "physics")},
+        "action chunk": facts.get("parameters", {}).get("Experiment.action_chunk"),
         "axes": "; ".join(f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items()),
         "tasks": ", ".join(facts.get("tasks", ())),
         "seeds": " ".join(map(str, facts.get("seeds", ()))),

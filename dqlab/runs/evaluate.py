@@ -29,7 +29,7 @@ from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, first_line, pip_install, score_or_return
 from dqlab.files import atomic_path
 from dqlab.machine import run_isolated
-from dqlab.printing import Console
+from dqlab.printing import Console, counted
 from dqlab.runs.experiment import build_evaluator, execution_mode
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking import RunFolder
@@ -50,7 +50,9 @@ def evaluate_run(
         rows, failed = evaluate_policies(policies, episodes, bindings, video)
     first = policies[0]
     with first.ready():
-        table = Table(title=f"{first.task.name}, {first.source.name}, physics {first.experiment.stepped_by}")
+        chunk = first.experiment.action_chunk
+        chunks = f", chunks of {counted(chunk, 'action')}" if chunk > 1 else ""
+        table = Table(title=f"{first.task.name}, {first.source.name}{chunks}, physics {first.experiment.stepped_by}")
     score = f"score ({first.caveat})" if first.caveat else "score"
     scores = () if score_or_return(first.caveat) == "return" else (score, "std")
     for column in ("replica", "step", "episodes", "return", "std", *scores, "length"):

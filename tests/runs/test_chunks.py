@@ -71,6 +71,17 @@ def test_a_chunk_is_played_whole_and_cut_where_the_episode_ends(run: library.Run
         policy.evaluate(1, gymnasium.wrappers.RescaleAction(gymnasium.make("odd:Odd-v0"), -0.1, 0.1))
 
 
+def test_what_is_shown_of_a_run_names_its_chunks(run: library.Run, in_process: Run) -> None:
+    for command, said in (
+        (("eval", str(run.path), "--episodes", "1"), "chunks of 3 actions"),
+        (("runs", "show", str(run.path)), "action chunk 3"),
+    ):
+        done = in_process(*command)
+        assert said in " ".join(done.stdout.split()), done.stdout
+    done = in_process("eval", str(run.path), "--set", "Experiment.action_chunk=1")
+    assert "This was set over the run's configuration: Experiment.action_chunk=1" in done.stderr
+
+
 def test_a_policy_gives_all_actions_of_a_chunk(run: library.Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
