@@ -41,7 +41,9 @@ def _list(args: argparse.Namespace) -> None:
     owners = [run.parents[1] if grid_of(run) else run for run in runs]
     leaving = SkippedRecords()
     caveats = sorted(set(found["caveat"][found["last"].notna()]) - {""})
-    table = Table(box=None, caption_justify="left", caption=f"* {'; '.join(caveats)}" if caveats else None)
+    marks = {"": "", **{caveat: "*" * number for number, caveat in enumerate(caveats, 1)}}
+    caption = "\n".join(f"{mark} {caveat}" for caveat, mark in marks.items() if mark)
+    table = Table(box=None, caption_justify="left", caption=caption or None)
     for column in ("run", "state", "last", "tags"):
         justify: Any = "right" if column == "last" else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "tags")
@@ -49,7 +51,7 @@ def _list(args: argparse.Namespace) -> None:
         known = {name: rows[name].unique() for name in ("task", "algorithm")}
         what = ", ".join(each[0] if len(each) == 1 else f"{len(each)} {name}s" for name, each in known.items())
         scores = rows["last"].dropna().astype(float)
-        last = f"{scores.mean():.1f}{'*' if rows['caveat'].any() else ''}" if len(scores) else "-"
+        last = f"{scores.mean():.1f}{marks[max(rows['caveat'][rows['last'].notna()])]}" if len(scores) else "-"
         with leaving.damaged():
             cells: Any = read_facts(path).get("cells") if is_grid(path) else None  # those that have a score, and all
             shown = last if cells is None else f"{len(scores)}/{counted(cells, 'cell')}"

@@ -299,7 +299,7 @@ CHECKS: Sequence[tuple[str, str, bool, Callable[[], DoctorFinding]]] = (
     ("Pictures", "ffmpeg", False, partial(find_extra, "video", ".mp4 videos; without it they are GIFs")),
     ("More", "Ray", False, partial(find_extra, "ray", "grids on a cluster")),
     ("More", "SLURM", False, partial(find_extra, "slurm", "grids on SLURM")),
-    ("More", "collecting", False, partial(find_extra, "collect", "dqlab collect")),
+    ("More", "collecting", False, partial(find_extra, "collect", "dqlab collect by PPO")),
     ("More", "ONNX", False, partial(find_extra, "export", "models of dqlab export for other runtimes")),
 )
 """Group, name, whether `dqlab train` needs it, and the check, in the order in which they are shown."""

@@ -57,6 +57,16 @@ def test_a_folder_with_one_run(tmp_path: Path, in_process: Run) -> None:
     assert in_process("runs", "list", ".").stdout.splitlines()[1].split() == ["only", "finished", "50.0*"]
 
 
+def test_a_list_says_which_run_has_which_caveat(tmp_path: Path, in_process: Run) -> None:
+    for name, caveat in (("a", "not D4RL"), ("b", "success rate in %"), ("c", "")):
+        run = write_run(tmp_path / name)
+        for path in (run / "run.json", run / "seed-0" / "summary.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "caveat": caveat}))
+    lines = in_process("runs", "list", ".").stdout.splitlines()
+    assert [line.split()[-1] for line in lines if "finished" in line] == ["50.0*", "50.0**", "50.0"]
+    assert [line.strip() for line in lines[-2:]] == ["* not D4RL", "** success rate in %"]
+
+
 def test_what_a_run_and_a_grid_are(runs: Path, in_process: Run) -> None:
     name = f"runs/{LONG}"
     in_process("runs", "note", name, "as it was")
