@@ -347,9 +347,8 @@ def ablate(
     if status == EXIT_CODES["interrupted"]:
         raise KeyboardInterrupt(f"the grid in {folder} was interrupted; the same call continues")
     if status:
-        warnings.warn(
-            f"Some cells have failed: dqlab.Ablation({str(folder)!r}).scores() says which.", stacklevel=3
-        )  # `in_python` is between
+        said = f"Some cells have failed: dqlab.Ablation({str(folder)!r}).scores() says which."
+        warnings.warn(said, stacklevel=3)  # `in_python` is between
     return Ablation(folder)
 
 

@@ -214,12 +214,11 @@ def check_experiment(experiment: Experiment) -> None:
             raise
         said = f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback, "
         said += "`dqlab check MODULE` tries each component of a module alone)"
-        hint = " Rewards of action chunks are (B, h): docs/contracts.md." if experiment.action_chunk > 1 else ""
-        hint = (
-            " Is it a network of `build`, a noise of `update_noise` or `act_noise`, or a hyper-parameter?"
-            if isinstance(error, KeyError)
-            else hint
-        )
+        hint = ""
+        if isinstance(error, KeyError):
+            hint = " Is it a network of `build`, a noise of `update_noise` or `act_noise`, or a hyper-parameter?"
+        elif experiment.action_chunk > 1:
+            hint = " Rewards of action chunks are (B, h): docs/contracts.md."
         raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.{hint}") from error
 
 

@@ -158,9 +158,8 @@ def _update_and_act(pack: Pack) -> None:
         pack.state.step = step
         reported += pack.update(batch, noise)
     if wanted not in reported:
-        raise ConfigError(
-            f"{name}.selection_loss is '{wanted}', but its losses report {', '.join(dict.fromkeys(reported))}."
-        )
+        known = ", ".join(dict.fromkeys(reported))
+        raise ConfigError(f"{name}.selection_loss is '{wanted}', but its losses report {known}.")
     pack.act(batch.state, made_up_noise(pack, pack.algorithm.act_noise(pack.dims, 2)))
     if not torch.equal(torch.get_rng_state(), before):
         said = f"{name}, or a network of its, draws random numbers of its own (nn.Dropout does, also when it acts)"
