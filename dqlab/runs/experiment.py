@@ -218,7 +218,7 @@ def check_experiment(experiment: Experiment) -> None:
         if isinstance(error, KeyError):
             hint = " Is it a network of `build`, a noise of `update_noise` or `act_noise`, or a hyper-parameter?"
         elif experiment.action_chunk > 1:
-            hint = " Rewards of action chunks are (B, h): docs/contracts.md."
+            hint = " Rewards of action chunks are (B, h): docs/plugins.md."
         raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.{hint}") from error
 
 
