@@ -22,6 +22,7 @@ from dqlab.policies import policies
 
 WIDTH = 256
 WIDER = ("CVAEPolicy", "MLPDenoiser", "MeanEnsemble", "Perturbation", "SoftClippedEnsemble", "TanhGaussianPolicy")
+WIDER += ("LowerBoundEnsemble", "MinimumEnsemble", "ValueNetwork")
 COMMON = [f"{part}.hidden_dim={WIDTH}" for part in WIDER]
 """All networks have the width of the paper's: BCQ's, BEAR's and FQL's own are up to three times as wide."""
 

@@ -28,7 +28,7 @@ def peer() -> Iterator[Any]:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch wants some of a GPU's memory, too
-    pytest.importorskip("jax", reason="pip install 'dqlab[bench-jax]'")
+    pytest.importorskip("jax", reason="pip install -e '.[bench-jax]'")
     yield importlib.import_module("baseline_jax")
     os.sched_setaffinity(0, allowed)
 

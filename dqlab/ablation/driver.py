@@ -46,7 +46,7 @@ class GridRequest:
     out: Path  # the grid's folder
     reuse: Sequence[Path] = ()  # folders of other grids, whose finished cells are not trained again
     force: bool = False  # train all cells again, and set aside what there is
-    retry: bool = False  # train those again that have diverged
+    retry: bool = False  # train those again that have failed
     command: str = ""  # what was typed, for the record
 
     @property

@@ -44,7 +44,7 @@ def _list(args: argparse.Namespace) -> None:
 @command(
     "download",
     "dqlab data download walker2d-medium-v2 --from d4rl_download:https://mirror.example/d4rl",
-    option("tasks", "as `dqlab data list` shows them", nargs="+", metavar="TASK"),
+    option("tasks", "as `dqlab list task` shows them", nargs="+", metavar="TASK"),
     switch("--force", "fetch again what is there"),
     option("--from", FROM, nargs="+", metavar="SOURCE", dest="sources", default=()),
     PLUGIN,
@@ -113,7 +113,9 @@ def _convert(args: argparse.Namespace) -> None:
     SET,
     PLUGIN,
     option("--out", "folder; a second call continues what is there", type=expanded, default=Path("collected")),
-    setting("--format", "what is written: d4rl, npz, or both", "Collection.formats", action="extend", nargs="+"),
+    setting(
+        "--format", "what is written: d4rl, npz, ogbench, or several", "Collection.formats", action="extend", nargs="+"
+    ),
 )
 def collect(args: argparse.Namespace) -> None:
     """Make a dataset in any continuous Gymnasium environment: policies by level (PPO), random, runs, files, mixed."""

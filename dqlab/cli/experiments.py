@@ -196,7 +196,7 @@ def export(args: argparse.Namespace) -> None:
     setting("--steps", "updates of every cell", "Training.steps", type=int),
     setting("--device", "auto, cpu, cuda or cuda:N", "Experiment.device"),
     option("--reuse", "grids whose cells are not trained again", type=expanded, nargs="+", default=[], metavar="GRID"),
-    switch("--retry", "try cells again that have diverged"),
+    switch("--retry", "try cells again that have failed"),
     switch("--force", "train every cell again; what there is is set aside"),
     switch("--report-only", "train nothing, report what there is"),
     switch("--quiet", "say nothing but errors", "-q"),

@@ -66,7 +66,7 @@ def cosine(n_timesteps: int, s: float = 0.008, beta_max: float = 0.999) -> Tenso
 
 
 @noise_schedules.register(
-    "sigmoid", source="Jabri et al. 2022, sigmoid schedule (start -3, end 3, tau 1)", cites=("jabri2023scalable",)
+    "sigmoid", source="Jabri et al. 2023, sigmoid schedule (start -3, end 3, tau 1)", cites=("jabri2023scalable",)
 )
 def sigmoid(
     n_timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, clip_min: float = 1e-9

@@ -97,7 +97,7 @@ class Compile(ExecutionMode):
 
 @execution_modes.register("cuda_graph", source="CUDA graphs, as in LeanRL (2024)", cites=("leanrl2024",))
 class CudaGraph(ExecutionMode):
-    """Recorded once and replayed as one launch; costs a second."""
+    """Recorded once and replayed as one launch; costs about a second, by estimate."""
 
     def unavailable_reason(self, device: torch.device) -> str:
         return "" if device.type == "cuda" else "a CUDA device"
@@ -152,7 +152,7 @@ class CudaGraph(ExecutionMode):
 
 @execution_modes.register("compile+cuda_graph", source="LeanRL (2024)", cites=("leanrl2024",))
 class CompiledCudaGraph(CudaGraph):
-    """Compiled into fused kernels, then recorded and replayed as one launch; the fastest on a GPU."""
+    """Compiled into fused kernels, then recorded and replayed as one launch; meant to be the fastest on a GPU."""
 
     preparation = COMPILING
 
