@@ -192,7 +192,10 @@ def in_python(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **options)
         except DqlabError as error:
-            error.args = (OPTION.sub(r"`\1`", str(error)), *error.args[1:])
+            error.args = (
+                OPTION.sub(lambda found: f"`{found[1]}{'s' * (found[1] == 'plugin')}`", str(error)),
+                *error.args[1:],
+            )
             raise
         except (TypeError, RecursionError) as error:
             if said := mistake_in_gin(error):

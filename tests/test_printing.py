@@ -130,6 +130,7 @@ def show(terminal: bool, quiet: bool = False) -> str:
         display.logged(10, {"actor/bc_loss": 0.25, "critic/loss": 3.0, "updates_per_second": 12.34})
         display.logged(20, {"actor/trust_loss": 0.5, "actor/bc_loss": 9.0})
         display.logged(30, {"actor/trust_loss": 0.25})
+        display.logged(40, {"critic/loss": 1.0, "critic/target_q": 2.0, "actor/loss": 0.5, "value/loss": 0.125})
         display.evaluated(10, {"seed 7": EVALUATIONS[1]})
     return text.getvalue()
 
@@ -139,10 +140,11 @@ def test_progress_is_live_on_a_terminal_plain_lines_elsewhere_and_may_be_quiet()
         "step       10 of 100  12.3 updates/s  L_bc 0.25  critic 3",
         "step       20 of 100  0.0 updates/s  L_trust 0.5",
         "step       30 of 100  0.0 updates/s  L_trust 0.25",
+        "step       40 of 100  0.0 updates/s  critic 1  actor 0.5  value 0.125",
         "step       10  seed 7  score    5.0 +- 1.0 (not D4RL)  return 90",
     ]
     live = show(terminal=True)
-    for words in ("\x1b[", "30/100", "updates/s", "L_trust 0.25", "score 5.0 (not D4RL)"):
+    for words in ("\x1b[", "40/100", "updates/s", "value 0.125", "score 5.0 (not D4RL)"):
         assert words in live
     assert [show(terminal, quiet=True).strip() for terminal in (True, False)] == ["", ""]
 

@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 from dqlab.ablation.planning import Plan, PlannedPack
 from dqlab.analysis.results import FAILED, FINISHED, Cell, CellStatus, GridResults
 from dqlab.config.gin_files import parse_bindings, rebind_text
-from dqlab.config.identity import SOURCES, describes_setting
+from dqlab.config.identity import SOURCES, belongs_to_setting
 from dqlab.config.registry import Registry, RegistryEntry
-from dqlab.errors import RunError, printable_name
+from dqlab.errors import ConfigError, RunError, printable_name
 from dqlab.files import expanded, read_text, write_text
 from dqlab.tracking import records
 from dqlab.tracking.folders import reused_cells
@@ -191,18 +192,25 @@ def collect_results(folder: GridFolder) -> GridResults:
         failures=failed,
         pending=tuple(each for each in cells if each.state not in (FINISHED, FAILED)),
         gin=facts["gin"],
-        configs={each.cell.label: config for each in reversed(finished) if (config := _config(each))},
+        configs=_configs(finished),
         facts={**_facts_of(runs), **of_sessions},
         components=components_used([parse_bindings(facts["gin"]), *read]),
         inspections=_inspections(finished, facts["base"]),
     )
 
 
-def _config(status: CellStatus) -> dict[str, Any]:
-    """What a finished cell runs: parameters by which settings are told apart, and values; empty where it is gone."""
-    path = (status.folder or Path()) / "config.gin"
-    bound = parse_bindings(read_text(path), str(path)) if path.exists() else {}
-    return {name: value for name, value in bound.items() if describes_setting(name, value)}
+def _configs(finished: Sequence[CellStatus]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Task -> label -> parameters; without what is damaged, for no figure needs it."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for status in finished:
+        of_task, label, folder = found.setdefault(status.cell.task, {}), status.cell.label, status.folder
+        if label in of_task or folder is None:
+            continue
+        path = next(filter(Path.exists, (folder / "config.gin", folder.parent / "config.gin")), Path())
+        with suppress(ConfigError, RunError):
+            bound = parse_bindings(read_text(path), str(path))
+            of_task[label] = {name: value for name, value in bound.items() if belongs_to_setting(name)}
+    return found
 
 
 def _inspections(finished: Sequence[CellStatus], base: str) -> dict[str, dict[str, records.InspectionRecord]]:

@@ -87,7 +87,8 @@ class GridResults:
     failures: tuple[CellStatus, ...] = ()
     pending: tuple[CellStatus, ...] = ()
     gin: str = ""  # the grid's configuration, flattened, as a gin text
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # label -> what it runs, on its first task
+    configs: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """Task -> label -> the parameters of that setting there, of those that have finished."""
     facts: Mapping[str, Any] = field(default_factory=dict)  # `versions`, `device_names`, `git_commits`, `seconds`, ...
     components: tuple[RegistryEntry[Any], ...] = ()  # that its cells use, algorithms first
     inspections: Mapping[str, Mapping[str, InspectionRecord]] = field(default_factory=dict)

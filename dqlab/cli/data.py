@@ -18,9 +18,9 @@ FROM = "as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; the task
 TASK = option("--task", "whose data it is, where its name does not say so; or your task's gin file", metavar="TASK")
 
 
-def _task_named(name: str) -> str:
+def _task_named(name: str | None) -> str | None:
     """A task's name; where a gin file is named, that of the task which it makes."""
-    if not (name or "").endswith(".gin"):
+    if not name or not name.endswith(".gin"):
         return name
     from dqlab.config.gin_files import load_gin
     from dqlab.runs.experiment import Experiment
@@ -174,7 +174,7 @@ def score(args: argparse.Namespace) -> None:
     """D4RL-normalised scores of raw returns."""
     from dqlab.tools.score import print_scored, score_returns
 
-    found = score_returns(_task_named(args.task), args.returns)
+    found = score_returns(str(_task_named(args.task)), args.returns)
     print(json.dumps(found, indent=1)) if args.json else print_scored(found)
 
 

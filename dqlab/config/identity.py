@@ -88,9 +88,14 @@ def is_as_before(name: str, value: Any) -> bool:
 
 def describes_setting(name: str, value: Any) -> bool:
     """Whether runs are grouped by a parameter when they are compared; one that came later, where its value is new."""
+    return belongs_to_setting(name) and (name not in LATER or str(LATER[name]) != str(value))  # MLflow has texts
+
+
+def belongs_to_setting(name: str) -> bool:
+    """Whether a parameter says what is run, on whatever task, by which seed and on which machine."""
     apart = any(name.removeprefix("Experiment.") in EXPERIMENT_FIELDS[role] for role in ("task", "replicas", "machine"))
     apart |= name in WITHOUT_EFFECT or name.startswith(("Grid.", "Report."))  # what describes a grid that trained it
-    return not apart and (name not in LATER or str(LATER[name]) != str(value))  # MLflow has texts
+    return not apart
 
 
 def short_name(name: str) -> str:

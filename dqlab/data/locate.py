@@ -94,9 +94,9 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
         by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
         return Dataset(dataset, *format_of(by_task or named.source or str(cache_path(named))), known or named)
     if known and known.benchmark:  # whose format knows its data by the task: FORMAT:FOLDER, FOLDER, or the file
-        place = expanded(dataset.removeprefix(f"{known.benchmark}:"))
+        place = expanded(dataset.removeprefix(f"{known.benchmark}:")).absolute()
         form, path = format_of(f"{known.benchmark}:{(place if place.is_dir() else place.parent) / known.name}")
-        if place.is_dir() or place in (path, form.place(path)):
+        if place.is_dir() or place == form.place(path):
             return Dataset(dataset, form, path, known)
     try:
         form, path = format_of(str(embedded_sets().get(dataset, dataset)))

@@ -14,7 +14,7 @@ class Precision:
     """How the networks' products are rounded."""
 
     float32_products = "highest"  # what `torch.set_float32_matmul_precision` is told
-    rounds: tuple[torch.dtype, ...] = (torch.float32, torch.float64)  # a run's types that it is for
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)  # a run's types that it is for
 
     def unavailable_reason(self, device: torch.device) -> str:
         """What this machine lacks for it; empty where nothing is."""
@@ -40,7 +40,7 @@ class TF32(Precision):
     """Float32 operands rounded to 10 bits of mantissa, sums in float32: the tensor cores of a GPU."""
 
     float32_products = "high"
-    rounds = (torch.float32,)
+    dtypes = (torch.float32,)
 
     def unavailable_reason(self, device: torch.device) -> str:
         fits = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -51,7 +51,7 @@ class TF32(Precision):
 class BFloat16(Precision):
     """Operands and activations in bfloat16 (7 bits of mantissa), sums in float32; weights are kept in float32."""
 
-    rounds = (torch.float32,)  # autocast leaves float64 alone
+    dtypes = (torch.float32,)  # autocast leaves float64 alone
 
     def region(self, device: torch.device) -> AbstractContextManager[object]:
         # autocast's cache would outlive a captured graph

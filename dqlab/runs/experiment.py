@@ -150,7 +150,7 @@ class Experiment:
     def resolved_precision(self) -> Precision:
         """The precision of matrix products; a ConfigError where the device lacks it, or it is not for `dtype`."""
         precision = precisions.get(self.precision)()
-        check_field(DTYPES[self.dtype] in precision.rounds, self, "precision", f"'full', as dtype is {self.dtype!r}")
+        check_field(DTYPES[self.dtype] in precision.dtypes, self, "precision", f"'full', as dtype is {self.dtype!r}")
         if lacking := precision.unavailable_reason(self.resolved_device):
             raise ConfigError(f"Experiment.precision='{self.precision}' needs {lacking}. Use 'full'.")
         return precision

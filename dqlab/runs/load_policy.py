@@ -27,6 +27,7 @@ from dqlab.config.gin_state import (
     abbreviate_names,
     bind_parameter,
     bound_parameters,
+    complete_name,
     parameters_read,
 )
 from dqlab.config.identity import Replica
@@ -78,7 +79,7 @@ def load_policy(
         seed: which replica, where the run has several.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; as in training by default.
         task: of the official code's policy.
-        set: gin names and values, over the run's; a ConfigError where nothing reads one.
+        set: gin names and values, over the run's; a ConfigError where neither policy nor evaluations read one.
         compiled: act by compiled code: some ten seconds at the first call, and a fraction of the time at all others.
         plugins: modules that are imported first; installed plugins are known anyway.
 
@@ -88,9 +89,10 @@ def load_policy(
     chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
     bindings = as_bindings(chosen)
     policies = load_policies(source, checkpoint, seed, task, bindings, compiled, plugins)
-    if set:  # whatever can be read has been
-        with policies[0].ready(), closing(build_evaluator(policies[0].experiment)):
-            gin_files.check_parameters_read(bindings, parameters_read())
+    if others := [binding for binding in bindings if not complete_name(binding.partition("=")[0]).startswith(OF_DATA)]:
+        with policies[0].ready(), closing(build_evaluator(policies[0].experiment)) as evaluator:
+            evaluator.environments.prepare(1)  # whatever acting reads has been read then
+            gin_files.check_parameters_read(others, parameters_read())
     if len(policies) > 1:
         named = f"name a `seed`, or a replica's folder, such as {policies[0].source.file.parents[1]}"
         raise RunError(f"{policies[0].source.folder.path} has {len(policies)} replicas: {named}.")
@@ -118,6 +120,7 @@ def load_policies(
             gin_files.load_gin([], [*as_bindings({**trained.settings, "Experiment.task": task}), *bindings])
             experiment = Experiment()
             _check_official(trained, experiment)
+            check_experiment(experiment)
             name = f"official checkpoint {trained.stem} ({trained.schedule})"
             found = [(Replica.plain(0), trained.weights, PolicySource(name, 0, {}, path / trained.stem))]
         else:
@@ -126,8 +129,10 @@ def load_policies(
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             with naming_plugins(folder.facts()):
                 gin_files.load_gin([folder.config], bindings, stored=True)
-            _compute_here(folder.facts(), {name for binding in bindings for name in gin_files.bound_names(binding)})
-            experiment, known = Experiment(), {replica.name: replica for replica in folder.replicas()}
+                named = {complete_name(name) for binding in bindings for name in gin_files.bound_names(binding)}
+                _compute_here(folder.facts(), named)
+                check_experiment(experiment := Experiment())
+            known = {replica.name: replica for replica in folder.replicas()}
             for file in files:
                 weights, record = read_checkpoint(file, WeightsRecord)
                 if "seed" not in record:
@@ -137,13 +142,12 @@ def load_policies(
                 found.append((replica, weights, PolicySource(name, record["step"], folder.facts(), file)))
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
-        check_experiment(experiment)
         try:
             return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
         except RunError as error:
-            if not bindings:
+            if not (others := [binding for binding in bindings if not binding.startswith("Experiment.device")]):
                 raise
-            raise RunError(f"{error} This was set over the run's configuration: {', '.join(bindings)}.") from error
+            raise RunError(f"{error} This was set over the run's configuration: {', '.join(others)}.") from error
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
@@ -163,6 +167,8 @@ def as_bindings(values: Mapping[str, Any]) -> list[str]:
 
 
 EXECUTION, AUTO = "Training.execution", "auto"
+OF_DATA = ("data.", "data_source.", "data_format.", "reward_transform.")
+"""Modules in gin of what is read where a policy is shown beside its data, and not where it acts."""
 
 
 def _compute_here(facts: Mapping[str, Any], named: Collection[str]) -> None:
@@ -173,14 +179,14 @@ def _compute_here(facts: Mapping[str, Any], named: Collection[str]) -> None:
     """
     for name, instead in (("device", AUTO), ("precision", "full")):
         experiment = Experiment()
-        if f"Experiment.{name}" not in named:
+        if complete_name(f"Experiment.{name}") not in named:
             try:
                 getattr(experiment, f"resolved_{name}")
             except ConfigError:
                 bind_parameter(f"Experiment.{name}", instead)
     experiment = Experiment()
     device = experiment.resolved_device
-    if EXECUTION in named and experiment.plan.execution != AUTO:
+    if complete_name(EXECUTION) in named and experiment.plan.execution != AUTO:
         return
     if execution_mode(experiment, facts).unavailable_reason(device):
         bind_parameter(EXECUTION, name_of(execution_modes.get(AUTO)().resolve(device)))

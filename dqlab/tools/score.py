@@ -92,7 +92,9 @@ def score_returns(name: str, given: Sequence[str]) -> dict[str, Any]:
 def print_scored(scored: Mapping[str, Any]) -> None:
     """Every return's score, their mean and deviation, and whose reference returns they stand on."""
     columns = (Column(name, justify="right") for name in ("episode", "return", "score"))
-    table = Table(*columns, title=f"D4RL-normalised scores: {scored['task']}")
+    is_d4rl = scored["source"] == str(D4RL["source"])
+    of_d4rl = "D4RL-n" if is_d4rl else "N"
+    table = Table(*columns, title=f"{of_d4rl}ormalised scores: {scored['task']}")
     returns = scored["returns"]
     for index, (value, result) in enumerate(zip(returns, scored["scores"], strict=True), 1):
         table.add_row(str(index), f"{value:.3f}", f"{result:.3f}")
@@ -103,4 +105,5 @@ def print_scored(scored: Mapping[str, Any]) -> None:
     console.print(table)
     low, high = scored["min_return"], scored["max_return"]
     console.print(f"n = {scored['n']}; a return of {low} scores 0, {high} scores 100.\nSource: {scored['source']}.")
-    console.print("The mean score is that of the mean return, as the official code prints it: the score is linear.")
+    printed = ", as the official code prints it" if is_d4rl else ""
+    console.print(f"The mean score is that of the mean return{printed}: the score is linear.")

@@ -50,7 +50,6 @@ class Display(progress.Progress):
         """New means of the losses."""
         known = [name for name in SHOWN if name in metrics]
         hidden = {"actor/bc_loss"} if "actor/trust_loss" in known else set()  # DTQL's actor need not clone
-        hidden |= {"actor/loss"} if any(name.startswith("actor/") for name in known) else set()  # the sum of these
         others = [name for name in metrics if name.endswith("/loss") and name not in SHOWN]
         shown = [name for name in [*known, *others] if name not in hidden]
         losses = "  ".join(f"{SHOWN.get(name, name.removesuffix('/loss'))} {metrics[name]:.4g}" for name in shown)

@@ -147,6 +147,8 @@ def test_results_are_collected_from_the_folder_alone(folder: GridFolder, file: P
         begin(folder, pack)
     found = [end(folder, packs[0], 0, "summary.json"), end(folder, packs[0], 1, "summary.json")]
     end(folder, packs[1], 0, "failure.json")
+    text = "Experiment.algorithm = 'diffusion_ql'\nExperiment.seeds = (0,)\nExperiment.action_chunk = 1\n"
+    (folder.packs / packs[0].id / "config.gin").write_text(text)
     facts = {"axes": {"eta": ["0.5", "1.0"]}, "base": "eta=0.5", "tasks": [packs[0].kind.task], "seeds": [0, 1]}
     facts |= {"gin": GRID.partition("gin'\n")[2], "packs": [pack.id for pack in packs], "cells": 4, "seconds": 5.0}
     folder.write_facts(**facts, crashed={packs[1].cells[1].id: "killed by SIGKILL"})
@@ -157,6 +159,10 @@ def test_results_are_collected_from_the_folder_alone(folder: GridFolder, file: P
     assert failures == [("diverged", "NaN"), ("crashed", "killed by SIGKILL")]
     assert (results.pending, results.labels, results.seeds) == ((), ("eta=0.5", "eta=1.0"), (0, 1))
     assert results.facts["seconds"] == 5.0
+    config = {"Experiment.algorithm": "diffusion_ql", "Experiment.action_chunk": 1}
+    assert results.configs == {packs[0].kind.task: {packs[0].cells[0].label: config}}
+    (folder.packs / packs[0].id / "config.gin").write_text("a = (")
+    assert collect_results(folder).configs == {packs[0].kind.task: {}}
     assert results.components[0].name == "diffusion_ql"
 
 

@@ -214,15 +214,23 @@ def test_what_settings_run_and_how_long_is_on_the_page(tmp_path: Path) -> None:
     """All of the base's parameters, and of the others what differs; the budget where they share it."""
     budget = {"Training.steps": 60, "Training.eval_episodes": 2}
     grid = replace(made_grid((2, 5), TASKS[:1], 2), base="N=5")
-    grid = replace(grid, configs={f"N={n}": {**budget, "DiffusionPolicy.n_timesteps": n} for n in (2, 5)})
-    assert "A run is 60 updates, a score the mean of 2 episodes." in write.summary_paragraph(analyse(grid, QUICK))
+    configs = {f"N={n}": {**budget, "DiffusionPolicy.n_timesteps": n} for n in (2, 5)}
+    grid = replace(grid, configs={TASKS[0]: configs})
+    assert "A run is 60 updates, an evaluation 2 episodes." in write.summary_paragraph(analyse(grid, QUICK))
     write_report(grid, QUICK, tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()
     assert 'N=2: where it differs</summary><pre tabindex="0"><code>DiffusionPolicy.n_timesteps = 2</code>' in page
     whole = page.split("N=5: all of it")[1]
     assert all(f"{name} = {value}" in whole for name, value in budget.items())
-    mixed = replace(grid, configs={**grid.configs, "N=2": {**budget, "Training.steps": 70}})
-    assert "A run is" not in write.summary_paragraph(analyse(mixed, QUICK))
+    for other in ({"N=2": {**budget, "Training.steps": 70}}, {"N=5": {}}):
+        mixed = replace(grid, configs={**grid.configs, TASKS[1]: other})
+        assert "A run is" not in write.summary_paragraph(analyse(mixed, QUICK))
+    chunks = {"N=5": {"Experiment.action_chunk": 5}, "N=2": {"Experiment.action_chunk": 1}}
+    shown = dict(write._configurations(replace(grid, configs={TASKS[1]: chunks})))
+    assert shown["N=2: where it differs"] == "Experiment.action_chunk = 1"
+    apart = {TASKS[0]: {"N=5": {"a.b": 1}}, TASKS[1]: {"N=5": {"a.b": 2}, "N=2": {"a.b": 2, "a.c": 3}}}
+    shown = dict(write._configurations(replace(grid, tasks=tuple(TASKS[:2]), configs=apart)))
+    assert shown[f"N=2: where it differs (on {TASKS[1]})"] == "a.c = 3"
 
 
 def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:

@@ -160,8 +160,8 @@ def test_nothing_of_a_broken_plugin_stays(
     (here / "broken_friend.py").write_text(schedule("friendly", "friendly"))
     install(here, "a_good_plugin", schedule("good", "good"))
     install(here, "broken_plugin", schedule("flat") + more + code)
-    names, selectors, kinds = set(noise_schedules.names()), set(configurables()), set(Registry.kinds)
     gin_files.load_gin([], ["vp.beta_max = 20.0"])  # gin locks its registry then
+    names, selectors, kinds = set(noise_schedules.names()), set(configurables()), set(Registry.kinds)
     load_plugins()
     assert gin.query_parameter("vp.beta_max") == 20.0
     said = capsys.readouterr()
@@ -245,6 +245,16 @@ def test_a_run_of_a_plugins_is_loaded_in_python_as_by_commands(here: Path) -> No
     with pytest.raises(ConfigError, match="The run had own_plugin, which nothing has imported here"):
         library.evaluate(run)
     assert len(library.evaluate(run, plugins=["own_plugin"])) == 1
+    code = "from dqlab.policies import selections\nfrom dqlab.policies.selection import Single\n"
+    install(here, "plain", code + "selections.register('plain', source='mine')(type('Plain', (Single,), {}))\n")
+    (here / "second").mkdir()
+    run = small_run(here / "second", "DiffusionQL.selection = 'plain'")  # a component without parameters
+    selections.remove("plain")
+    del sys.modules["plain"]
+    shutil.rmtree(here / "plain-0.1.dist-info")
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="`plugins` MODULE.* The run had plain, which nothing has imported"):
+        library.load_policy(run)
 
 
 def test_check_names_each_component_that_fails(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

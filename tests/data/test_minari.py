@@ -63,6 +63,7 @@ def test_columns_are_what_minari_iterates(data_format: str) -> None:
     for name, column in wanted.items():
         np.testing.assert_array_equal(getattr(columns, name), column, strict=True)
     assert "InvertedPendulum-v4" in columns.metadata["env_spec"]
+    assert columns.metadata["environment"] == "InvertedPendulum-v4"
 
 
 def test_ends_of_episodes_by_hand() -> None:
@@ -142,7 +143,7 @@ def test_a_task_of_minaris_knows_its_dataset(store: Path) -> None:
     for field, column in zip(data.fields, wanted, strict=False):  # cut rows are kept: what followed them is known
         np.testing.assert_array_equal(field, column.astype(np.float32))
     known = data.provenance
-    assert (known.source, known.path, known.episodes) == ("minari", str(store / task.minari), 5)
+    assert (known.source, known.path, known.episodes) == ("minari", task.minari, 5)
     assert known.digest == FORMAT.digest(Path(task.minari))
     assert known.is_d4rl is known.stand_in is known.synthetic is False
     assert resolve_dataset(task.name).place == store / task.minari

@@ -15,6 +15,7 @@ from dqlab.config import gin_files
 from dqlab.data import load_dataset
 from dqlab.data.formats.base import format_of
 from dqlab.data.formats.ogbench import OGBenchFormat
+from dqlab.data.locate import resolve_dataset
 from dqlab.data.sources import absolute_source, find_dataset
 from dqlab.envs import tasks
 from dqlab.envs.tasks import dataset_of
@@ -209,6 +210,10 @@ def test_commands_know_it_by_its_task(
     ):
         assert main(["data", "verify", name, "--task", CUBE.name]) == 0
         assert f"{name}: sound: " in capsys.readouterr().out
+    monkeypatch.chdir(folder)
+    for name in (".", "ogbench:.", "cube-single-play-v0.npz"):
+        assert resolve_dataset(name, CUBE.name).place == folder / "cube-single-play-v0.npz"
+    assert resolve_dataset(f"ogbench:{CUBE.name}", CUBE.name).place == tmp_path / "home" / ".ogbench" / "data" / FILE
     assert main(["data", "info", CUBE.name]) == 2
     assert "`dqlab data download cube-single-play-singletask-v0` fetches it" in capsys.readouterr().err
     (tmp_path / "home" / ".ogbench").mkdir(parents=True)

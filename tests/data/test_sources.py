@@ -98,6 +98,7 @@ def test_data_of_another_robot_are_refused_where_widths_are_the_same(tmp_path: P
     with pytest.raises(DataError, match="metadata say that it is of Walker2d, .*'s environment is HalfCheetah"):
         load_dataset(tasks.get("halfcheetah-medium-v2"), (f"file:{path}",))
     columns = format_of(str(path))[0].read(path)
+    assert [*signs_of_another_task(columns, tasks.get("mujoco-halfcheetah-expert-v0"))]
     own = describe_environment("my_envs:HeavyWalker2d-v0", episode_limit=1000, sizes=(17, 6))
     for task in (own, WALKER, tasks.get("mujoco-walker2d-expert-v0")):
         assert not [*signs_of_another_task(columns, task)]

@@ -16,6 +16,7 @@ from made_packs import records
 from made_updates import largest_difference
 
 import dqlab as library
+from dqlab.analysis.report.inspection import actions_figure
 from dqlab.errors import ConfigError, EnvError
 from dqlab.runs.export import export_policy, run_onnx
 
@@ -100,6 +101,10 @@ def test_a_policy_gives_all_actions_of_a_chunk(run: library.Run, tmp_path: Path)
     assert "Actions are 3 in a row" in (tmp_path / "out" / "README.md").read_text()
     seen = run.inspect()["seed 1"]
     assert np.shape(seen["policy_actions"])[1] == np.shape(seen["data_actions"])[1] == CHUNK * 2
+    one: Any = {**seen, **{name: np.array(seen[name])[:, :2] for name in ("policy_actions", "data_actions")}}
+    for both in ({"3": seen, "1": one}, {"1": one, "3": seen}):  # settings of one report: their first actions
+        panels = [axes for axes in actions_figure(both).axes if axes.get_title()]
+        assert [axes.get_title() for axes in panels] == ["action 1", "action 2"]
 
 
 def test_a_run_of_chunks_is_what_it_is_alone_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

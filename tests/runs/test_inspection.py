@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from dqlab.algorithms import ActorCritic, algorithms
 from dqlab.data import load_dataset
 from dqlab.data.rewards import reward_transforms
 from dqlab.envs import tasks
+from dqlab.envs.physics import physics_laws
 from dqlab.errors import ConfigError, DataError, RunError
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.inspection import discounted_returns, reward_line, spaced
@@ -145,6 +147,8 @@ def test_a_gpus_run_acts_wherever_it_is_loaded(tmp_path: Path, monkeypatch: pyte
         dqlab.load_policy(run, set={"Training.execution": "cuda_graph"})
     with pytest.raises(ConfigError, match="no CUDA device|up to"):
         dqlab.load_policy(run, device="cuda:7")
+    with pytest.raises(ConfigError, match="no CUDA device|up to"):
+        dqlab.load_policy(run, set={"experiment.Experiment.device": "cuda:7"})
     with pytest.raises(ConfigError, match="'tf32' needs a CUDA device"):
         dqlab.load_policy(run, device="cpu", set={"Experiment.precision": "tf32"})
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -158,6 +162,18 @@ def test_a_policys_parts_are_of_its_own_configuration_whenever_they_are_asked_fo
     assert policy.pack.algorithm.resolved_selection.n_candidates == 3
     with pytest.raises(ConfigError, match="TD3BC.alpha has no effect: nothing here reads it"):
         dqlab.load_policy(run, set={"TD3BC.alpha": 2.0})
+    dqlab.load_policy(run, set={"load_dataset.sources": ("embedded",), "Training.eval_episodes": 3})
+
+    @physics_laws.register("scaled", source="made up")
+    def scaled(model: Any, about: Any = None, factor: float = 1.0) -> None:
+        """Heavier, or lighter."""
+        model.body_mass *= factor
+
+    try:
+        law = {"Experiment.physics": "scaled", "scaled.factor": 2.0}  # read where environments are made
+        assert dqlab.load_policy(run, set=law).experiment.physics == "scaled"
+    finally:
+        physics_laws.remove("scaled")
     inertias = []
     for physics in ("modern", "mujoco210"):
         env = dqlab.load_policy(run, set={"Experiment.physics": physics}).make_env()

@@ -34,7 +34,8 @@ def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
         seen = {label: every[label] for label in labels}
         where = f"{task}, each setting's lowest seed that has finished, last checkpoint"
         valued = any(each["values"] for each in seen.values())
-        said = f"Actions of policies and data in the same states of the data ({where}). {note}".strip()
+        same = "the same " if len({*map(_width, seen.values())}) == 1 else "the first of each chunk, in "
+        said = f"Actions of policies and data in {same}states of the data ({where}). {note}".strip()
         said += "" if valued else f" {NO_VALUES}"
         drawn.append(figures.ReportFigure(f"actions_{task}", said, actions_figure(seen)))
         if valued:
@@ -50,7 +51,7 @@ def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
 def actions_figure(seen: Inspections) -> Any:
     """Distribution of each action dimension: of the data, filled, and of policies in the same states, a line each."""
     first = next(iter(seen.values()))
-    data = np.array(first["data_actions"])
+    data = np.array(first["data_actions"])[:, : min(map(_width, seen.values()))]  # of chunks as many as all have
     figure, panels = figures.draw_panels(_dimensions(data), 1.5, most=COLUMNS)
     for dimension, axes in enumerate(panels):
         axes.hist(data[:, dimension], ACTION_BINS, density=True, color=figures.GRID, alpha=0.55, label="data")
@@ -61,6 +62,11 @@ def actions_figure(seen: Inspections) -> Any:
         axes.set_yticks([])
     figures.legend_below(figure, panels[0], ["data", *seen])
     return figure
+
+
+def _width(record: InspectionRecord) -> int:
+    """How many numbers an action has, or a chunk of some."""
+    return len(record["policy_actions"][0])
 
 
 def values_figure(seen: Inspections) -> Any:

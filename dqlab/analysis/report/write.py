@@ -21,6 +21,7 @@ from dqlab.analysis.report.tables import ReportTable
 from dqlab.analysis.resampling import METRICS
 from dqlab.analysis.results import FAILED, FINISHED, GridResults, Report
 from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, CORRECTION, ENOUGH, TEST, Analysis, analyse
+from dqlab.config.identity import LATER
 from dqlab.files import new_folder
 from dqlab.machine import readable_duration
 from dqlab.printing import Console, counted, enumerate_names, format_interval, format_points, p_value
@@ -106,12 +107,15 @@ def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
 
 
 def _configurations(results: GridResults) -> Iterator[tuple[str, str]]:
-    """What the base runs, and in what others differ from it, as gin's text."""
-    base = results.configs.get(results.base, {})
-    for label in sorted(results.configs, key=lambda label: label != results.base):
-        known = {} if label == results.base else base
-        own = (f"{name} = {value!r}" for name, value in results.configs[label].items() if value != known.get(name))
-        yield f"{label}: {'where it differs' if known else 'all of it'}", "\n".join(own)
+    """What the base runs, and in what others differ from it there, as gin's text: each on the first task it has."""
+    for label in sorted(results.labels, key=lambda label: label != results.base):
+        shared = (task for task, known in results.configs.items() if {label, results.base} <= known.keys())
+        if task := next(shared, ""):
+            own, base = results.configs[task][label], results.configs[task][results.base]
+            told = {n: v for n, v in own.items() if label == results.base or v != base.get(n, LATER.get(n))}
+            where = f" (on {task})" if len(results.tasks) > 1 else ""
+            title = f"{label}: {'all of it' if label == results.base else 'where it differs'}{where}"
+            yield title, "\n".join(f"{name} = {value!r}" for name, value in told.items())
 
 
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -131,9 +135,11 @@ def summary_paragraph(analysis: Analysis) -> str:
     number = "All" if len(results.results) == len(results.statuses) else f"{len(results.results):,} of"
     said = [*_decided(analysis)]
     said += [f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."]
-    sizes = {(each["Training.steps"], each["Training.eval_episodes"]) for each in results.configs.values()}
-    for updates, episodes in sizes if len(sizes) == 1 else ():
-        said += [f"A run is {counted(updates, 'update')}, a score the mean of {counted(episodes, 'episode')}."]
+    known = [config for of_task in results.configs.values() for config in of_task.values()]
+    sizes = {tuple(config.get(f"Training.{name}") for name in ("steps", "eval_episodes")) for config in known}
+    updates, episodes = next(iter(sizes)) if len(sizes) == 1 else (None, None)
+    if updates is not None and episodes is not None:
+        said += [f"A run is {updates:,} updates, an evaluation {counted(episodes, 'episode')}."]
     said += [f"{number} {counted(len(results.statuses), 'run')} have finished."]
     said += [f"All scores: {results.caveat}."] if results.caveat else []
     return " ".join(said)
