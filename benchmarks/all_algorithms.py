@@ -21,8 +21,10 @@ from dqlab.algorithms import algorithms
 from dqlab.policies import policies
 
 WIDTH = 256
-WIDER = ("CVAEPolicy", "MLPDenoiser", "MeanEnsemble", "Perturbation", "SoftClippedEnsemble", "TanhGaussianPolicy")
-WIDER += ("LowerBoundEnsemble", "MinimumEnsemble", "ValueNetwork")
+WIDER = (
+    *("CVAEPolicy", "MLPDenoiser", "Perturbation", "TanhGaussianPolicy", "ValueNetwork"),
+    *("LowerBoundEnsemble", "MeanEnsemble", "MinimumEnsemble", "SoftClippedEnsemble"),
+)
 COMMON = [f"{part}.hidden_dim={WIDTH}" for part in WIDER]
 """All networks have the width of the paper's: BCQ's, BEAR's and FQL's own are up to three times as wide."""
 

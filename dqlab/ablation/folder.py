@@ -29,7 +29,7 @@ from dqlab.files import expanded, read_text, write_text
 from dqlab.tracking import records
 from dqlab.tracking.folders import reused_cells
 from dqlab.tracking.records import read_record
-from dqlab.tracking.run_folder import INSPECTION, LOCK, PACK, claim_folder
+from dqlab.tracking.run_folder import INSPECTION, LOCK, PACK, RunFolder, claim_folder
 
 
 class GridFolder:
@@ -206,7 +206,7 @@ def _configs(finished: Sequence[CellStatus]) -> dict[str, dict[str, dict[str, An
         of_task, label, folder = found.setdefault(status.cell.task, {}), status.cell.label, status.folder
         if label in of_task or folder is None:
             continue
-        path = next(filter(Path.exists, (folder / "config.gin", folder.parent / "config.gin")), Path())
+        path = RunFolder(folder.parent).config_of(folder.name)
         with suppress(ConfigError, RunError):
             bound = parse_bindings(read_text(path), str(path))
             of_task[label] = {name: value for name, value in bound.items() if belongs_to_setting(name)}

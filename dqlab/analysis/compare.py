@@ -342,12 +342,12 @@ def _read_run(path: Path, found: FoundRuns, counted: set[str]) -> None:
 
 def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Row:
     place = folder.replica(replica.name)
-    own, summary = place / "config.gin", read_record(place / SUMMARY, SummaryRecord)
+    summary = read_record(place / SUMMARY, SummaryRecord)
     scored = {name: summary[name] for name in ("task", "caveat", "physics")}
     tags = {**run_tags(facts), **scored, "seed": str(replica.seed)}
     tags |= {"cell": replica.cell} if replica.cell else {}
     scores = {rule: row["score_mean"] for rule, row in summary["selection"].items()}
-    return _row(str(place.resolve()), tags, _read_config(own if own.exists() else folder.config), scores)
+    return _row(str(place.resolve()), tags, _read_config(folder.config_of(replica.name)), scores)
 
 
 @contextmanager

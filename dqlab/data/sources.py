@@ -235,10 +235,9 @@ def load_dataset(
     low, high = ((), ()) if is_unit(actions.low, actions.high) else (actions.low, actions.high)
     origin = {name: getattr(found, name) for name in ("is_d4rl", "stand_in", "note", "address")}
     origin |= {"source": found.source.partition(":")[0], "skipped": (*found.skipped, *found.failed)}
-    place = (
-        found.path if found.place is None or found.place.is_dir() else found.place
-    )  # OGBench's are named by the task
-    origin |= {"path": str(place or ""), "digest": found.digest(), "synthetic": found.rows is not None}
+    place = found.place  # a file's; what lies in a folder is known by its name
+    origin |= {"path": str((place if place and place.is_file() else found.path) or "")}
+    origin |= {"digest": found.digest(), "synthetic": found.rows is not None}
     origin |= {"action_rule": actions.name, "action_low": low, "action_high": high}
     return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)
 

@@ -142,8 +142,7 @@ def _write_run(policy: LoadedPolicy, facts: dict[str, Any], module: PolicyModule
     weights = Path(name) / "checkpoints" / policy.source.file.name
     (out / weights).parent.mkdir(parents=True)
     shutil.copyfile(policy.source.file, out / weights)
-    own = folder.replica(name) / "config.gin"
-    text = read_text(own if own.exists() else folder.config)
+    text = read_text(folder.config_of(name))
     bound = parse_bindings(text)
     short = {name: changed for name, value in bound.items() if (changed := without_folders(value)) != value}
     short |= {IMPORT_PATH: ()} if IMPORT_PATH in short else {}  # those who load it say where their modules are

@@ -87,16 +87,24 @@ def load_policy(
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
     chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
-    bindings = as_bindings(chosen)
-    policies = load_policies(source, checkpoint, seed, task, bindings, compiled, plugins)
-    if others := [binding for binding in bindings if not complete_name(binding.partition("=")[0]).startswith(OF_DATA)]:
-        with policies[0].ready(), closing(build_evaluator(policies[0].experiment)) as evaluator:
-            evaluator.environments.prepare(1)  # whatever acting reads has been read then
-            gin_files.check_parameters_read(others, parameters_read())
+    policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled, plugins)
+    _check_read([name for name in set or {} if not complete_name(name).startswith(OF_DATA)], policies[0])
     if len(policies) > 1:
         named = f"name a `seed`, or a replica's folder, such as {policies[0].source.file.parents[1]}"
         raise RunError(f"{policies[0].source.folder.path} has {len(policies)} replicas: {named}.")
     return policies[0]
+
+
+def _check_read(names: Sequence[str], policy: LoadedPolicy) -> None:
+    """A ConfigError where neither the policy nor its environment has read a parameter: it would have no effect."""
+    bindings = [f"{name}=None" for name in names]
+    with policy.ready():
+        try:
+            gin_files.check_parameters_read(bindings, parameters_read())
+        except ConfigError:  # an environment is made only where it may be what reads it
+            with closing(build_evaluator(policy.experiment)) as evaluator:
+                evaluator.environments.prepare(1)
+                gin_files.check_parameters_read(bindings, parameters_read())
 
 
 def load_policies(

@@ -93,8 +93,7 @@ def print_scored(scored: Mapping[str, Any]) -> None:
     """Every return's score, their mean and deviation, and whose reference returns they stand on."""
     columns = (Column(name, justify="right") for name in ("episode", "return", "score"))
     is_d4rl = scored["source"] == str(D4RL["source"])
-    of_d4rl = "D4RL-n" if is_d4rl else "N"
-    table = Table(*columns, title=f"{of_d4rl}ormalised scores: {scored['task']}")
+    table = Table(*columns, title=f"{'D4RL-normalised' if is_d4rl else 'Normalised'} scores: {scored['task']}")
     returns = scored["returns"]
     for index, (value, result) in enumerate(zip(returns, scored["scores"], strict=True), 1):
         table.add_row(str(index), f"{value:.3f}", f"{result:.3f}")

@@ -48,11 +48,10 @@ class Display(progress.Progress):
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
         """New means of the losses."""
-        known = [name for name in SHOWN if name in metrics]
-        hidden = {"actor/bc_loss"} if "actor/trust_loss" in known else set()  # DTQL's actor need not clone
-        others = [name for name in metrics if name.endswith("/loss") and name not in SHOWN]
-        shown = [name for name in [*known, *others] if name not in hidden]
-        losses = "  ".join(f"{SHOWN.get(name, name.removesuffix('/loss'))} {metrics[name]:.4g}" for name in shown)
+        hidden = "actor/bc_loss" if "actor/trust_loss" in metrics else ""  # DTQL's actor need not clone
+        labels = SHOWN | {name: name.removesuffix("/loss") for name in metrics if name.endswith("/loss")}
+        shown = {name: label for name, label in labels.items() if name in metrics and name != hidden}
+        losses = "  ".join(f"{label} {metrics[name]:.4g}" for name, label in shown.items())
         rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
         self.update(self._bar, completed=step, losses=losses, rate=rate)
         if self.disable:

@@ -106,6 +106,11 @@ class RunFolder:
         """One replica's folder."""
         return self.path / name
 
+    def config_of(self, name: str) -> Path:
+        """One replica's own configuration; the run's, in runs of early versions."""
+        own = self.replica(name) / self.config.name
+        return own if own.exists() else self.config
+
     def snapshot(self, name: str, step: int) -> Path:
         """One replica's weights at one evaluation."""
         return self.replica(name) / "checkpoints" / f"step-{step:09d}.safetensors"

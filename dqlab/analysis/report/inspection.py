@@ -34,8 +34,9 @@ def inspection_figures(analysis: Analysis) -> dict[str, figures.ReportFigure]:
         seen = {label: every[label] for label in labels}
         where = f"{task}, each setting's lowest seed that has finished, last checkpoint"
         valued = any(each["values"] for each in seen.values())
-        same = "the same " if len({*map(_width, seen.values())}) == 1 else "the first of each chunk, in "
-        said = f"Actions of policies and data in {same}states of the data ({where}). {note}".strip()
+        alike = len({*map(_width, seen.values())}) == 1
+        whose = "in the same states" if alike else "(the first of each chunk) in states"
+        said = f"Actions of policies and data {whose} of the data ({where}). {note}".strip()
         said += "" if valued else f" {NO_VALUES}"
         drawn.append(figures.ReportFigure(f"actions_{task}", said, actions_figure(seen)))
         if valued:
